@@ -1,0 +1,7 @@
+"""Names that stand for a model which is not a folder or a hub id.
+
+The value is "module:function", looked up when the name is used, so that this layer does not import the one above it;
+the function takes no arguments and returns the folder of the converted checkpoint.
+"""
+
+NAMED_MODELS = {"demo": "seed_oss.weights.demo:prepare"}
