@@ -12,6 +12,7 @@
     ├── TokenizerError       (ValueError)           tokenizer files, or ids and text given to a tokenizer
     ├── TemplateError        (ValueError)           a chat template, or messages it cannot render
     ├── NumericalError       (ArithmeticError)      NaN where numbers are needed
+    ├── StateError           (RuntimeError)         an object is no longer, or not yet, in a state to do this
     └── MissingExtraError    (ImportError)          an optional package; the message names the extra to install
 
 A message says what was given, what is allowed, and what to do about it.
@@ -64,6 +65,10 @@ class TemplateError(SeedOssError, ValueError):
 
 class NumericalError(SeedOssError, ArithmeticError):
     """NaN where numbers are needed."""
+
+
+class StateError(SeedOssError, RuntimeError):
+    """An object is no longer, or not yet, in a state to do what was asked."""
 
 
 class MissingExtraError(SeedOssError, ImportError):

@@ -1,0 +1,111 @@
+"""Checks of what a forward is given. Shapes and types always, values only where looking costs nothing."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seed_oss.errors import InputError
+
+# Accepted for the sake of callers written for the reference, and without effect: tokenizers hand out token_type_ids,
+# 4.x code passes cache_position, trainers pass num_items_in_batch to every head.
+WITHOUT_EFFECT = ("token_type_ids", "cache_position", "num_items_in_batch")
+
+
+def check_unused(kwargs: dict[str, Any], allowed: tuple[str, ...] = WITHOUT_EFFECT) -> None:
+    """Refuse keyword arguments that nobody will read.
+
+    Raises:
+        InputError: names them.
+    """
+    unknown = [name for name, value in kwargs.items() if name not in allowed and value is not None]
+    if unknown:
+        raise InputError(f"forward() does not take {', '.join(sorted(unknown))}; remove or rename these arguments")
+
+
+def check_model_inputs(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    hidden_size: int,
+) -> None:
+    """Check shapes and types of the inputs of the base model.
+
+    Raises:
+        InputError: says what was given and what is needed.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        given = "neither" if input_ids is None else "both"
+        raise InputError(f"You must specify exactly one of input_ids or inputs_embeds; {given} was given")
+    if input_ids is not None:
+        _check_integers(input_ids, "input_ids", "[batch, length]")
+    if inputs_embeds is not None and (inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != hidden_size):
+        raise InputError(
+            f"inputs_embeds is {list(inputs_embeds.shape)}; it must be [batch, length, hidden_size={hidden_size}]"
+        )
+    given = input_ids if input_ids is not None else inputs_embeds
+    assert given is not None
+    if given.shape[1] == 0:
+        raise InputError("the input has length 0; give at least one token")
+    if position_ids is not None:
+        _check_positions(position_ids, given)
+    if attention_mask is not None and not isinstance(attention_mask, Tensor):
+        raise InputError(f"attention_mask is a {type(attention_mask).__name__}; it must be a tensor")
+
+
+def _check_integers(value: Tensor, name: str, shape: str) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is a {type(value).__name__}; it must be an integer tensor {shape}")
+    if value.dim() != 2 or value.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"{name} is {value.dtype} {list(value.shape)}; it must be an integer tensor {shape}")
+
+
+def _check_positions(position_ids: Tensor, given: Tensor) -> None:
+    _check_integers(position_ids, "position_ids", "[batch or 1, length]")
+    if position_ids.shape[0] not in (1, given.shape[0]) or position_ids.shape[1] != given.shape[1]:
+        raise InputError(
+            f"position_ids is {list(position_ids.shape)}; it must be [{given.shape[0]} or 1, {given.shape[1]}]"
+        )
+
+
+def check_cache_position(cache_position: Tensor | None, length: int) -> None:
+    """The 4.x argument: positions follow from the cache, so only its length is looked at.
+
+    Raises:
+        InputError: it does not have one entry per new token.
+    """
+    if cache_position is not None and cache_position.shape[-1] != length:
+        raise InputError(f"cache_position is {list(cache_position.shape)}; it must have {length} entries")
+
+
+def check_mask_length(attention_mask: Tensor | None, needed: int, at_most: int) -> None:
+    """A 2D mask covers the cached tokens and the new ones.
+
+    Raises:
+        InputError: it is shorter, or longer than any cache slot.
+    """
+    if attention_mask is None or attention_mask.dim() != 2:
+        return
+    if not needed <= attention_mask.shape[1] <= max(needed, at_most):
+        raise InputError(
+            f"attention_mask is {list(attention_mask.shape)}; with what is cached it must cover {needed} tokens"
+        )
+
+
+def embed(embedding: nn.Module, input_ids: Tensor) -> Tensor:
+    """Look up `[batch, length]` ids.
+
+    Raises:
+        InputError: an id outside the vocabulary (CPU, eager mode).
+    """
+    if torch.compiler.is_compiling() or input_ids.device.type != "cpu":
+        return embedding(input_ids)
+    try:
+        return embedding(input_ids)
+    except IndexError as error:
+        rows = getattr(embedding, "num_embeddings", 0)
+        wrong = input_ids[(input_ids < 0) | (input_ids >= rows)]
+        if not wrong.numel():
+            raise
+        raise InputError(f"input_ids contain {int(wrong[0])}; allowed are 0 to {rows - 1}") from error

@@ -1,0 +1,279 @@
+"""The Seed-OSS decoder and its language-model head (reference: transformers' `models/seed_oss`)."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from seed_oss.cache import (
+    Cache,
+    DenseContext,
+    DynamicCache,
+    MaskShape,
+    as_cache,
+    attention_mask,
+    packed_sequence_ids,
+    query_offset,
+)
+from seed_oss.config import GenerationConfig, SeedOssConfig
+from seed_oss.generation import generate
+from seed_oss.models.base import SeedOssPreTrainedModel
+from seed_oss.models.inputs import (
+    check_cache_position,
+    check_mask_length,
+    check_model_inputs,
+    check_unused,
+    embed,
+)
+from seed_oss.models.language_loss import causal_lm_loss, select_positions
+from seed_oss.models.recording import Recorder, wants_attentions
+from seed_oss.nn import SeedOssDecoderLayer, SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.nn.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+
+class SeedOssModel(SeedOssPreTrainedModel):
+    """Token ids to hidden states: embedding, decoder layers, final norm."""
+
+    def __init__(self, config: SeedOssConfig) -> None:
+        super().__init__(config)
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.layers = nn.ModuleList(SeedOssDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = SeedOssRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = SeedOssRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        self.checkpointing_kwargs: dict[str, Any] = {}
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        *,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        return_dict: bool | None = None,
+        is_causal: bool | None = None,
+        cache_position: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the decoder.
+
+        Args:
+            input_ids: integer `[batch, length]`; either these or `inputs_embeds`.
+            attention_mask: `[batch, cached + length]`, nonzero for tokens to attend to; or a finished 4D mask,
+                boolean or additive.
+            position_ids: integer `[batch or 1, length]`; counted on from the cache if None. Without mask and cache,
+                a step other than 1 starts another, separate sequence in the same row.
+            past_key_values: a cache to read and extend, or the 4.x tuple form.
+            inputs_embeds: `[batch, length, hidden_size]`.
+            use_cache: make and return a cache; from the config if None.
+            output_attentions: return attention weights (eager attention only); from the config if None.
+            output_hidden_states: return hidden states: all, or those with these indices; from the config if None.
+            return_dict: False returns a tuple; from the config if None.
+            is_causal: False lets tokens attend to later ones; from the config if None.
+            cache_position: accepted from 4.x callers, checked, not needed.
+            **kwargs: arguments the reference ignores as well; anything else is refused.
+
+        Returns:
+            BaseModelOutputWithPast, or a tuple of its fields that are present.
+
+        Raises:
+            InputError: inputs of a wrong shape, type or combination.
+            CacheFullError: a StaticCache has no room.
+        """
+        check_unused(kwargs)
+        check_model_inputs(input_ids, inputs_embeds, position_ids, attention_mask, self.config.hidden_size)
+        hidden_states = inputs_embeds if inputs_embeds is not None else embed(self.embed_tokens, input_ids)  # type: ignore[arg-type]
+        check_cache_position(cache_position, hidden_states.shape[1])
+        cache = self._cache(past_key_values, use_cache)
+        recorder = Recorder(self.config, output_hidden_states, output_attentions)
+        context = self._context(hidden_states, attention_mask, position_ids, cache, is_causal, recorder)
+        if position_ids is None:
+            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + query_offset(cache)
+        cos, sin = self.rotary_emb(hidden_states, position_ids)
+
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            recorder.add(hidden_states)
+            hidden_states = self._run(layer, hidden_states, cos, sin, context)
+        if cache is not None:
+            cache.advance(hidden_states.shape[1])
+        last_hidden_state = self.norm(hidden_states)
+
+        output = BaseModelOutputWithPast(
+            last_hidden_state=last_hidden_state,
+            past_key_values=cache,
+            hidden_states=recorder.hidden_states(hidden_states, last_hidden_state),
+            attentions=recorder.attentions(context),
+        )
+        return output if self._returns_dict(return_dict) else output.to_tuple()
+
+    def _run(self, layer: nn.Module, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: DenseContext) -> Tensor:
+        if self.gradient_checkpointing and self.training:
+            return checkpoint(layer, hidden_states, cos, sin, context, **self.checkpointing_kwargs)  # type: ignore[return-value]
+        return layer(hidden_states, cos, sin, context)
+
+    def _cache(self, past_key_values: Any, use_cache: bool | None) -> Cache | None:
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if self.gradient_checkpointing and self.training:
+            if past_key_values is not None:
+                warnings.warn("gradient checkpointing: past_key_values are not used while training", stacklevel=3)
+            return None
+        if past_key_values is not None:
+            return as_cache(past_key_values)
+        return DynamicCache(config=self.config) if use_cache else None
+
+    def _context(
+        self,
+        hidden_states: Tensor,
+        padding_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Cache | None,
+        is_causal: bool | None,
+        recorder: Recorder,
+    ) -> DenseContext:
+        """The attention context of this forward: one mask for all layers, the cache, the implementation."""
+        batch, length = hidden_states.shape[:2]
+        offset = query_offset(cache)
+        kv_len = cache.layer(0).kv_len(length) if cache is not None else length
+        if isinstance(offset, int):
+            check_mask_length(padding_mask, offset + length, kv_len)
+        sequence_ids = None
+        if position_ids is not None and padding_mask is None and cache is None:
+            sequence_ids = self._sequence_ids(position_ids.expand(batch, -1))
+        eager = self.config.attn_implementation == "eager"
+        mask = attention_mask(
+            padding_mask,
+            MaskShape(batch, length, kv_len, offset),
+            sequence_ids=sequence_ids,
+            is_causal=getattr(self.config, "is_causal", True) if is_causal is None else is_causal,
+            eager=eager,
+            dtype=hidden_states.dtype,
+            device=hidden_states.device,
+        )
+        return DenseContext(mask, cache, eager, record_weights=recorder.wants_attentions)
+
+    @staticmethod
+    def _sequence_ids(position_ids: Tensor) -> Tensor | None:
+        """Packed sequences, or None where there is one per row. A compiled graph cannot look, so it always masks."""
+        sequence_ids = packed_sequence_ids(position_ids)
+        if torch.compiler.is_compiling() or sequence_ids.is_meta:
+            return sequence_ids
+        return sequence_ids if bool(sequence_ids[:, -1].any()) else None
+
+    def _returns_dict(self, return_dict: bool | None) -> bool:
+        return self.config.return_dict if return_dict is None else return_dict
+
+
+class SeedOssForCausalLM(SeedOssPreTrainedModel):
+    """The decoder with a language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SeedOssConfig) -> None:
+        super().__init__(config)
+        self.model = SeedOssModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.generation_config = GenerationConfig.from_model_config(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        *,
+        shift_labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        return_logits: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Logits of the next token at each position, and the loss if labels are given.
+
+        Args:
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache: see SeedOssModel.
+            labels: integer `[batch, length]`, -100 to ignore; position i is compared with label i + 1.
+            logits_to_keep: last n positions (0 keeps all); or a 1D tensor of positions, a 2D integer tensor of
+                positions per row, a 2D boolean mask (logits are then `[num_true, vocab_size]`).
+            shift_labels: labels that are shifted already, instead of `labels`.
+            num_items_in_batch: divide the summed loss by this instead of by the number of labels that count.
+            return_logits: True computes the logits now, False leaves them out; None computes them at the first
+                access where labels are given, else now.
+            return_dict: False returns a tuple; from the config if None.
+            **kwargs: `output_attentions`, `output_hidden_states`, `is_causal`, `cache_position`: see SeedOssModel.
+
+        Returns:
+            CausalLMOutputWithPast, or a tuple of its fields that are present.
+
+        Raises:
+            InputError: inputs or labels of a wrong shape, type, range or combination.
+        """
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, return_dict=True, **kwargs
+        )
+        hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
+        returns_dict = self.config.return_dict if return_dict is None else return_dict
+        loss, logits = causal_lm_loss(
+            self.lm_head,
+            hidden_states,
+            labels,
+            shift_labels=shift_labels,
+            num_items=num_items_in_batch,
+            vocab_size=self.config.vocab_size,
+            return_logits=True if return_logits is None and not returns_dict else return_logits,
+        )
+        output = CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+        return output if returns_dict else output.to_tuple()
+
+    def can_generate(self) -> bool:
+        """This class generates."""
+        return True
+
+    def generate(self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+        """Continue prompts; see `seed_oss.generation.generate` for the arguments."""
+        return generate(self, inputs, generation_config, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """What `forward` needs for the next step, for callers that drive generation themselves (adapters do).
+
+        Args:
+            input_ids: `[batch, length]`, everything so far.
+            past_key_values: what is cached of it; only the rest is passed on.
+            attention_mask: `[batch, length]`.
+            inputs_embeds: `[batch, length, hidden_size]`, used instead of the ids while nothing is cached.
+        """
+        cached = 0 if past_key_values is None else past_key_values.get_seq_length()
+        use_embeds = inputs_embeds is not None and cached == 0
+        inputs: dict[str, Any] = {"inputs_embeds": inputs_embeds} if use_embeds else {"input_ids": input_ids[:, cached:]}
+        if attention_mask is not None and attention_mask.dim() == 2:
+            positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
+            length = (inputs_embeds if use_embeds and inputs_embeds is not None else inputs["input_ids"]).shape[1]
+            inputs["position_ids"] = positions[:, -length:]
+        passed_on = {key: value for key, value in kwargs.items() if key in ("use_cache", "logits_to_keep", "position_ids")}
+        return {**inputs, "attention_mask": attention_mask, "past_key_values": past_key_values, **passed_on}

@@ -1,0 +1,84 @@
+"""The rotary embedding of a model: frequencies as buffers, cosines and sines per forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seed_oss.config import SeedOssConfig
+from seed_oss.ops.rope import cos_sin, default_inv_freq, dynamic_theta, longrope_inv_freq, rope_frequencies
+
+
+class SeedOssRotaryEmbedding(nn.Module):
+    """Cosines and sines for given positions. Buffers are fp32 whatever dtype the model is cast to.
+
+    The `dynamic` type keeps the longest length seen in `max_seq_len_cached` (growing with it, and starting over when
+    a shorter sequence than the trained length comes); `longrope` chooses between two sets of frequencies. Both look
+    at the largest position of the batch, as the reference does, and both are tensors rather than branches.
+    """
+
+    inv_freq: Tensor
+    long_inv_freq: Tensor
+    max_seq_len_cached: Tensor
+
+    def __init__(self, config: SeedOssConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.rope_type: str = config.rope_parameters["rope_type"]
+        self.original_max_seq_len = config.max_position_embeddings
+        self.attention_scaling = 1.0
+        self.reset_buffers()
+
+    def reset_buffers(self, device: torch.device | str | None = None) -> None:
+        """Compute the buffers anew on `device` (the default device if None)."""
+        device = torch.device(device) if device is not None else torch.get_default_device()
+        inv_freq, self.attention_scaling = rope_frequencies(self.config, device)
+        self.register_buffer("inv_freq", inv_freq, persistent=False)
+        if self.rope_type == "longrope":
+            long_inv_freq = longrope_inv_freq(self.config, self.config.rope_parameters, device, long=True)
+            self.register_buffer("long_inv_freq", long_inv_freq, persistent=False)
+        if self.rope_type == "dynamic":
+            length = torch.tensor(self.original_max_seq_len, dtype=torch.int64, device=device)
+            self.register_buffer("max_seq_len_cached", length, persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SeedOssRotaryEmbedding":
+        """Follow the model to its device, but not to its dtype: angles need fp32."""
+        super()._apply(fn, recurse)
+        self.reset_buffers(self.inv_freq.device)
+        return self
+
+    @torch.no_grad()
+    def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[batch, length, head_dim]` in the dtype of `hidden_states`.
+
+        Args:
+            hidden_states: gives dtype and device.
+            position_ids: integer `[batch, length]`.
+        """
+        inv_freq = self._inv_freq_for(position_ids)
+        return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
+
+    def _inv_freq_for(self, position_ids: Tensor) -> Tensor:
+        if self.rope_type == "longrope":
+            trained_len = self.config.rope_parameters["original_max_position_embeddings"]
+            return torch.where(position_ids.max() + 1 > trained_len, self.long_inv_freq, self.inv_freq)
+        if self.rope_type == "dynamic":
+            return self._dynamic_inv_freq(position_ids.max() + 1)
+        return self.inv_freq
+
+    def _dynamic_inv_freq(self, seq_len: Tensor) -> Tensor:
+        trained_len, rope = self.original_max_seq_len, self.config.rope_parameters
+        cached = torch.maximum(self.max_seq_len_cached, seq_len)
+        cached = torch.where(seq_len < trained_len, trained_len, cached)
+        self.max_seq_len_cached.copy_(cached)
+        theta = dynamic_theta(rope["rope_theta"], rope["factor"], self.config.head_dim, trained_len, cached)
+        grown = default_inv_freq(theta, self.config.head_dim, seq_len.device)
+        return torch.where(cached > trained_len, grown, self.inv_freq)
+
+    def extra_repr(self) -> str:
+        """The RoPE parameters, for printing."""
+        return ", ".join(f"{key}={value!r}" for key, value in self._shown_parameters().items())
+
+    def _shown_parameters(self) -> dict[str, Any]:
+        return {key: value for key, value in self.config.rope_parameters.items() if not isinstance(value, list)}

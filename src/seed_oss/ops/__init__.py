@@ -1,0 +1,1 @@
+"""Tensor functions. Each has a readable form; fast twins stand beside it."""

@@ -1,0 +1,85 @@
+"""Grouped-query attention over given keys and values: a readable form, and torch's fused one.
+
+Shapes throughout: query `[batch, heads, query_len, head_dim]`, key and value `[batch, kv_heads, kv_len, head_dim]`
+with `heads` a multiple of `kv_heads`; query head h reads key/value head `h // (heads / kv_heads)`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def repeat_kv(x: Tensor, num_groups: int) -> Tensor:
+    """`[batch, kv_heads, length, head_dim]` -> `[batch, kv_heads * num_groups, length, head_dim]`."""
+    return x if num_groups == 1 else x.repeat_interleave(num_groups, dim=1)
+
+
+def eager_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Attention as written in the paper, softmax in fp32.
+
+    Args:
+        query: `[batch, heads, query_len, head_dim]`.
+        key: `[batch, kv_heads, kv_len, head_dim]`.
+        value: same shape as `key`.
+        mask: added to the scores, broadcastable to `[batch, heads, query_len, kv_len]`, or None.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        `(output, weights)`: `[batch, heads, query_len, head_dim]` and `[batch, heads, query_len, kv_len]`.
+    """
+    num_groups = query.shape[1] // key.shape[1]
+    scores = query @ repeat_kv(key, num_groups).transpose(2, 3) * scaling
+    if mask is not None:
+        scores = scores + mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=dropout > 0)
+    return weights @ repeat_kv(value, num_groups), weights
+
+
+def sdpa_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+) -> Tensor:
+    """The same through `scaled_dot_product_attention`.
+
+    Args:
+        query: `[batch, heads, query_len, head_dim]`.
+        key: `[batch, kv_heads, kv_len, head_dim]`.
+        value: same shape as `key`.
+        mask: boolean (True attends) or additive, broadcastable to `[batch, heads, query_len, kv_len]`, or None.
+        scaling: factor on the scores.
+        dropout: probability of dropping an attention weight.
+        is_causal: causal without a mask; query i attends to keys 0..i.
+
+    Returns:
+        `[batch, heads, query_len, head_dim]`.
+    """
+    num_groups = query.shape[1] // key.shape[1]
+    if num_groups > 1 and query.shape[2] == 1 and (mask is None or mask.shape[1] == 1):
+        return _sdpa_one_query(query, key, value, mask, scaling, dropout)
+    if is_causal and key.shape[2] > query.shape[2]:  # the empty tail of a fixed-size cache
+        key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
+    enable_gqa = num_groups > 1 and mask is None
+    if num_groups > 1 and not enable_gqa:
+        key, value = repeat_kv(key, num_groups), repeat_kv(value, num_groups)
+    return F.scaled_dot_product_attention(
+        query, key, value, mask, dropout, is_causal=is_causal, scale=scaling, enable_gqa=enable_gqa
+    )
+
+
+def _sdpa_one_query(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float
+) -> Tensor:
+    """One query token: the heads of a group become rows of one product, so keys and values are read once."""
+    batch, heads, _, head_dim = query.shape
+    grouped = query.reshape(batch, key.shape[1], -1, head_dim)
+    output = F.scaled_dot_product_attention(grouped, key, value, mask, dropout, scale=scaling)
+    return output.reshape(batch, heads, 1, head_dim)

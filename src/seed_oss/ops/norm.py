@@ -1,0 +1,20 @@
+"""Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+import torch
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`weight * x / rms(x)`, normalised in fp32 and rounded to the input dtype before the weight is applied.
+
+    Args:
+        x: `[..., hidden_size]`.
+        weight: `[hidden_size]`.
+        eps: added to the mean square.
+
+    Returns:
+        Same shape as `x`; dtype as torch promotes `x` and `weight`.
+    """
+    x32 = x.to(torch.float32)
+    normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
