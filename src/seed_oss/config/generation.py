@@ -1,0 +1,322 @@
+"""GenerationConfig: how text is continued, as in `generation_config.json`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self, overload
+
+from seed_oss.config.base import FieldsBase, check_keys, dump_json, named
+from seed_oss.config.fields import (
+    Field,
+    boolean,
+    choice,
+    either,
+    integer,
+    json_copy,
+    list_of,
+    number,
+    optional,
+    refuse,
+    shown,
+    text,
+)
+from seed_oss.config.model import SeedOssConfig
+from seed_oss.config.storage import HUB_ARGUMENTS, load_config_file, write_config_file
+from seed_oss.config.unimplemented import UNIMPLEMENTED, is_used
+from seed_oss.errors import ConfigError
+
+MAX_SEED = 2**64 - 1
+
+_TOKEN_ID = optional(integer(0))
+
+_FIELDS = {
+    "max_length": Field(20, integer(1)),
+    "max_new_tokens": Field(None, optional(integer(1))),
+    "min_length": Field(0, integer(0)),
+    "min_new_tokens": Field(None, optional(integer(0))),
+    "max_time": Field(None, optional(number(0.0, above=True))),
+    "stop_strings": Field(None, optional(either(text, list_of(text)))),
+    "do_sample": Field(False, boolean),
+    "num_beams": Field(1, integer(1)),
+    "use_cache": Field(True, boolean),
+    "cache_implementation": Field(None, optional(choice("dynamic", "static"))),
+    "prefill_chunk_size": Field(None, optional(integer(1))),
+    "temperature": Field(1.0, number(0.0, above=True)),
+    "top_k": Field(50, integer(0)),
+    "top_p": Field(1.0, number(0.0, 1.0)),
+    "min_p": Field(None, optional(number(0.0, 1.0))),
+    "repetition_penalty": Field(1.0, number(0.0, above=True)),
+    "seed": Field(None, optional(integer(0, MAX_SEED))),
+    "num_return_sequences": Field(1, integer(1)),
+    "output_attentions": Field(False, boolean),
+    "output_hidden_states": Field(False, boolean),
+    "output_scores": Field(False, boolean),
+    "output_logits": Field(False, boolean),
+    "return_dict_in_generate": Field(False, boolean),
+    "pad_token_id": Field(None, _TOKEN_ID),
+    "bos_token_id": Field(None, _TOKEN_ID),
+    "eos_token_id": Field(None, optional(either(integer(0), list_of(integer(0))))),
+    "disable_compile": Field(False, boolean),
+    "transformers_version": Field(None, optional(text)),
+}
+
+
+class GenerationConfig(FieldsBase):
+    """Settings of `generate`; every field is a keyword argument and an attribute, checked when it is set.
+
+    A field that is not set, or set to None, answers with its default and is left open for another config to fill
+    (`fill_from`), as in transformers 5. Fields of transformers that this release does not implement are kept and
+    written back, and refused by `validate`, which `generate` calls, when they would change the result.
+
+    Args:
+        max_length: longest result in tokens with the prompt (20); max_new_tokens wins over it.
+        max_new_tokens: most tokens to add to the prompt.
+        min_length: shortest result in tokens with the prompt (0); min_new_tokens wins over it.
+        min_new_tokens: fewest tokens to add to the prompt.
+        max_time: seconds after which no further token is started.
+        stop_strings: a text or list of texts that end the result where they appear in it.
+        do_sample: draw tokens at random (False: take the most likely one).
+        num_beams: 1; beam search is not implemented.
+        use_cache: keep keys and values of earlier tokens (True).
+        cache_implementation: "dynamic" (the default) or "static".
+        prefill_chunk_size: most prompt tokens in one forward.
+        temperature: divides the logits (1.0), above 0.
+        top_k: draw from this many most likely tokens (50); 0 switches it off.
+        top_p: draw from the fewest tokens whose probabilities reach this sum (1.0), from 0 to 1.
+        min_p: draw from tokens with at least this share of the largest probability, from 0 to 1.
+        repetition_penalty: makes tokens that appeared less likely if above 1 (1.0).
+        seed: of the random draws, so that they repeat; from 0 to 2**64 - 1. Ours, not in transformers.
+        num_return_sequences: results per prompt (1); more than one needs do_sample.
+        return_dict_in_generate: return an object with the sequences and what the output_* fields ask for.
+        output_scores, output_logits, output_attentions, output_hidden_states: what that object holds.
+        pad_token_id, bos_token_id, eos_token_id: special token ids; eos may be a list.
+        disable_compile: accepted; nothing compiles unless asked for.
+
+    Raises:
+        ConfigError: a value of a wrong type or outside its range.
+
+    Source: transformers generation/configuration_utils.py for names and defaults.
+    """
+
+    FIELDS: ClassVar[Mapping[str, Field]] = _FIELDS
+    file_name: ClassVar[str] = "generation_config.json"
+
+    max_length: int
+    max_new_tokens: int | None
+    min_length: int
+    min_new_tokens: int | None
+    max_time: float | None
+    stop_strings: str | list[str] | None
+    do_sample: bool
+    num_beams: int
+    use_cache: bool
+    cache_implementation: Literal["dynamic", "static"] | None
+    prefill_chunk_size: int | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float | None
+    repetition_penalty: float
+    seed: int | None
+    num_return_sequences: int
+    output_attentions: bool
+    output_hidden_states: bool
+    output_scores: bool
+    output_logits: bool
+    return_dict_in_generate: bool
+    pad_token_id: int | None
+    bos_token_id: int | None
+    eos_token_id: int | list[int] | None
+    disable_compile: bool
+    transformers_version: str | None
+
+    def __init__(self, **fields: Any) -> None:
+        self._extra = {}
+        for key, value in check_keys("generation config", fields).items():
+            if key in self.FIELDS:
+                setattr(self, key, value)
+            elif not key.startswith("_"):
+                self._extra[key] = json_copy(key, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.FIELDS and value is None:
+            self.__dict__.pop(name, None)
+        else:
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        field = self.FIELDS.get(name)
+        if field is not None:
+            return field.default
+        if name in UNIMPLEMENTED and name not in self.__dict__.get("_extra", {}):
+            return None
+        return super().__getattr__(name)
+
+    def is_set(self, name: str) -> bool:
+        """Whether the field or key was given a value (a field that was not answers with its default)."""
+        return name in self.__dict__ or self._extra.get(name) is not None
+
+    def fill_from(self, other: "GenerationConfig") -> None:
+        """Take from `other` every field and key that is set there and not here."""
+        for name in other.FIELDS:
+            if other.is_set(name) and not self.is_set(name):
+                setattr(self, name, json_copy(name, getattr(other, name)))
+        for key, value in other._extra.items():
+            if not self.is_set(key):
+                self._extra[key] = json_copy(key, value)
+
+    def update(self, **kwargs: Any) -> dict[str, Any]:
+        """Set the fields named, and keys that are there already.
+
+        Args:
+            kwargs: new values; None leaves a field open again.
+
+        Returns:
+            What is no field, for the caller to use elsewhere or refuse.
+
+        Raises:
+            ConfigError: a value of a wrong type or outside its range.
+        """
+        unused: dict[str, Any] = {}
+        for key, value in kwargs.items():
+            if key in self.FIELDS or key in self._extra or key in UNIMPLEMENTED:
+                setattr(self, key, value)
+            else:
+                unused[key] = value
+        return unused
+
+    def validate(self) -> None:
+        """Check that `generate` can do all that is set here.
+
+        Raises:
+            ConfigError: fields contradict each other, or one is not implemented in this release.
+        """
+        if self.num_beams > 1:
+            raise ConfigError(
+                f"num_beams is {self.num_beams}, but this release has no beam search; leave it at 1 (available are "
+                "greedy decoding, and sampling with do_sample=True)"
+            )
+        for key, value in self._extra.items():
+            if key in UNIMPLEMENTED and is_used(key, value):
+                raise ConfigError(
+                    f"{key} is {shown(value)}, which this release does not implement; {UNIMPLEMENTED[key].remedy}"
+                )
+        if self.num_return_sequences > 1 and not self.do_sample:
+            refuse(
+                "num_return_sequences", self.num_return_sequences, "1 unless do_sample is true: greedy has one result"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every field, set or default, and kept keys, as a dict that shares nothing with this object."""
+        return {
+            **json_copy("extra", self._extra),
+            **{name: json_copy(name, getattr(self, name)) for name in self.FIELDS},
+        }
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """The fields that are set, and kept keys."""
+        return {key: value for key, value in self.to_dict().items() if self.is_set(key) or key in self._extra}
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `generation_config.json` into a folder, in one step.
+
+        Args:
+            save_directory: the folder; made if it is missing.
+
+        Raises:
+            InputError: the folder is a file.
+        """
+        write_config_file(save_directory, self.file_name, dump_json(self.to_diff_dict()))
+
+    @classmethod
+    def from_model_config(cls, model_config: SeedOssConfig) -> Self:
+        """The settings that a model config implies: special token ids, use_cache, and outputs it switches on."""
+        result = cls(
+            pad_token_id=model_config.pad_token_id,
+            bos_token_id=model_config.bos_token_id,
+            eos_token_id=model_config.eos_token_id,
+        )
+        if not model_config.use_cache:
+            result.use_cache = False
+        for name in ("output_attentions", "output_hidden_states"):
+            if getattr(model_config, name):
+                setattr(result, name, True)
+                result.return_dict_in_generate = True
+        return result
+
+    @overload
+    @classmethod
+    def from_dict(
+        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = False, **kwargs: Any
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_dict(
+        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @classmethod
+    def from_dict(
+        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Make a config from the content of a `generation_config.json`.
+
+        Args:
+            config_dict: the content; it is not changed.
+            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields.
+            kwargs: fields that replace those of config_dict.
+
+        Raises:
+            ConfigError: a wrong field, or kwargs that are no fields and are not asked for back.
+        """
+        config = cls(**check_keys("generation config", config_dict))
+        unused = config.update(**kwargs)
+        if return_unused_kwargs:
+            return config, unused
+        if unused:
+            raise ConfigError(f"{named(unused)}: no such generation fields; remove them or check the spelling")
+        return config
+
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        return_unused_kwargs: Literal[False] = False,
+        **kwargs: Any,
+    ) -> Self: ...
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        return_unused_kwargs: Literal[True],
+        **kwargs: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        return_unused_kwargs: bool = False,
+        **kwargs: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:
+        """Read the generation config of a model.
+
+        Args:
+            pretrained_model_name_or_path: model folder, hub id, named model ("demo"), or a JSON file.
+            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields.
+            kwargs: where to look (revision, cache_dir, token, local_files_only, subfolder), and fields that replace
+                those of the file.
+
+        Raises:
+            ConfigError: a wrong field.
+            MissingFileError: no such model, or it has no generation_config.json.
+            HubError: the hub could not be reached.
+            CheckpointError: the file is not acceptable JSON.
+        """
+        where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
+        content = load_config_file(pretrained_model_name_or_path, cls.file_name, **where)
+        if return_unused_kwargs:
+            return cls.from_dict(content, return_unused_kwargs=True, **kwargs)
+        return cls.from_dict(content, **kwargs)
