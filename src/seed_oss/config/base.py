@@ -72,7 +72,11 @@ class FieldsBase:
         Raises:
             ConfigError: a value that JSON cannot hold.
         """
-        return dump_json(self.to_diff_dict() if use_diff else self.to_dict())
+        return dump_json(self._for_file(self.to_diff_dict() if use_diff else self.to_dict()))
+
+    def _for_file(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The content with what only a file needs."""
+        return content
 
     def copy(self) -> Self:
         """An independent copy."""

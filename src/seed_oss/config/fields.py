@@ -6,7 +6,7 @@ reference's own validation (a bool is not an int), but an int is accepted where 
 
 import math
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -170,34 +170,35 @@ def dtype_name(field: str, value: Any) -> str:
 
 def id_to_label(field: str, value: Any) -> dict[int, str]:
     """A mapping of label ids (ints, or their decimal strings as JSON writes them) to names."""
-    if not isinstance(value, dict) or not 1 <= len(cast("dict[Any, Any]", value)) <= MAX_LABELS:
-        refuse(field, value, f"an object of 1 to {MAX_LABELS} label ids and names")
-    result: dict[int, str] = {}
-    for key, name in cast("dict[Any, Any]", value).items():
-        index = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 12 else key
-        integer(0)(f"{field} key", index)
-        result[index] = text(f"{field}[{shown(key)}]", name)
-    return result
+    items = _mapping(field, value, f"an object of 1 to {MAX_LABELS} label ids and names")
+    if not 1 <= len(items) <= MAX_LABELS:
+        refuse(field, items, f"an object of 1 to {MAX_LABELS} label ids and names")
+    return {_label_id(f"{field} key", key): text(f"{field}[{shown(key)}]", name) for key, name in items.items()}
 
 
 def label_to_id(field: str, value: Any) -> dict[str, int]:
     """A mapping of label names to ids."""
-    if not isinstance(value, dict):
-        refuse(field, value, "an object of label names and ids")
-    items = cast("dict[Any, Any]", value).items()
-    result: dict[str, int] = {}
-    for name, index in items:
-        index = int(index) if isinstance(index, str) and index.isdecimal() and len(index) < 12 else index
-        result[text(f"{field} key", name)] = integer(0)(f"{field}[{shown(name)}]", index)
-    return result
+    items = _mapping(field, value, "an object of label names and ids")
+    return {text(f"{field} key", name): _label_id(f"{field}[{shown(name)}]", index) for name, index in items.items()}
+
+
+def _mapping(field: str, value: Any, allowed: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        refuse(field, value, allowed)
+    return cast("Mapping[Any, Any]", value)
+
+
+def _label_id(field: str, value: Any) -> int:
+    is_digits = isinstance(value, str) and value.isdecimal() and len(value) < 12
+    return integer(0)(field, int(value) if is_digits else value)
 
 
 def json_copy(field: str, value: Any, depth: int = 0) -> Any:
     """A copy of a JSON-like value that shares no list or object with it; other objects are passed on as they are."""
     if depth > MAX_JSON_DEPTH:
         raise ConfigError(f"{field} is nested deeper than {MAX_JSON_DEPTH} levels; flatten it")
-    if isinstance(value, dict):
-        mapping = cast("dict[Any, Any]", value)
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[Any, Any]", value)
         return {key: json_copy(field, item, depth + 1) for key, item in mapping.items()}
     if isinstance(value, list | tuple):
         return [json_copy(field, item, depth + 1) for item in cast("Sequence[Any]", value)]

@@ -1,10 +1,9 @@
 """GenerationConfig: how text is continued, as in `generation_config.json`."""
 
-import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self
 
-from seed_oss.config.base import FieldsBase, check_keys, dump_json, named
+from seed_oss.config.base import check_keys
 from seed_oss.config.fields import (
     Field,
     boolean,
@@ -20,7 +19,7 @@ from seed_oss.config.fields import (
     text,
 )
 from seed_oss.config.model import SeedOssConfig
-from seed_oss.config.storage import HUB_ARGUMENTS, load_config_file, write_config_file
+from seed_oss.config.stored import StoredConfig
 from seed_oss.config.unimplemented import UNIMPLEMENTED, is_used
 from seed_oss.errors import ConfigError
 
@@ -60,7 +59,7 @@ _FIELDS = {
 }
 
 
-class GenerationConfig(FieldsBase):
+class GenerationConfig(StoredConfig):
     """Settings of `generate`; every field is a keyword argument and an attribute, checked when it is set.
 
     A field that is not set, or set to None, answers with its default and is left open for another config to fill
@@ -208,24 +207,13 @@ class GenerationConfig(FieldsBase):
     def to_dict(self) -> dict[str, Any]:
         """Every field, set or default, and kept keys, as a dict that shares nothing with this object."""
         return {
-            **json_copy("extra", self._extra),
+            **{key: json_copy(key, value) for key, value in self._extra.items()},
             **{name: json_copy(name, getattr(self, name)) for name in self.FIELDS},
         }
 
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields that are set, and kept keys."""
         return {key: value for key, value in self.to_dict().items() if self.is_set(key) or key in self._extra}
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write `generation_config.json` into a folder, in one step.
-
-        Args:
-            save_directory: the folder; made if it is missing.
-
-        Raises:
-            InputError: the folder is a file.
-        """
-        write_config_file(save_directory, self.file_name, dump_json(self.to_diff_dict()))
 
     @classmethod
     def from_model_config(cls, model_config: SeedOssConfig) -> Self:
@@ -243,80 +231,7 @@ class GenerationConfig(FieldsBase):
                 result.return_dict_in_generate = True
         return result
 
-    @overload
     @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = False, **kwargs: Any
-    ) -> Self: ...
-    @overload
-    @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[Self, dict[str, Any]]: ...
-    @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> Self | tuple[Self, dict[str, Any]]:
-        """Make a config from the content of a `generation_config.json`.
-
-        Args:
-            config_dict: the content; it is not changed.
-            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields.
-            kwargs: fields that replace those of config_dict.
-
-        Raises:
-            ConfigError: a wrong field, or kwargs that are no fields and are not asked for back.
-        """
-        config = cls(**check_keys("generation config", config_dict))
-        unused = config.update(**kwargs)
-        if return_unused_kwargs:
-            return config, unused
-        if unused:
-            raise ConfigError(f"{named(unused)}: no such generation fields; remove them or check the spelling")
-        return config
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: Literal[False] = False,
-        **kwargs: Any,
-    ) -> Self: ...
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: Literal[True],
-        **kwargs: Any,
-    ) -> tuple[Self, dict[str, Any]]: ...
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: bool = False,
-        **kwargs: Any,
-    ) -> Self | tuple[Self, dict[str, Any]]:
-        """Read the generation config of a model.
-
-        Args:
-            pretrained_model_name_or_path: model folder, hub id, named model ("demo"), or a JSON file.
-            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields.
-            kwargs: where to look (revision, cache_dir, token, local_files_only, subfolder), and fields that replace
-                those of the file.
-
-        Raises:
-            ConfigError: a wrong field.
-            MissingFileError: no such model, or it has no generation_config.json.
-            HubError: the hub could not be reached.
-            CheckpointError: the file is not acceptable JSON.
-        """
-        where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
-        content = load_config_file(pretrained_model_name_or_path, cls.file_name, **where)
-        if return_unused_kwargs:
-            return cls.from_dict(content, return_unused_kwargs=True, **kwargs)
-        return cls.from_dict(content, **kwargs)
+    def _from_content(cls, content: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        config = cls(**content)
+        return config, config.update(**kwargs)

@@ -1,97 +1,44 @@
 """SeedOssConfig: the shape of a model and what its heads need, as in `config.json`."""
 
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, Self, overload
+from typing import Any, ClassVar, Literal, Self
 
-from seed_oss.config.base import FieldsBase, check_keys, dump_json, named
+from seed_oss.config.base import check_keys, named
 from seed_oss.config.fields import (
     DTYPE_BYTES,
     MAX_LABELS,
-    MAX_LAYERS,
     Field,
     boolean,
     choice,
     dtype_name,
-    either,
-    id_to_label,
     integer,
     json_copy,
-    label_to_id,
-    list_of,
-    number,
     optional,
     refuse,
     shown,
-    text,
 )
 from seed_oss.config.known_keys import DROPPED_KEYS, KNOWN_KEYS, OPTIONAL_FIELDS
+from seed_oss.config.model_fields import (
+    ARGUMENT_KEYS,
+    CALLER_KEYS,
+    COMMON_FIELDS,
+    LABEL_KEYS,
+    ROPE_KEYS,
+    SHAPE_FIELDS,
+    SIZE,
+    SWITCH_KEYS,
+)
 from seed_oss.config.overrides import merge_overrides, split_overrides
 from seed_oss.config.rope_parameters import RopeInputs, check_rope, repeats_original_length, standardize_rope
-from seed_oss.config.storage import HUB_ARGUMENTS, load_config_file, write_config_file
+from seed_oss.config.stored import StoredConfig
 from seed_oss.errors import ConfigError
 
-_TOKEN_ID = optional(integer(0))
-_SIZE = integer(1)
-_RATE = number(0.0, 1.0)
-
-_SHAPE_FIELDS = {
-    "vocab_size": Field(155_136, _SIZE),
-    "hidden_size": Field(4096, _SIZE),
-    "intermediate_size": Field(27_648, _SIZE),
-    "num_hidden_layers": Field(64, integer(1, MAX_LAYERS)),
-    "num_attention_heads": Field(80, _SIZE),
-    "num_key_value_heads": Field(8, _SIZE),
-    "hidden_act": Field("silu", text),
-    "max_position_embeddings": Field(524_288, _SIZE),
-    "initializer_range": Field(0.02, number(0.0)),
-    "rms_norm_eps": Field(1e-6, number(0.0)),
-    "use_cache": Field(True, boolean),
-    "pad_token_id": Field(1, _TOKEN_ID),
-    "bos_token_id": Field(0, _TOKEN_ID),
-    "eos_token_id": Field(2, optional(either(integer(0), list_of(integer(0))))),
-    "pretraining_tp": Field(1, _SIZE),
-    "tie_word_embeddings": Field(False, boolean),
-    "attention_bias": Field(True, boolean),
-    "attention_out_bias": Field(False, boolean),
-    "attention_dropout": Field(0.1, _RATE),
-    "residual_dropout": Field(0.1, _RATE),
-    "mlp_bias": Field(False, boolean),
-    "head_dim": Field(128, _SIZE),
-}
-
-_PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-_COMMON_FIELDS = {
-    "architectures": Field(None, optional(list_of(text))),
-    "output_hidden_states": Field(False, optional(boolean)),
-    "return_dict": Field(True, optional(boolean)),
-    "dtype": Field(None, optional(dtype_name)),
-    "chunk_size_feed_forward": Field(0, integer(0)),
-    "is_encoder_decoder": Field(False, boolean),
-    "id2label": Field({0: "LABEL_0", 1: "LABEL_1"}, id_to_label),
-    "label2id": Field({"LABEL_0": 0, "LABEL_1": 1}, optional(label_to_id)),
-    "problem_type": Field(None, optional(choice(*_PROBLEM_TYPES))),
-    "transformers_version": Field(None, optional(text)),
-}
-
-_LABEL_KEYS = {"id2label", "label2id"}
-_ROPE_KEYS = ("rope_scaling", "rope_parameters", "rope_theta", "partial_rotary_factor")
-_SWITCH_KEYS = {
-    "attn_implementation": "attn_implementation",
-    "_attn_implementation": "attn_implementation",
-    "output_attentions": "output_attentions",
-    "name_or_path": "name_or_path",
-}
-"""Arguments that are set last, through their properties; output_attentions after the implementation."""
-_CALLER_KEYS = ("attn_implementation", "_attn_implementation", "name_or_path")
-"""Said by the caller, never by a file."""
-_ARGUMENT_KEYS = {*_ROPE_KEYS, *_SWITCH_KEYS, *OPTIONAL_FIELDS, "num_labels", "torch_dtype"}
 _SDPA_NAMES = ("flash_attention_2", "flash_attention_3")
 
 
-class SeedOssConfig(FieldsBase):
+class SeedOssConfig(StoredConfig):
     """Configuration of a Seed-OSS model; every field is a keyword argument and an attribute.
 
     Fields are checked when they are set, here or later. Fields that must fit each other are checked on construction,
@@ -134,7 +81,7 @@ class SeedOssConfig(FieldsBase):
     Source: transformers models/seed_oss/configuration_seed_oss.py for names and defaults.
     """
 
-    FIELDS: ClassVar[Mapping[str, Field]] = {**_SHAPE_FIELDS, **_COMMON_FIELDS}
+    FIELDS: ClassVar[Mapping[str, Field]] = {**SHAPE_FIELDS, **COMMON_FIELDS}
     file_name: ClassVar[str] = "config.json"
     model_type: ClassVar[str] = "seed_oss"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
@@ -185,20 +132,20 @@ class SeedOssConfig(FieldsBase):
     def _assign(self, given: dict[str, Any]) -> None:
         """Set every field from `given` or its default; what is no field goes to the extra keys."""
         _check_model_type(given.pop("model_type", self.model_type))
-        rope = RopeInputs(**{key: given.pop(key) for key in _ROPE_KEYS if key in given})
-        switches = {key: given.pop(key) for key in _SWITCH_KEYS if key in given}
+        rope = RopeInputs(**{key: given.pop(key) for key in ROPE_KEYS if key in given})
+        switches = {key: given.pop(key) for key in SWITCH_KEYS if key in given}
         num_labels = given.pop("num_labels", None)
         _use_dtype_alias(given)
         _resolve_head_counts(given)
         self._assign_labels(given.pop("id2label", None), given.pop("label2id", None), num_labels)
-        for name in self.FIELDS.keys() - _LABEL_KEYS:
+        for name in self.FIELDS.keys() - LABEL_KEYS:
             setattr(self, name, given.pop(name, self.FIELDS[name].default))
         self._keep_extra(given)
         self._standardize_rope(rope)
         if repeats_original_length(rope, self._extra):
             del self._extra["original_max_position_embeddings"]
         for key, value in switches.items():
-            setattr(self, _SWITCH_KEYS[key], value)
+            setattr(self, SWITCH_KEYS[key], value)
 
     def _assign_labels(self, id2label: Any, label2id: Any, num_labels: Any) -> None:
         if id2label is None:
@@ -207,8 +154,8 @@ class SeedOssConfig(FieldsBase):
         self.id2label, self.label2id = id2label, label2id
         if num_labels is not None and num_labels != len(self.id2label):
             warnings.warn(
-                f"num_labels is {shown(num_labels)} but id2label has {len(self.id2label)} names; num_labels is used and "
-                "the names are replaced. Give one of the two",
+                f"num_labels is {shown(num_labels)} but id2label has {len(self.id2label)} names; num_labels is used "
+                "and the names are replaced. Give one of the two",
                 stacklevel=4,
             )
             self.num_labels = num_labels
@@ -435,20 +382,11 @@ class SeedOssConfig(FieldsBase):
 
     def to_diff_dict(self) -> dict[str, Any]:
         """As `to_dict`, without the common fields that hold their default."""
-        common = {name: field.default for name, field in _COMMON_FIELDS.items()} | {"output_attentions": False}
+        common = {name: field.default for name, field in COMMON_FIELDS.items()} | {"output_attentions": False}
         return {key: value for key, value in self.to_dict().items() if key not in common or value != common[key]}
 
-    def to_json_string(self, use_diff: bool = True) -> str:
-        """The content of `config.json`, readable by transformers 4.57 and 5.x (docs/decisions/0002).
-
-        Args:
-            use_diff: leave out the common fields that hold their default.
-
-        Raises:
-            ConfigError: a kept key holds something that JSON cannot.
-        """
-        content = self.to_diff_dict() if use_diff else self.to_dict()
-        return dump_json({**self._rope_in_old_form(), **content})
+    def _for_file(self, content: dict[str, Any]) -> dict[str, Any]:
+        return {**self._rope_in_old_form(), **content}
 
     def _rope_in_old_form(self) -> dict[str, Any]:
         rope = dict(self._rope_parameters)
@@ -460,101 +398,14 @@ class SeedOssConfig(FieldsBase):
             result["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
         return result
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write `config.json` into a folder, in one step.
-
-        Args:
-            save_directory: the folder; made if it is missing.
-
-        Raises:
-            ConfigError: the fields contradict each other.
-            InputError: the folder is a file.
-        """
+    def _check_before_saving(self) -> None:
         self.validate()
-        write_config_file(save_directory, self.file_name, self.to_json_string())
 
-    @overload
     @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[False] = False, **kwargs: Any
-    ) -> Self: ...
-    @overload
-    @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: Literal[True], **kwargs: Any
-    ) -> tuple[Self, dict[str, Any]]: ...
-    @classmethod
-    def from_dict(
-        cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **kwargs: Any
-    ) -> Self | tuple[Self, dict[str, Any]]:
-        """Make a config from the content of a `config.json`.
-
-        Args:
-            config_dict: the content, in the 4.x or the 5.x form; it is not changed.
-            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields; otherwise
-                they are named in one warning.
-            kwargs: fields that replace those of config_dict. rope_scaling or rope_parameters replace both forms.
-
-        Raises:
-            ConfigError: a wrong field.
-        """
-        fields = {key: value for key, value in check_keys("config", config_dict).items() if key not in _CALLER_KEYS}
-        overrides, unused = split_overrides(fields, kwargs, known=cls.FIELDS.keys() | _ARGUMENT_KEYS)
-        config = cls(**merge_overrides(fields, overrides))
-        if return_unused_kwargs:
-            return config, unused
-        _warn_of_unused(unused)
-        return config
-
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: Literal[False] = False,
-        **kwargs: Any,
-    ) -> Self: ...
-    @overload
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: Literal[True],
-        **kwargs: Any,
-    ) -> tuple[Self, dict[str, Any]]: ...
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | os.PathLike[str],
-        *,
-        return_unused_kwargs: bool = False,
-        **kwargs: Any,
-    ) -> Self | tuple[Self, dict[str, Any]]:
-        """Read the config of a model.
-
-        Args:
-            pretrained_model_name_or_path: model folder, hub id, named model ("demo"), or a JSON file.
-            return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields; otherwise
-                they are named in one warning.
-            kwargs: where to look (revision, cache_dir, token, local_files_only, subfolder), and fields that replace
-                those of the file.
-
-        Raises:
-            ConfigError: a wrong field.
-            MissingFileError: no such model, or it has no config.json.
-            HubError: the hub could not be reached.
-            CheckpointError: the file is not acceptable JSON.
-        """
-        where = {key: kwargs.pop(key) for key in HUB_ARGUMENTS if key in kwargs}
-        content = load_config_file(pretrained_model_name_or_path, cls.file_name, **where)
-        config, unused = cls.from_dict(content, return_unused_kwargs=True, **kwargs)
-        config.name_or_path = os.fspath(pretrained_model_name_or_path)
-        if return_unused_kwargs:
-            return config, unused
-        _warn_of_unused(unused)
-        return config
+    def _from_content(cls, content: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
+        fields = {key: value for key, value in content.items() if key not in CALLER_KEYS}
+        overrides, unused = split_overrides(fields, kwargs, known=cls.FIELDS.keys() | ARGUMENT_KEYS)
+        return cls(**merge_overrides(fields, overrides)), unused
 
 
 def _check_model_type(value: object) -> None:
@@ -574,8 +425,8 @@ def _use_dtype_alias(given: dict[str, Any]) -> None:
 def _resolve_head_counts(given: dict[str, Any]) -> None:
     """Replace null num_key_value_heads and head_dim by what they mean."""
     fields = SeedOssConfig.FIELDS
-    num_heads = _SIZE("num_attention_heads", given.get("num_attention_heads", fields["num_attention_heads"].default))
-    hidden_size = _SIZE("hidden_size", given.get("hidden_size", fields["hidden_size"].default))
+    num_heads = SIZE("num_attention_heads", given.get("num_attention_heads", fields["num_attention_heads"].default))
+    hidden_size = SIZE("hidden_size", given.get("hidden_size", fields["hidden_size"].default))
     if "num_key_value_heads" in given and given["num_key_value_heads"] is None:
         given["num_key_value_heads"] = num_heads
     if "head_dim" in given and given["head_dim"] is None:
@@ -589,11 +440,6 @@ def _attn_implementation(value: object) -> str | None:
         warnings.warn(f"attn_implementation {value!r} means 'sdpa' here: torch's own fused kernels", stacklevel=4)
         return "sdpa"
     return optional(choice("eager", "sdpa"))("attn_implementation", value)
-
-
-def _warn_of_unused(unused: Mapping[str, Any]) -> None:
-    if unused:
-        warnings.warn(f"{named(unused)}: no such config fields, ignored; check the spelling", stacklevel=3)
 
 
 def _warn_of_token_ids(config: SeedOssConfig) -> None:

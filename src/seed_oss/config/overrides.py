@@ -31,16 +31,20 @@ def merge_overrides(fields: Mapping[str, Any], overrides: Mapping[str, Any]) -> 
     if overrides.keys() & {"dtype", "torch_dtype"}:
         merged.pop("dtype", None)
         merged.pop("torch_dtype", None)
-    labels = merged.get("id2label")
-    if "num_labels" in overrides and "id2label" not in overrides and isinstance(labels, dict):
-        if len(cast("dict[Any, Any]", labels)) != overrides["num_labels"]:
-            merged.pop("id2label")
-            merged.pop("label2id", None)
+    _clear_labels(merged, overrides)
+    _clear_rope(merged, overrides)
+    return {**merged, **overrides}
+
+
+def _clear_labels(merged: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     if "id2label" in overrides:
         merged.pop("num_labels", None)
         merged.pop("label2id", None)
-    _clear_rope(merged, overrides)
-    return {**merged, **overrides}
+    elif "num_labels" in overrides and isinstance(merged.get("id2label"), dict):
+        if len(cast("dict[Any, Any]", merged["id2label"])) == overrides["num_labels"]:
+            return
+        merged.pop("id2label")
+        merged.pop("label2id", None)
 
 
 def _clear_rope(merged: dict[str, Any], overrides: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Rotary position parameters: both written forms read into one, filled in and checked.
 
-The 4.x form is `rope_theta` + `rope_scaling` (with `type` or `rope_type`), the 5.x form is `rope_parameters`. The result
-is always the 5.x form with `rope_type` and `rope_theta`. Priorities and fill-ins are those of transformers 5.23
+The 4.x form is `rope_theta` + `rope_scaling` (with `type` or `rope_type`), the 5.x form is `rope_parameters`. The
+result is always the 5.x form with `rope_type` and `rope_theta`. Priorities and fill-ins are those of transformers 5.23
 (modeling_rope_utils.py: convert_rope_params_to_dict, standardize_rope_params); where 5.23 only warns, we refuse.
 """
 
@@ -157,7 +157,7 @@ def check_rope(rope: dict[str, Any], *, head_dim: int, max_position_embeddings: 
 def repeats_original_length(given: RopeInputs, config_keys: Mapping[str, Any]) -> bool:
     """Whether the config says the same `original_max_position_embeddings` as its rotary object, as our files do."""
     key = "original_max_position_embeddings"
-    rope = given.rope_scaling or given.rope_parameters or {}
+    rope = _as_object("rope_parameters", given.rope_scaling or given.rope_parameters)
     return key in rope and rope[key] == config_keys.get(key)
 
 
@@ -168,15 +168,16 @@ def _original(rope: dict[str, Any]) -> int:
 def _as_object(name: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
-    if not isinstance(value, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", value)):
-        refuse(name, value, "an object of named parameters, or null")
-    return dict(cast("dict[str, Any]", value))
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in cast("Mapping[Any, Any]", value)):
+        refuse(name, cast("object", value), "an object of named parameters, or null")
+    return dict(cast("Mapping[str, Any]", value))
 
 
 def _warn_of_contradiction(given: RopeInputs) -> None:
-    if not given.rope_scaling or not given.rope_parameters or not isinstance(given.rope_parameters, dict):
+    if not given.rope_scaling or not given.rope_parameters:
         return
-    scaling, parameters = _as_object("rope_scaling", given.rope_scaling), _as_object("", given.rope_parameters)
+    scaling = _as_object("rope_scaling", given.rope_scaling)
+    parameters = _as_object("rope_parameters", given.rope_parameters)
     differing = sorted(key for key in scaling if key in parameters and scaling[key] != parameters[key])
     if differing:
         key = differing[0]
