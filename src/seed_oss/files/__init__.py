@@ -1,5 +1,6 @@
 """Model files: where they are, how they are opened, read, checked and replaced. No torch."""
 
+from seed_oss.files.commit import DirectoryCommit, write_model_file
 from seed_oss.files.json_files import read_json
 from seed_oss.files.named_models import NAMED_MODELS
 from seed_oss.files.names import check_plain_name
@@ -16,6 +17,7 @@ from seed_oss.files.weight_map import INDEX_FILE, SINGLE_FILE, is_weight_file, r
 
 __all__ = [
     "DTYPE_BITS",
+    "DirectoryCommit",
     "INDEX_FILE",
     "MAX_JSON_BYTES",
     "MAX_TOKENIZER_JSON_BYTES",
@@ -32,4 +34,5 @@ __all__ = [
     "read_safetensors_header",
     "read_weight_map",
     "resolve_model",
+    "write_model_file",
 ]

@@ -113,8 +113,8 @@ def _commit_of(snapshot: Path) -> str | None:
 
 
 def _fetch(request: _Request, names: list[str], revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import HFValidationError
 
     prefix = f"{request.subfolder}/" if request.subfolder else ""
     try:
@@ -133,9 +133,15 @@ def _fetch(request: _Request, names: list[str], revision: str | None) -> Path:
         )
     except HFValidationError as error:
         raise InputError(f"{request.repo_id!r} is not a valid hub id: {error}") from None
-    # The bases are the HTTP package's own errors (connection, timeout), whichever package this version uses.
-    except (OSError, *HfHubHTTPError.__bases__) as error:
+    except _transfer_errors() as error:
         raise _translated(error, request) from error
+
+
+def _transfer_errors() -> tuple[type[Exception], ...]:
+    """What a transfer may raise: system errors, and those of the HTTP package that this huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
 
 
 def _translated(error: Exception, request: _Request) -> SeedOssError:
@@ -188,7 +194,7 @@ def _first_line(error: Exception) -> str:
     return (text.splitlines()[0] if text else type(error).__name__)[:200]
 
 
-def _check_found(request: _Request, folder: Path, wanted: list[str]) -> None:
+def _check_found(request: _Request, folder: Path, wanted: Sequence[str]) -> None:
     """A checkpoint without config.json is none; other files are reported where they are needed."""
     if "config.json" in wanted and not model_file_exists(folder, "config.json"):
         inside = f" in subfolder {request.subfolder!r}" if request.subfolder else ""

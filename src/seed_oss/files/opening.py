@@ -5,10 +5,12 @@ must be a regular file: a pipe would block for ever, a device may do anything.
 
     root/name                 regular file      opened
     root/name -> inside root  symbolic link     opened at its real place, every component without following links
-    root/name -> ../../blobs  hub-cache link    opened in the `blobs` folder of the same repository
+    root/name -> ../../blobs  hub-cache link    opened in the `blobs` folder of the same repository, or in the store of
+                                                blobs that the repositories of one cache share
     root/name -> elsewhere    symbolic link     UnsafeFileError
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -17,10 +19,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from seed_oss.errors import MissingFileError, UnsafeFileError
+from seed_oss.files.journal import locate
 from seed_oss.files.names import check_plain_name
 
 # A blob of the hub cache is named by its hash; unfinished ones carry a suffix and must not match.
 _BLOB_NAME = re.compile(r"[0-9A-Za-z_-]{1,128}")
+_SHARED_BLOB = re.compile(r"([0-9a-f]{2})/\1[0-9a-f]{62}")
 _HAS_DIR_FD = os.open in os.supports_dir_fd and os.stat in os.supports_dir_fd and hasattr(os, "O_NOFOLLOW")
 # O_NONBLOCK: opening a pipe that was put there after the check returns instead of waiting for a writer.
 _FILE_FLAGS = (
@@ -50,12 +54,17 @@ def open_model_file(root: str | Path, name: str) -> BinaryIO:
     """
     check_plain_name(name)
     folder = Path(root)
+    path = locate(folder, name)
+    if path is not None and path.parent != folder:
+        with contextlib.suppress(FileNotFoundError):  # just moved to its place by the save that is finishing
+            return _open_in(path.parent, name)
     try:
-        return _open_in(folder, name)
+        if path is not None:
+            return _open_in(folder, name)
     except (FileNotFoundError, NotADirectoryError) as error:
         if isinstance(error, MissingFileError):
             raise
-        raise MissingFileError(_missing_message(folder, name)) from None
+    raise MissingFileError(_missing_message(folder, name))
 
 
 def model_file_exists(root: str | Path, name: str) -> bool:
@@ -66,7 +75,8 @@ def model_file_exists(root: str | Path, name: str) -> bool:
     Raises:
         UnsafeFileError: The name is not a plain name.
     """
-    return os.path.lexists(Path(root) / check_plain_name(name))
+    path = locate(Path(root), check_plain_name(name))
+    return path is not None and os.path.lexists(path)
 
 
 def hub_repository_of(folder: Path) -> Path | None:
@@ -112,13 +122,27 @@ def _allowed_link_target(folder: Path, name: str) -> tuple[Path, tuple[str, ...]
         raise UnsafeFileError(f"{folder / name} is a link that cannot be followed ({error.strerror})") from None
     if target.is_relative_to(real_root):
         return real_root, target.relative_to(real_root).parts
-    repository = hub_repository_of(real_root)
-    if repository is not None and target.parent == repository / "blobs" and _BLOB_NAME.fullmatch(target.name):
-        return repository, ("blobs", target.name)
+    blob = _hub_blob(real_root, target)
+    if blob is not None:
+        return blob
     raise UnsafeFileError(
         f"{folder / name} is a symbolic link that leaves the model folder; put the file itself (a copy or a hard link) "
         "into the folder, or link the whole folder instead of its files"
     )
+
+
+def _hub_blob(real_root: Path, target: Path) -> tuple[Path, tuple[str, ...]] | None:
+    repository = hub_repository_of(real_root)
+    if repository is None:
+        return None
+    if target.parent == repository / "blobs" and _BLOB_NAME.fullmatch(target.name):
+        return repository, ("blobs", target.name)
+    # Since huggingface_hub 2.x a repository's blob may be a link into `<cache>/blobs/ab/ab12...`, named by content.
+    cache = repository.parent
+    shared = "/".join(target.parts[-2:])
+    if target.parent.parent == cache / "blobs" and _SHARED_BLOB.fullmatch(shared):
+        return cache, ("blobs", *target.parts[-2:])
+    return None
 
 
 def _open_regular(base_fd: int, parts: tuple[str, ...], shown: Path) -> BinaryIO:
