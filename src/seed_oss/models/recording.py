@@ -19,7 +19,8 @@ class Recorder:
 
     Args:
         config: defaults for what is None.
-        output_hidden_states: True or False, or the index or indices to keep (negative ones count from the end).
+        output_hidden_states: True or False, or the index or indices to keep (negative ones count from the end; the
+            number 0 means False, as in the reference).
         output_attentions: True or False.
     """
 
@@ -27,6 +28,7 @@ class Recorder:
         self, config: SeedOssConfig, output_hidden_states: bool | int | list[int] | None, output_attentions: bool | None
     ) -> None:
         wanted: Any = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        wanted = False if wanted is None else wanted
         self.num_states = config.num_hidden_layers + 1
         self.selected = self._selected(wanted)
         self.wants_attentions = wants_attentions(config, output_attentions)
@@ -34,7 +36,7 @@ class Recorder:
         self.states: list[Tensor | None] = []
 
     def _selected(self, wanted: Any) -> set[int] | None:
-        if wanted is None or wanted is False:
+        if isinstance(wanted, int) and not wanted:  # 0 means False, as in the reference; [0] is the embeddings
             return None
         if wanted is True:
             return set(range(self.num_states))
