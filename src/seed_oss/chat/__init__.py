@@ -1,0 +1,8 @@
+"""Text on its way to the model and back: tokenizer, chat templates, incremental detokenization. No torch."""
+
+from seed_oss.chat.encoding import BatchEncoding
+from seed_oss.chat.tokenizer import SeedOssTokenizer
+
+AutoTokenizer = SeedOssTokenizer
+
+__all__ = ["AutoTokenizer", "BatchEncoding", "SeedOssTokenizer"]

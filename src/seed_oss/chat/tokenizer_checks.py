@@ -1,0 +1,159 @@
+"""What a tokenizer.json may ask for. The tokenizers package aborts the process on some of it: checked first."""
+
+import base64
+import binascii
+from collections.abc import Iterator
+from typing import Any, NoReturn, cast
+
+from seed_oss.errors import TokenizerError
+
+MAX_ADDED_TOKENS = 65_536
+MAX_TOKEN_LEN = 1_024  # characters of an added token
+MAX_GROWTH = 4_096  # bytes that one byte of text can become in normalizers, or one byte of tokens in decoders
+MAX_PATTERN_LEN = 8_192  # characters of a regular expression
+MAX_TEMPLATE_TOKENS = 1_024  # special tokens that the post-processor adds to one text
+MAX_COMPONENTS = 256  # normalizers, pre-tokenizers, decoders or post-processors in one file
+MAX_WORD_LEN = 10_000  # max_input_chars_per_word of a WordPiece model, whose time grows with its square
+MAX_CHARSMAP_PIECE = 256  # bytes that one character can become in a precompiled normalizer
+
+_PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")
+_CHILDREN = ("normalizers", "pretokenizers", "decoders", "processors")
+
+
+def check_tokenizer_json(value: Any, source: str) -> dict[str, Any]:
+    """Check the parsed content of a tokenizer.json against the limits of this file.
+
+    Args:
+        value: What the strict JSON parser returned.
+        source: Name of the file, for messages.
+
+    Returns:
+        The same value.
+
+    Raises:
+        TokenizerError: It is not an object with a model, or asks for too much.
+    """
+    return _Check(source).whole(value)
+
+
+class _Check:
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def whole(self, value: Any) -> dict[str, Any]:
+        tokenizer = self._object(value, "the file")
+        model = self._object(tokenizer.get("model"), "model")
+        self._limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
+        self._added_tokens(tokenizer.get("added_tokens"))
+        for name in _PARTS:
+            components = list(self._components(tokenizer.get(name)))
+            self._limit(len(components), MAX_COMPONENTS, f"number of components of the {name}")
+            self._growth(components, name)
+            for component in components:
+                self._component(component, name)
+        self._templates([c for c in self._components(tokenizer.get("post_processor")) if _is(c, "TemplateProcessing")])
+        return tokenizer
+
+    def _added_tokens(self, value: Any) -> None:
+        tokens = self._list(value, "added_tokens")
+        self._limit(len(tokens), MAX_ADDED_TOKENS, "number of added tokens")
+        for token in tokens:
+            content = self._object(token, "an added token").get("content")
+            self._limit(len(content) if isinstance(content, str) else 0, MAX_TOKEN_LEN, "length of an added token")
+
+    def _components(self, value: Any) -> Iterator[dict[str, Any]]:
+        """The component and those nested in it, in the order they run."""
+        if isinstance(value, dict):
+            component = cast("dict[str, Any]", value)
+            yield component
+            for name in _CHILDREN:
+                for child in self._list(component.get(name), name):
+                    yield from self._components(child)
+
+    def _component(self, component: dict[str, Any], part: str) -> None:
+        pattern = component.get("pattern")
+        if isinstance(pattern, dict):
+            regex = cast("dict[str, Any]", pattern).get("Regex")
+            self._limit(len(regex) if isinstance(regex, str) else 0, MAX_PATTERN_LEN, f"length of a pattern of {part}")
+        if _is(component, "FixedLength") and not _int(component.get("length")):
+            self._refuse("length of a FixedLength pre-tokenizer is 0; at least 1 is needed")
+        if _is(component, "Precompiled"):
+            self._charsmap(component.get("precompiled_charsmap"))
+
+    def _growth(self, components: list[dict[str, Any]], part: str) -> None:
+        """Replacements one after the other multiply: twenty of ten bytes each would make 10^20 bytes of one."""
+        growth = 1
+        for component in components:
+            if _is(component, "Replace") or _is(component, "Prepend"):
+                content = component.get("content") if _is(component, "Replace") else component.get("prepend")
+                length = len(content.encode("utf-8", "replace")) if isinstance(content, str) else 0
+                empty_pattern_too = 1
+                growth *= max(1, length) + (empty_pattern_too if _may_be_empty(component) else 0)
+        self._limit(growth, MAX_GROWTH, f"growth of text in the {part} (bytes out per byte in)")
+
+    def _charsmap(self, value: Any) -> None:
+        """Header: size of the trie in bytes, the trie, then the replacements, each ended by a zero byte."""
+        try:
+            blob = base64.b64decode(value if isinstance(value, str) else "", validate=True)
+        except (binascii.Error, ValueError):
+            self._refuse("precompiled_charsmap is not base64")
+        trie_bytes = int.from_bytes(blob[:4], "little")
+        if len(blob) < 8 or trie_bytes % 4 or not 0 < trie_bytes <= len(blob) - 4:
+            self._refuse(f"precompiled_charsmap has {len(blob)} bytes and a trie of {trie_bytes}; it is damaged")
+        pieces = blob[4 + trie_bytes :].split(b"\0")
+        self._limit(max(map(len, pieces)), MAX_CHARSMAP_PIECE, "length of a replacement in precompiled_charsmap")
+
+    def _templates(self, templates: list[dict[str, Any]]) -> None:
+        total = sum(self._template_tokens(template, name) for template in templates for name in ("single", "pair"))
+        self._limit(total, MAX_TEMPLATE_TOKENS, "number of special tokens that the post-processor adds")
+
+    def _template_tokens(self, template: dict[str, Any], name: str) -> int:
+        specials = self._object(template.get("special_tokens") or {}, "special_tokens of the post-processor")
+        total, sequences = 0, list[str]()
+        for item in self._list(template.get(name), f"{name} of the post-processor"):
+            piece = self._object(item, f"an item of {name}")
+            if "SpecialToken" in piece:
+                token = self._object(piece["SpecialToken"], "SpecialToken").get("id")
+                if not isinstance(token, str) or token not in specials:
+                    self._refuse(f"the post-processor's {name} names a special token that it does not define")
+                total += len(self._list(self._object(specials[token], "a special token").get("ids"), "ids"))
+            elif "Sequence" in piece:
+                sequences.append(str(self._object(piece["Sequence"], "Sequence").get("id")))
+        if len(sequences) != len(set(sequences)):
+            self._refuse(f"the post-processor's {name} repeats the text")
+        return total
+
+    def _object(self, value: Any, what: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._refuse(f"{what} must be a JSON object, got {type(value).__name__}")
+        return cast("dict[str, Any]", value)
+
+    def _list(self, value: Any, what: str) -> list[Any]:
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            self._refuse(f"{what} must be a JSON list, got {type(value).__name__}")
+        return cast("list[Any]", value)
+
+    def _limit(self, value: int, limit: int, what: str) -> None:
+        if value > limit:
+            shown = value if value < 10**12 else "far more"
+            self._refuse(f"{what} is {shown}; the limit is {limit}")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise TokenizerError(f"{self._source}: {reason}")
+
+
+def _is(component: dict[str, Any], kind: str) -> bool:
+    return component.get("type") == kind
+
+
+def _int(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _may_be_empty(component: dict[str, Any]) -> bool:
+    """Whether a Replace could match nothing, and so insert instead of replace. Only fixed text is known not to."""
+    pattern = component.get("pattern")
+    text = cast("dict[str, Any]", pattern).get("String") if isinstance(pattern, dict) else None
+    return not text
