@@ -114,7 +114,7 @@ def dump_json(content: dict[str, Any]) -> str:
         ConfigError: a value that JSON cannot hold.
     """
     try:
-        return json.dumps(dict(sorted(content.items())), indent=2, allow_nan=False) + "\n"
+        return _encodable(dict(sorted(content.items()))) + "\n"
     except (TypeError, ValueError):
         for key, value in content.items():
             _check_json(key, value)
@@ -123,6 +123,12 @@ def dump_json(content: dict[str, Any]) -> str:
 
 def _check_json(key: str, value: Any) -> None:
     try:
-        json.dumps(value, allow_nan=False)
+        _encodable(value)
     except (TypeError, ValueError):
         raise ConfigError(f"{key} is {shown(value)}, which JSON cannot hold; remove it or make it plain data") from None
+
+
+def _encodable(value: Any) -> str:
+    result = json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False)
+    result.encode()  # fails on lone surrogates, which no reader accepts
+    return result

@@ -148,7 +148,8 @@ class SeedOssConfig(StoredConfig):
             setattr(self, SWITCH_KEYS[key], value)
 
     def _assign_labels(self, id2label: Any, label2id: Any, num_labels: Any) -> None:
-        if id2label is None:
+        if id2label is None:  # label2id alone is checked and then replaced, as in the reference
+            self.label2id = label2id
             self.num_labels = 2 if num_labels is None else num_labels
             return
         self.id2label, self.label2id = id2label, label2id
@@ -393,9 +394,9 @@ class SeedOssConfig(StoredConfig):
         result: dict[str, Any] = {"rope_theta": rope.pop("rope_theta")}
         if rope["rope_type"] != "default":
             result["rope_scaling"] = rope
-        if rope["rope_type"] == "longrope":
-            # the one place where 4.57 looks for it
-            result["original_max_position_embeddings"] = rope["original_max_position_embeddings"]
+        original = rope.get("original_max_position_embeddings")
+        if rope["rope_type"] == "longrope" and original != self.max_position_embeddings:
+            result["original_max_position_embeddings"] = original  # the one place where 4.57 looks for it
         return result
 
     def _check_before_saving(self) -> None:

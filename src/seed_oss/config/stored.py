@@ -1,7 +1,7 @@
 """Configs as files: found, read strictly, and replaced in one step."""
 
 import os
-import tempfile
+import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, overload
 from seed_oss.config.base import FieldsBase, check_keys, named
 from seed_oss.errors import InputError
 from seed_oss.files import parse_json, read_json, resolve_model
+from seed_oss.files.durable import OWN_PREFIX, replace_file
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
@@ -132,14 +133,5 @@ def _replace_file(folder: Path, file_name: str, content: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; give a folder to save {file_name} in")
     folder.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{file_name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(folder / file_name)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    temporary = folder / f"{OWN_PREFIX}{file_name}.{secrets.token_hex(8)}"
+    replace_file(folder / file_name, content.encode(), temporary)
