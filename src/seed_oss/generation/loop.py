@@ -1,0 +1,117 @@
+"""The loop: run the model, change the scores, choose a token, decide who is done."""
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.generation.columns import Columns
+from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
+from seed_oss.generation.plan import GenerationPlan, RecordFlags
+from seed_oss.generation.row_watch import RowWatch
+from seed_oss.generation.runner import ModelRunner
+
+
+@dataclass
+class Record:
+    """What is kept of each step, as far as it was asked for."""
+
+    flags: RecordFlags
+    scores: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    attentions: list[Any] = field(default_factory=list)
+    hidden_states: list[Any] = field(default_factory=list)
+
+    def add(self, output: Any, logits: Tensor, scores: Tensor) -> None:
+        """Keep what was asked for of one step."""
+        if self.flags.scores:
+            self.scores.append(scores)
+        if self.flags.logits:
+            self.logits.append(logits)
+        if self.flags.attentions:
+            self.attentions.append(output.attentions)
+        if self.flags.hidden_states:
+            self.hidden_states.append(output.hidden_states)
+
+    def scores_so_far(self) -> tuple[Tensor, ...] | None:
+        """For stopping criteria."""
+        return tuple(self.scores) if self.flags.scores else None
+
+
+def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnlyOutput:
+    """Generate.
+
+    Args:
+        plan: what to do.
+        streamer: gets the prompt, then each step's tokens; or None.
+
+    Returns:
+        Ids `[batch, length]`, or these with what was recorded on the way.
+
+    Raises:
+        NumericalError: there was no number to choose a token by.
+    """
+    ids = Columns(plan.input_ids, plan.max_new)
+    watch = RowWatch(plan.criteria, plan.input_ids, plan.pad_token_id, streamer)
+    if streamer is not None:
+        streamer.put(plan.input_ids.cpu())
+    record = Record(plan.record)
+    _decode(plan, plan.runner, ids, watch, record)
+    watch.check_numbers()
+    if streamer is not None:
+        streamer.end()
+    return _result(plan, ids, record)
+
+
+def _decode(plan: GenerationPlan, runner: ModelRunner, ids: Columns, watch: RowWatch, record: Record) -> None:
+    _warn_beyond_model(plan, 0)
+    output = runner.prefill()
+    logits = _last_logits(output, plan.record)
+    if plan.repeats_after_prefill > 1:
+        runner.repeat(plan.repeats_after_prefill)
+        logits = logits.repeat_interleave(plan.repeats_after_prefill, dim=0)
+    token_index = 0
+    while True:
+        scores = plan.processors(ids.view(), logits.clone() if plan.record.logits else logits)
+        record.add(output, logits, scores)
+        del output, logits
+        tokens = watch.settle(plan.choose(scores, token_index))
+        del scores
+        ids.append(tokens)
+        if watch.update(tokens, ids, record.scores_so_far()):
+            return
+        token_index += 1
+        _warn_beyond_model(plan, token_index)
+        output = runner.step(tokens, ids)
+        logits = _last_logits(output, plan.record)
+
+
+def _last_logits(output: Any, flags: RecordFlags) -> Tensor:
+    """Float32 `[batch, vocab]`. A copy if it will be kept: a compiled model may write into its output again."""
+    return output.logits[:, -1].to(torch.float32, copy=flags.logits or flags.scores)
+
+
+def _warn_beyond_model(plan: GenerationPlan, token_index: int) -> None:
+    if token_index == plan.warns_at:
+        warnings.warn(
+            f"positions go beyond max_position_embeddings={plan.max_position_embeddings}; the model was not made for "
+            "this length, and results may be poor",
+            stacklevel=6,
+        )
+
+
+def _result(plan: GenerationPlan, ids: Columns, record: Record) -> Tensor | GenerateDecoderOnlyOutput:
+    sequences = ids.view().to(plan.output_device, copy=True).contiguous()
+    flags = plan.record
+    if not flags.as_dict:
+        return sequences
+    return GenerateDecoderOnlyOutput(
+        sequences=sequences,
+        scores=tuple(record.scores) if flags.scores else None,
+        logits=tuple(record.logits) if flags.logits else None,
+        attentions=tuple(record.attentions) if flags.attentions else None,
+        hidden_states=tuple(record.hidden_states) if flags.hidden_states else None,
+        past_key_values=plan.runner.cache,
+    )

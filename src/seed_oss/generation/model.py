@@ -1,0 +1,23 @@
+"""What `generate` needs of a model."""
+
+from typing import Any, Protocol
+
+import torch
+
+from seed_oss.config import GenerationConfig, SeedOssConfig
+
+
+class CausalModel(Protocol):
+    """A language model with the reference's forward: SeedOssForCausalLM, or a wrapper that passes these through."""
+
+    config: SeedOssConfig
+    generation_config: GenerationConfig | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where its inputs go."""
+        ...
+
+    def __call__(self, **inputs: Any) -> Any:
+        """Run forward; the result has `logits` and `past_key_values`."""
+        ...

@@ -1,0 +1,220 @@
+"""Everything that `generate` decides before the model runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.cache import Cache, DynamicCache, StaticCache
+from seed_oss.config import GenerationConfig
+from seed_oss.errors import CacheFullError, InputError
+from seed_oss.generation.arguments import resolve_arguments
+from seed_oss.generation.lengths import settle_lengths
+from seed_oss.generation.model import CausalModel
+from seed_oss.generation.processors import LogitsProcessorList
+from seed_oss.generation.prompt import Prompt, eos_ids, make_prompt
+from seed_oss.generation.runner import ForwardOptions, ModelRunner
+from seed_oss.generation.sampling import Chooser, choose_greedily, sampler
+from seed_oss.generation.settings import make_criteria, make_processors
+from seed_oss.generation.stopping import StoppingCriteriaList
+
+DEFAULT_CHUNK_LEN = 2048
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """Arguments of one `generate` call beside the model and the streamer."""
+
+    inputs: Any
+    generation_config: GenerationConfig | None
+    logits_processor: Any
+    stopping_criteria: Any
+    tokenizer: Any
+    generator: torch.Generator | None
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class RecordFlags:
+    """What is returned beside the ids."""
+
+    as_dict: bool
+    scores: bool
+    logits: bool
+    attentions: bool
+    hidden_states: bool
+
+
+@dataclass(frozen=True)
+class GenerationPlan:
+    """What the loop needs.
+
+    Attributes:
+        input_ids: int64 `[rows, length]`, repeated for `num_return_sequences`.
+        max_new: most new tokens.
+        runner: runs the model.
+        repeats_after_prefill: how often to repeat each row once the prompt has run.
+        processors: change the scores.
+        choose: picks tokens.
+        criteria: decide who is done.
+        pad_token_id: fills rows that are done; None lets them run on.
+        record: what is returned.
+        max_position_embeddings: of the model.
+        warns_at: the number of generated tokens from which positions go beyond that.
+        output_device: where the ids are returned.
+    """
+
+    input_ids: Tensor
+    max_new: int
+    runner: ModelRunner
+    repeats_after_prefill: int
+    processors: LogitsProcessorList
+    choose: Chooser
+    criteria: StoppingCriteriaList
+    pad_token_id: int | None
+    record: RecordFlags
+    max_position_embeddings: int
+    warns_at: int
+    output_device: torch.device
+
+
+def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
+    """Check all arguments and decide.
+
+    Raises:
+        InputError: an argument that is unknown, or of a wrong shape, type, value or combination.
+        ConfigError: a setting of a wrong value, or one that is not available.
+        CacheFullError: a StaticCache is too small for the longest possible result.
+    """
+    config, given = resolve_arguments(model.generation_config, call.inputs, call.generation_config, call.kwargs)
+    prompt = make_prompt(model, given, config)
+    record = _record_flags(config)
+    repeats = config.num_return_sequences
+    late = repeats if _repeats_late(config, prompt, record) else 1
+    start = prompt.repeated(repeats // late)
+    full = prompt.repeated(repeats)
+    lengths = settle_lengths(config, prompt, model.config.max_position_embeddings)
+    criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
+    max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
+    cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
+    options = _forward_options(config, record, given.logits_to_keep, cache)
+    first_beyond = max(model.config.max_position_embeddings - prompt.total_len + 1, 0)
+    return GenerationPlan(
+        input_ids=full.input_ids,
+        max_new=max_new,
+        runner=ModelRunner(model, start, cache, options, max_new),
+        repeats_after_prefill=late,
+        processors=make_processors(config, full, lengths, call.logits_processor),
+        choose=_make_chooser(config, call.generator, model.device),
+        criteria=criteria,
+        pad_token_id=_pad_token_id(config),
+        record=record,
+        max_position_embeddings=model.config.max_position_embeddings,
+        warns_at=first_beyond,
+        output_device=_output_device(given.input_ids, model),
+    )
+
+
+def _record_flags(config: GenerationConfig) -> RecordFlags:
+    as_dict = config.return_dict_in_generate
+    return RecordFlags(
+        as_dict=as_dict,
+        scores=as_dict and config.output_scores,
+        logits=as_dict and config.output_logits,
+        attentions=as_dict and config.output_attentions,
+        hidden_states=as_dict and config.output_hidden_states,
+    )
+
+
+def _cached_rows(cache: Cache | None) -> int | None:
+    """Batch size of a cache that has been written to."""
+    if cache is None or len(cache) == 0 or cache[0][0].dim() != 4:
+        return None
+    return cache[0][0].shape[0]
+
+
+def _repeats_late(config: GenerationConfig, prompt: Prompt, record: RecordFlags) -> bool:
+    """Whether the prompt runs once for all its `num_return_sequences`; not where its own outputs are returned."""
+    if not config.use_cache and prompt.inputs_embeds is None:
+        return False
+    cached = _cached_rows(prompt.past)
+    already = cached is not None and cached == prompt.input_ids.shape[0] * config.num_return_sequences
+    return not (record.attentions or record.hidden_states or already)
+
+
+def _length_limit(criteria: StoppingCriteriaList, default: int) -> int:
+    limit = criteria.max_length
+    return default if limit is None else limit
+
+
+def _make_cache(model: CausalModel, config: GenerationConfig, start: Prompt, max_new: int, rows: int) -> Cache | None:
+    num_kept = start.total_len + max_new - 1  # the last token is never run
+    if start.past is not None:
+        return _check_cache(start, config, num_kept, rows)
+    if not config.use_cache and start.inputs_embeds is None:
+        return None
+    if config.cache_implementation == "static":
+        return StaticCache(model.config, max_cache_len=num_kept)
+    return DynamicCache(config=model.config)
+
+
+def _check_cache(start: Prompt, config: GenerationConfig, num_kept: int, rows: int) -> Cache:
+    cache = start.past
+    assert cache is not None
+    if config.cache_implementation is not None:
+        raise InputError(
+            f"past_key_values and cache_implementation={config.cache_implementation!r} are both given; the first is a "
+            "cache, the second asks for another one; give one of them"
+        )
+    if not config.use_cache:
+        raise InputError("past_key_values is given and use_cache is False; give one of them")
+    cached, given = _cached_rows(cache), start.input_ids.shape[0]
+    if cached is not None and cached != given:
+        raise InputError(f"the cache has {cached} rows and the prompt {given} (results: {rows}); they must be equal")
+    room = cache.get_max_cache_shape()
+    if 0 <= room < num_kept:
+        raise CacheFullError(
+            f"the result may take {num_kept} cached tokens and the cache has room for {room}; make it longer, or "
+            "lower max_new_tokens"
+        )
+    return cache
+
+
+def _forward_options(
+    config: GenerationConfig, record: RecordFlags, logits_to_keep: Any, cache: Cache | None
+) -> ForwardOptions:
+    keep = 1 if logits_to_keep is None else logits_to_keep
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
+        raise InputError(f"logits_to_keep is {keep!r}; generate() takes an integer >= 0")
+    chunk_len = config.prefill_chunk_size
+    if chunk_len is not None and cache is None:
+        raise InputError(f"prefill_chunk_size is {chunk_len} and use_cache is False; chunks need a cache")
+    if chunk_len is None:
+        whole = cache is None or record.attentions or record.hidden_states
+        chunk_len = torch.iinfo(torch.int64).max if whole else DEFAULT_CHUNK_LEN
+    outputs = {"output_attentions": record.attentions, "output_hidden_states": record.hidden_states}
+    return ForwardOptions(chunk_len, keep, {name: True for name, wanted in outputs.items() if wanted})
+
+
+def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device) -> Chooser:
+    if generator is not None:
+        if not isinstance(generator, torch.Generator):
+            raise InputError(f"generator is a {type(generator).__name__}; it must be a torch.Generator")
+        if config.seed is not None:
+            raise InputError("seed and generator are both given; give one of them")
+        if generator.device.type != device.type:
+            raise InputError(f"the generator is on {generator.device} and the model on {device}; they must be on one")
+    return sampler(config.seed, generator) if config.do_sample else choose_greedily
+
+
+def _pad_token_id(config: GenerationConfig) -> int | None:
+    if config.pad_token_id is not None:
+        return config.pad_token_id
+    eos = eos_ids(config)
+    return eos[0] if eos else None
+
+
+def _output_device(input_ids: Any, model: CausalModel) -> torch.device:
+    return input_ids.device if isinstance(input_ids, Tensor) else model.device

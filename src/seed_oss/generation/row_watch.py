@@ -1,0 +1,133 @@
+"""Which rows are done, decided on the host from one transfer of the new tokens per step."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.errors import NumericalError
+from seed_oss.generation.columns import Columns
+from seed_oss.generation.sampling import NO_TOKEN
+from seed_oss.generation.stop_strings import StopStringTracker
+from seed_oss.generation.stopping import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria
+
+
+class RowWatch:
+    """Applies stopping criteria to a batch that grows by one token per row and step.
+
+    The criteria of this package are followed incrementally; any other one is called with all ids, as documented there.
+
+    Args:
+        criteria: stopping criteria.
+        prompt_ids: int64 `[batch, length]`.
+        pad_token_id: what rows that are done are filled with; None lets them run on.
+        streamer: gets the new tokens of each step, or None.
+    """
+
+    def __init__(self, criteria: Iterable[Any], prompt_ids: Tensor, pad_token_id: int | None, streamer: Any) -> None:
+        self._eos: set[int] = set()
+        self._trackers: list[list[StopStringTracker]] = [[] for _ in prompt_ids]
+        self._deadlines: list[MaxTimeCriteria] = []
+        self._others: list[Any] = []
+        self.max_length: int | None = None
+        for criterion in criteria:
+            self._follow(criterion, prompt_ids)
+        self._pad, self._streamer = pad_token_id, streamer
+        self._prompt_len = prompt_ids.shape[1]
+        self._done = [False] * prompt_ids.shape[0]
+        self._done_mask: Tensor | None = None  # on the device, once a row is done and others are not
+        self._without_number: Tensor | None = None  # rows, where no step is read
+        self._reads_tokens = bool(self._eos or streamer is not None or any(self._trackers))
+
+    def _follow(self, criterion: Any, prompt_ids: Tensor) -> None:
+        kind = type(criterion)  # a subclass may have changed what it does
+        if kind is MaxLengthCriteria:
+            self.max_length = min(criterion.max_length, self.max_length or criterion.max_length)
+        elif kind is EosTokenCriteria:
+            self._eos.update(criterion.eos_token_id.tolist())
+        elif kind is MaxTimeCriteria:
+            self._deadlines.append(criterion)
+        elif kind is StopStringCriteria:
+            for trackers, row in zip(self._trackers, prompt_ids.tolist(), strict=True):
+                trackers.append(criterion.tracker(row))
+        else:
+            self._others.append(criterion)
+
+    def settle(self, tokens: Tensor) -> Tensor:
+        """The tokens to go on with: pads where a row is done already.
+
+        Args:
+            tokens: int64 `[batch]` from a chooser.
+
+        Returns:
+            int64 `[batch]`; may still hold NO_TOKEN, which `update` reports.
+        """
+        if self._done_mask is not None:
+            tokens = torch.where(self._done_mask, self._pad, tokens)  # type: ignore[arg-type]
+        if self._reads_tokens:
+            return tokens
+        # Nobody looks at this step: remember the rows, and go on with a token that exists.
+        lost = tokens == NO_TOKEN
+        self._without_number = lost if self._without_number is None else self._without_number | lost
+        return tokens.clamp(min=0)
+
+    def update(self, tokens: Tensor, ids: Columns, scores: tuple[Tensor, ...] | None) -> bool:
+        """Take notice of a step.
+
+        Args:
+            tokens: int64 `[batch]` from `settle`.
+            ids: everything so far, `tokens` included.
+            scores: processed scores so far, for criteria that ask.
+
+        Returns:
+            Whether all rows are done.
+
+        Raises:
+            NumericalError: there was no number to choose a token by.
+        """
+        done = list(self._done)
+        if self._reads_tokens:
+            tokens = tokens.cpu()
+            self._read(tokens.tolist(), len(ids), done)
+        for criterion in self._others:
+            said = criterion(ids.view(), scores)
+            said = said.reshape(-1).tolist() if isinstance(said, Tensor) else [bool(said)] * len(done)
+            done = [a or b for a, b in zip(done, said, strict=True)]
+        if (self.max_length is not None and len(ids) >= self.max_length) or any(d.is_over() for d in self._deadlines):
+            done = [True] * len(done)
+        if self._streamer is not None:
+            self._streamer.put(tokens)
+        self._mark(done, ids.view().device)
+        return all(done)
+
+    def check_numbers(self) -> None:
+        """Report what `update` has not looked at.
+
+        Raises:
+            NumericalError: there was no number to choose a token by.
+        """
+        if self._without_number is not None and bool(self._without_number.any()):
+            raise _no_number(int(self._without_number.nonzero()[0]), None)
+
+    def _read(self, tokens: list[int], length: int, done: list[bool]) -> None:
+        for row, token in enumerate(tokens):
+            if done[row]:
+                continue
+            if token == NO_TOKEN:
+                raise _no_number(row, length - self._prompt_len)
+            stops = [tracker.feed(token) for tracker in self._trackers[row]]
+            done[row] = token in self._eos or any(stops)
+
+    def _mark(self, done: list[bool], device: torch.device) -> None:
+        if self._pad is not None and done != self._done and not all(done):
+            self._done_mask = torch.tensor(done, device=device)
+        self._done = done
+
+
+def _no_number(row: int, new_token: int | None) -> NumericalError:
+    where = "" if new_token is None else f" for new token {new_token}"
+    return NumericalError(
+        f"row {row} has no finite score to choose a token by{where}: its logits are NaN, or every token is forbidden; "
+        "load the model in bfloat16 or float32 if it is in float16, and check weights and logits processors"
+    )

@@ -1,0 +1,115 @@
+"""Running the model over the prompt and then token by token."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.cache import Cache
+from seed_oss.generation.columns import Columns
+from seed_oss.generation.model import CausalModel
+from seed_oss.generation.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class ForwardOptions:
+    """How the model is called.
+
+    Attributes:
+        chunk_len: most prompt tokens in one forward.
+        logits_to_keep: positions at the end whose logits are computed; 0 is all.
+        outputs: what else the model shall return, such as `{"output_attentions": True}`.
+    """
+
+    chunk_len: int
+    logits_to_keep: int
+    outputs: dict[str, bool]
+
+
+class ModelRunner:
+    """Keeps what changes from step to step beside the ids: cache, mask, positions.
+
+    Args:
+        model: the model.
+        prompt: what the first forward gets.
+        cache: where keys and values go; None computes everything anew at each step.
+        options: how the model is called.
+        max_new: most steps that will follow.
+    """
+
+    def __init__(
+        self, model: CausalModel, prompt: Prompt, cache: Cache | None, options: ForwardOptions, max_new: int
+    ) -> None:
+        self._model, self._prompt, self._options, self._max_new = model, prompt, options, max_new
+        self.cache = cache
+        self._mask = None if prompt.attention_mask is None else Columns(prompt.attention_mask, max_new)
+        self._positions = prompt.position_ids
+
+    def prefill(self) -> Any:
+        """Run the prompt, in chunks if it is long.
+
+        Returns:
+            The model's output for the last chunk.
+        """
+        num_new, chunk_len = self._prompt.num_new, self._options.chunk_len
+        output: Any = None
+        for start in range(0, num_new, chunk_len):
+            del output  # before the next chunk needs the memory
+            output = self._run_prompt(start, min(start + chunk_len, num_new))
+        return output
+
+    def repeat(self, times: int) -> None:
+        """Give each row `times` copies side by side, cache included."""
+        assert self.cache is not None
+        self.cache.batch_repeat_interleave(times)
+        if self._mask is not None:
+            self._mask = Columns(self._mask.view().repeat_interleave(times, dim=0), self._max_new)
+        if self._positions is not None and self._positions.shape[0] > 1:
+            self._positions = self._positions.repeat_interleave(times, dim=0)
+
+    def step(self, tokens: Tensor, ids: Columns) -> Any:
+        """Run one more token per row.
+
+        Args:
+            tokens: int64 `[batch]`.
+            ids: everything so far, `tokens` included.
+
+        Returns:
+            The model's output.
+        """
+        if self._mask is not None:
+            self._mask.append(torch.ones_like(tokens, dtype=torch.bool))
+        if self._positions is not None:
+            following = self._positions[:, -1:] + 1
+            again = self.cache is None
+            self._positions = torch.cat((self._positions, following), dim=1) if again else following
+        input_ids = tokens[:, None] if self.cache is not None else ids.view()
+        return self._forward(
+            {"input_ids": input_ids}, self._positions, None if self._mask is None else self._mask.view()
+        )
+
+    def _run_prompt(self, start: int, end: int) -> Any:
+        prompt = self._prompt
+        first, last = start - prompt.num_new, end - prompt.num_new or None
+        if prompt.inputs_embeds is not None:
+            inputs = {"inputs_embeds": prompt.inputs_embeds[:, first:last]}
+        else:
+            inputs = {"input_ids": prompt.input_ids[:, first:last]}
+        positions = None if prompt.position_ids is None else prompt.position_ids[:, first:last]
+        mask = None if prompt.attention_mask is None else prompt.attention_mask[:, : prompt.past_len + end]
+        return self._forward(inputs, positions, mask)
+
+    def _forward(self, inputs: dict[str, Tensor], positions: Tensor | None, mask: Tensor | None) -> Any:
+        if positions is not None:
+            inputs["position_ids"] = positions
+        if mask is not None:
+            inputs["attention_mask"] = mask
+        return self._model(
+            **inputs,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+            logits_to_keep=self._options.logits_to_keep,
+            return_dict=True,
+            **self._options.outputs,
+        )
