@@ -1,0 +1,233 @@
+"""Where weights come from: the files of a checkpoint folder, or tensors in memory.
+
+Files are read with positioned reads straight into the finished tensor, or through a small buffer where dtype or device
+differ. Nothing of a file is mapped, so there are no pages to drop and a file that shrinks meanwhile is an error, not a
+crash. Measured on 538 MB of fp32 in the file cache, one process each: 0.20 s into fp32 and 0.15 s into bf16 with two
+threads (0.37 s and 0.23 s with one; mapped files took as long); most of it is the kernel handing out memory.
+"""
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, final
+
+import torch
+from torch import Tensor
+
+from seed_oss.errors import CheckpointError, InputError
+from seed_oss.files import SINGLE_FILE, TensorInfo, model_file_exists, open_model_file, read_weight_map
+from seed_oss.files.safetensors_header import MAX_TENSORS, parse_safetensors_header
+from seed_oss.weights.dtypes import TORCH_DTYPES
+
+BUFFER_BYTES = 2**20
+PINNED_BUFFER_BYTES = 2**24
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Dtype and shape of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its elements in bytes."""
+        count = self.dtype.itemsize
+        for size in self.shape:
+            count *= size
+        return count
+
+
+class WeightSource(ABC):
+    """Named tensors that can be read one at a time, from several threads.
+
+    Attributes:
+        name: Where they come from, for messages.
+        specs: Tensor name -> dtype and shape, known before anything is read.
+    """
+
+    name: str
+    specs: Mapping[str, TensorSpec]
+
+    @abstractmethod
+    def groups(self) -> list[list[str]]:
+        """The names, grouped by what has to be open to read them."""
+
+    @abstractmethod
+    def opened(self, group: list[str]) -> AbstractContextManager[None]:
+        """Open what the tensors of one group are read from."""
+
+    @abstractmethod
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Copy a tensor of an opened group into `out` (contiguous, same shape, any weight dtype and device)."""
+
+
+@final
+class StateDictSource(WeightSource):
+    """Tensors in memory; they are copied, never shared."""
+
+    def __init__(self, state_dict: Mapping[str, Tensor]) -> None:
+        for key, value in state_dict.items():
+            if not isinstance(value, Tensor) or value.is_meta:
+                kind = "a tensor on the meta device" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+                raise InputError(f"state_dict[{key!r}] is {kind}; it must be a tensor with data")
+        self.name = "state_dict"
+        self._tensors = {key: value.detach() for key, value in state_dict.items()}
+        self.specs = {key: TensorSpec(value.dtype, tuple(value.shape)) for key, value in self._tensors.items()}
+
+    def groups(self) -> list[list[str]]:
+        """One group: nothing has to be opened."""
+        return [list(self._tensors)]
+
+    def opened(self, group: list[str]) -> AbstractContextManager[None]:
+        """Nothing to open."""
+        return nullcontext()
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Copy, converting dtype and device."""
+        out.copy_(self._tensors[name])
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    file_name: str
+    info: TensorInfo
+
+
+@final
+class CheckpointSource(WeightSource):
+    """The safetensors files of a folder. Headers are read and checked on construction.
+
+    Args:
+        root: The model folder.
+
+    Raises:
+        MissingFileError, UnsafeFileError, CheckpointError: There are no weights, or a file or header is malformed.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self.name = str(self._root)
+        self._stored: dict[str, _Stored] = {}
+        self._identities: dict[str, tuple[int, ...]] = {}
+        if model_file_exists(root, SINGLE_FILE):
+            self._read_header(SINGLE_FILE)
+        else:
+            self._read_shards(read_weight_map(root))
+        self.specs = {
+            name: TensorSpec(TORCH_DTYPES[stored.info.dtype], stored.info.shape)
+            for name, stored in self._stored.items()
+        }
+        self._buffers = threading.local()
+        self._file: BinaryIO | None = None
+        self._lock = threading.Lock()
+
+    def _read_shards(self, weight_map: Mapping[str, str]) -> None:
+        for file_name in sorted(set(weight_map.values())):
+            self._read_header(file_name)
+        for name, file_name in weight_map.items():
+            if name not in self._stored or self._stored[name].file_name != file_name:
+                raise CheckpointError(
+                    f"{self._root}: the index says that {file_name} holds {name!r}, and it does not; files of "
+                    "different saves are mixed here, fetch the folder again"
+                )
+
+    def _read_header(self, file_name: str) -> None:
+        source = str(self._root / file_name)
+        with open_model_file(self._root, file_name) as file:
+            self._identities[file_name] = _identity(file)
+            tensors = parse_safetensors_header(file, source=source, max_tensors=MAX_TENSORS - len(self._stored))
+        for name, info in tensors.items():
+            if name in self._stored:
+                raise CheckpointError(f"{name!r} is both in {self._stored[name].file_name} and in {source}; keep one")
+            self._stored[name] = _Stored(file_name, info)
+
+    def groups(self) -> list[list[str]]:
+        """One group per file, in the order of the bytes in it."""
+        by_file: dict[str, list[str]] = {}
+        for name, stored in self._stored.items():
+            by_file.setdefault(stored.file_name, []).append(name)
+        return list(by_file.values())
+
+    @contextmanager
+    def opened(self, group: list[str]) -> Iterator[None]:
+        """Open the file of a group, and make sure it is the one whose header was checked.
+
+        Raises:
+            CheckpointError: The file was replaced meanwhile.
+        """
+        file_name = self._stored[group[0]].file_name
+        with open_model_file(self._root, file_name) as file:
+            if _identity(file) != self._identities[file_name]:
+                raise CheckpointError(
+                    f"{self._root / file_name} was changed while it was being loaded; load it again once that is done"
+                )
+            self._file = file
+            try:
+                yield
+            finally:
+                self._file = None
+
+    def read_into(self, name: str, out: Tensor) -> None:
+        """Read one tensor, converting dtype and device piece by piece.
+
+        Raises:
+            CheckpointError: The file ends early.
+        """
+        info = self._stored[name].info
+        dtype = TORCH_DTYPES[info.dtype]
+        flat = out.view(-1)
+        if out.device.type == "cpu" and out.dtype == dtype:
+            self._read_at(info.start, _bytes_of(flat))
+            return
+        buffer = self._buffer(out.device)
+        step = buffer.numel() // dtype.itemsize
+        for begin in range(0, flat.numel(), step):
+            part = flat[begin : begin + step]
+            piece = buffer[: part.numel() * dtype.itemsize]
+            self._read_at(info.start + begin * dtype.itemsize, _bytes_of(piece))
+            part.copy_(piece.view(dtype))
+
+    def _buffer(self, device: torch.device) -> Tensor:
+        """A buffer of this thread; page-locked where the device copies from such memory faster."""
+        buffer: Tensor | None = getattr(self._buffers, "value", None)
+        if buffer is None:
+            pinned = device.type == "cuda"
+            size = PINNED_BUFFER_BYTES if pinned else BUFFER_BYTES
+            buffer = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=pinned)
+            self._buffers.value = buffer
+        return buffer
+
+    def _read_at(self, offset: int, view: memoryview) -> None:
+        file = self._file
+        if file is None:
+            raise RuntimeError("read outside of opened()")
+        done = 0
+        while done < len(view):
+            count = _pread(file, view[done:], offset + done, self._lock)
+            if count == 0:
+                raise CheckpointError(f"{file.name} in {self._root} ended while it was being read; fetch it again")
+            done += count
+
+
+def _pread(file: BinaryIO, view: memoryview, offset: int, lock: threading.Lock) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [view], offset)
+    with lock:  # Windows has no positioned read
+        file.seek(offset)
+        return file.readinto(view)  # type: ignore[attr-defined]
+
+
+def _bytes_of(flat: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    return flat.view(torch.uint8).numpy().data
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    status = os.fstat(file.fileno())
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
