@@ -78,7 +78,9 @@ def attention_mask(
         return AttentionMask(padding_mask, False)
     padding = _full_padding_mask(padding_mask, shape, device)
     if not eager and sequence_ids is None and _needs_no_tensor(padding, shape, is_causal):
-        return AttentionMask(None, is_causal and shape.query_len > 1)
+        if is_causal and shape.query_len > 1:  # a branch: SDPA takes no symbolic boolean while compiling
+            return AttentionMask(None, True)
+        return AttentionMask(None, False)
     allowed = _allowed(padding, shape, sequence_ids, is_causal, device)
     if not eager:
         return AttentionMask(allowed, False)
