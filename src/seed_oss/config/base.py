@@ -1,6 +1,7 @@
 """What the two config classes share: checked fields as attributes, other keys kept beside them."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, cast
 
@@ -8,7 +9,7 @@ from seed_oss.config.fields import Field, json_copy, shown
 from seed_oss.errors import ConfigError
 
 
-class FieldsBase:
+class FieldsBase(ABC):
     """Attributes from a table of fields, each checked when it is set.
 
     Keys outside the table are kept apart (a key of a file can never hide a method) and read as attributes, too.
@@ -21,7 +22,7 @@ class FieldsBase:
 
     def __getattr__(self, name: str) -> Any:
         # called only where normal lookup fails
-        extra = self.__dict__.get("_extra")
+        extra = vars(self).get("_extra")
         if extra is not None and name in extra:
             return extra[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
@@ -29,7 +30,7 @@ class FieldsBase:
     def __setattr__(self, name: str, value: Any) -> None:
         field = self.FIELDS.get(name)
         if field is not None:
-            self.__dict__[name] = field.check(name, value)
+            vars(self)[name] = field.check(name, value)
         elif name.startswith("_") or hasattr(type(self), name):
             object.__setattr__(self, name, value)
         else:
@@ -55,13 +56,13 @@ class FieldsBase:
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """All fields as a dict that shares nothing with this object."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_diff_dict(self) -> dict[str, Any]:
         """The fields that a file needs: without those that hold their default."""
-        raise NotImplementedError
 
     def to_json_string(self, use_diff: bool = True) -> str:
         """The content of the JSON file.
@@ -81,7 +82,7 @@ class FieldsBase:
     def copy(self) -> Self:
         """An independent copy."""
         result = type(self).__new__(type(self))
-        result.__dict__.update({name: json_copy(name, value) for name, value in self.__dict__.items()})
+        vars(result).update({name: json_copy(name, value) for name, value in vars(self).items()})
         return result
 
 

@@ -138,7 +138,7 @@ class GenerationConfig(StoredConfig):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.FIELDS and value is None:
-            self.__dict__.pop(name, None)
+            vars(self).pop(name, None)
         else:
             super().__setattr__(name, value)
 
@@ -146,13 +146,13 @@ class GenerationConfig(StoredConfig):
         field = self.FIELDS.get(name)
         if field is not None:
             return field.default
-        if name in UNIMPLEMENTED and name not in self.__dict__.get("_extra", {}):
+        if name in UNIMPLEMENTED and name not in vars(self).get("_extra", {}):
             return None
         return super().__getattr__(name)
 
     def is_set(self, name: str) -> bool:
         """Whether the field or key was given a value (a field that was not answers with its default)."""
-        return name in self.__dict__ or self._extra.get(name) is not None
+        return name in vars(self) or self._extra.get(name) is not None
 
     def fill_from(self, other: "GenerationConfig") -> None:
         """Take from `other` every field and key that is set there and not here."""
@@ -230,6 +230,9 @@ class GenerationConfig(StoredConfig):
                 setattr(result, name, True)
                 result.return_dict_in_generate = True
         return result
+
+    def _check_before_saving(self) -> None:
+        """Every field was checked when it was set; what is not implemented here may be written for other readers."""
 
     @classmethod
     def _from_content(cls, content: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:

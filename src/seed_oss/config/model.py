@@ -240,7 +240,7 @@ class SeedOssConfig(StoredConfig):
     @num_labels.setter
     def num_labels(self, value: int) -> None:
         count = integer(1, MAX_LABELS)("num_labels", value)
-        if "id2label" not in self.__dict__ or count != self.num_labels:
+        if "id2label" not in vars(self) or count != self.num_labels:
             self.id2label = {index: f"LABEL_{index}" for index in range(count)}
             self.label2id = {name: index for index, name in self.id2label.items()}
 

@@ -3,6 +3,7 @@
 import os
 import secrets
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, overload
@@ -19,9 +20,9 @@ class StoredConfig(FieldsBase):
     """A config that is one JSON file of a model folder."""
 
     @classmethod
+    @abstractmethod
     def _from_content(cls, content: dict[str, Any], kwargs: dict[str, Any]) -> tuple[Self, dict[str, Any]]:
         """A config from the content of a file and fields that replace it; with the kwargs that are no fields."""
-        raise NotImplementedError
 
     @overload
     @classmethod
@@ -109,6 +110,7 @@ class StoredConfig(FieldsBase):
         self._check_before_saving()
         _replace_file(Path(save_directory), self.file_name, self.to_json_string())
 
+    @abstractmethod
     def _check_before_saving(self) -> None:
         """Refuse to write what could not be read."""
 
