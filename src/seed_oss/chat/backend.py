@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any
 
@@ -77,7 +77,7 @@ def twin(tokenizer: Tokenizer, *, special: Iterable[str] = (), added_tokens: boo
     Returns:
         The twin. Its ids are the original's.
     """
-    copy = Tokenizer(tokenizer.model)
+    copy: Any = Tokenizer(tokenizer.model)  # Any: the package's own types leave the argument types out
     names = ("normalizer", "pre_tokenizer", "decoder", *(["post_processor"] if added_tokens else []))
     for name in names:
         if getattr(tokenizer, name) is not None:
@@ -159,8 +159,8 @@ class Backend:
             TokenizerError: The package refuses one.
         """
         with self._lock, backend_errors("the tokens cannot be added"):
-            add = self.tokenizer.add_special_tokens if special else self.tokenizer.add_tokens
-            num_added = add(list(tokens))
+            untyped: Any = self.tokenizer
+            num_added: int = (untyped.add_special_tokens if special else untyped.add_tokens)(list(tokens))
             self.special_tokens |= {
                 token if isinstance(token, str) else token.content
                 for token in tokens
@@ -204,17 +204,13 @@ class Backend:
         with self._lock, backend_errors("the text cannot be encoded with these settings"):
             if self._twin is None:
                 self._twin = twin(self.tokenizer, special=self.special_tokens)
-            self._twin.encode_special_tokens = split_special_tokens
+            other: Any = self._twin
+            other.encode_special_tokens = split_special_tokens
             if truncation is None:
-                self._twin.no_truncation()
+                other.no_truncation()
             else:
-                self._twin.enable_truncation(
-                    truncation.max_length,
-                    stride=truncation.stride,
-                    strategy=truncation.strategy,
-                    direction=truncation.direction,
-                )
-            return _encode(self._twin, inputs, add_special_tokens, is_pretokenized)
+                other.enable_truncation(**asdict(truncation))
+            return _encode(other, inputs, add_special_tokens, is_pretokenized)
 
 
 def _encode(tokenizer: Tokenizer, inputs: list[Any], add_special_tokens: bool, is_pretokenized: bool) -> list[Encoding]:

@@ -47,9 +47,9 @@ def gather_inputs(text: Any, text_pair: Any = None, *, is_split_into_words: bool
             and pairs differ.
     """
     if is_split_into_words:
-        batched = isinstance(text, list | tuple) and bool(text) and isinstance(text[0], list | tuple)
+        batched = _is_sequence(text) and bool(text) and _is_sequence(text[0])
     else:
-        batched = isinstance(text, list | tuple)
+        batched = _is_sequence(text)
     if not batched:
         items: list[Any] = [(text, text_pair)] if text_pair else [text]
     else:
@@ -103,13 +103,14 @@ def encode_rows(
     if wanted.overflowing_tokens:
         data["overflow_to_sample_mapping"] = sample_of
     elif not inputs.batched and return_tensors is None:
-        data = {name: rows[0] if isinstance(rows[0], list) else rows for name, rows in data.items()}
+        data = {name: cast("list[Any]", rows[0]) if isinstance(rows[0], list) else rows for name, rows in data.items()}
     return BatchEncoding(data, encodings, return_tensors)
 
 
 def _pad(encodings: list[Encoding], padding: Padding) -> None:
     target = padding.target([len(encoding) for encoding in encodings])
-    for encoding in encodings:
+    records: list[Any] = [*encodings]  # Any: the package's own types leave the argument types out
+    for encoding in records:
         encoding.pad(
             target,
             direction=padding.side,
@@ -150,6 +151,9 @@ def _is_text(item: Any, words: bool) -> bool:
 
 
 def _kind(item: Any) -> str:
-    if isinstance(item, list | tuple):
-        return f"a {type(item).__name__} of {len(cast('Sequence[Any]', item))} items"
-    return type(item).__name__
+    kind = type(item).__name__
+    return f"a {kind} of {len(item)} items" if _is_sequence(item) else kind
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, list | tuple)

@@ -3,13 +3,11 @@
 import sys
 from collections import UserDict
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, cast
 
 from tokenizers import Encoding
 
 from seed_oss.errors import InputError, TokenizerError
-
-_Number = TypeVar("_Number", int, None)
 
 
 class BatchEncoding(UserDict[str, Any]):
@@ -105,8 +103,7 @@ class BatchEncoding(UserDict[str, Any]):
 
     def token_to_chars(self, batch_index: int, token_index: int) -> tuple[int, int] | None:
         """The characters `[start, end)` of the text that a token covers; None for added special tokens."""
-        found = self._records()[batch_index].token_to_chars(token_index)
-        return None if found is None else tuple(found[1])
+        return self._records()[batch_index].token_to_chars(token_index)
 
     def char_to_token(self, batch_index: int, char_index: int, sequence_index: int = 0) -> int | None:
         """The token that covers a character of the text; None where no token does."""
@@ -128,7 +125,8 @@ def rows_to_tensor(rows: Any, kind: str, name: str) -> Any:
         raise InputError(f'return_tensors must be "pt", "np" or None, got {kind!r}')
     if not isinstance(rows, list):
         return rows
-    lengths = {len(row) for row in rows if isinstance(row, list | tuple)}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    nested = [cast("Sequence[Any]", row) for row in cast("list[Any]", rows) if isinstance(row, list | tuple)]
+    lengths = {len(row) for row in nested}
     if len(lengths) > 1:
         raise InputError(
             f"the rows of {name} have lengths from {min(lengths)} to {max(lengths)}, a tensor needs one; "
@@ -152,7 +150,7 @@ def to_lists(value: Any) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
-        items: Sequence[Any] = value  # pyright: ignore[reportUnknownVariableType]
+        items = cast("Sequence[Any]", value)
         if all(type(item) is int for item in items):
             return list(items)
         return [to_lists(item) for item in items]

@@ -8,7 +8,7 @@ from seed_oss.chat.backend import Truncation
 from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.errors import InputError, TokenizerError
 
-NO_LIMIT = 10**30  # what the reference stores for "no longest length"
+NO_LIMIT = int(1e30)  # what the reference stores for "no longest length"
 _LARGE = 10**20
 MAX_PADDED_TOKENS = 2**28
 SIDES = ("right", "left")
@@ -173,9 +173,11 @@ def pad_features(
 def _columns(features: Any) -> dict[str, Any]:
     if isinstance(features, Mapping):
         return dict(cast("Mapping[str, Any]", features))
-    rows = cast("Sequence[Mapping[str, Any]]", features)
-    if not isinstance(features, Sequence) or not rows or not all(isinstance(row, Mapping) for row in rows):
-        raise TokenizerError(f"a mapping, or a list of mappings, of names to rows is needed, got {type(rows).__name__}")
+    items = list(cast("Sequence[Any]", features)) if isinstance(features, list | tuple) else []
+    rows = [cast("Mapping[str, Any]", item) for item in items if isinstance(item, Mapping)]
+    if not rows or len(rows) != len(items):
+        kind = type(cast("object", features)).__name__
+        raise TokenizerError(f"a mapping, or a list of mappings, of names to rows is needed, got {kind}")
     missing = [name for name in rows[0] if any(name not in row for row in rows)]
     if missing:
         raise TokenizerError(f"{', '.join(missing)} is missing in some of the {len(rows)} rows")
@@ -183,8 +185,8 @@ def _columns(features: Any) -> dict[str, Any]:
 
 
 def _kind_of(rows: Any) -> str | None:
-    first = rows[0] if isinstance(rows, list | tuple) and rows else rows  # pyright: ignore[reportUnknownVariableType]
-    module = type(first).__module__.partition(".")[0]  # pyright: ignore[reportUnknownArgumentType]
+    first = cast("Sequence[Any]", rows)[0] if isinstance(rows, list | tuple) and rows else cast("Any", rows)
+    module = type(first).__module__.partition(".")[0]
     return {"torch": "pt", "numpy": "np"}.get(module)
 
 

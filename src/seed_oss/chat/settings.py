@@ -70,7 +70,7 @@ def read_settings(config: Mapping[str, Any]) -> TokenizerSettings:
         TokenizerError: A value cannot be used.
     """
     named = _named_tokens(config)
-    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    extra: Any = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     if isinstance(extra, Mapping):
         named.update(
             {str(name): token_text(value, str(name)) for name, value in cast("Mapping[Any, Any]", extra).items()}

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import AddedToken
 
@@ -129,15 +129,14 @@ def token_text(value: Any, name: str) -> str:
     """The text of a token given as text, as an AddedToken, or as the mapping that one is stored as."""
     if isinstance(value, AddedToken):
         return value.content
-    if isinstance(value, Mapping):
-        value = value.get("content")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    if not isinstance(value, str) or not value:
-        raise TokenizerError(f"{name} must be the text of a token, got {type(value).__name__}")  # pyright: ignore[reportUnknownArgumentType]
-    return value
+    text: Any = cast("Mapping[str, Any]", value).get("content") if isinstance(value, Mapping) else value
+    if not isinstance(text, str) or not text:
+        raise TokenizerError(f"{name} must be the text of a token, got {type(text).__name__}")
+    return text
 
 
 def token_texts(values: Any, name: str) -> list[str]:
     """The texts of a list of tokens."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TokenizerError(f"{name} must be a list of tokens, got {type(values).__name__}")
-    return [token_text(value, name) for value in values]  # pyright: ignore[reportUnknownVariableType]
+    return [token_text(value, name) for value in cast("Iterable[Any]", values)]

@@ -4,27 +4,26 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, overload
+from typing import Any, cast
 
 from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE
 
-from seed_oss.chat.backend import Backend, backend_errors, with_special
+from seed_oss.chat.backend import backend_errors, with_special
 from seed_oss.chat.batch import Wanted, encode_rows, gather_inputs
 from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.chat.padding import NO_LIMIT, Padding, check_length, check_side, pad_features, resolve_lengths
 from seed_oss.chat.settings import TokenizerSettings, check_keywords, read_settings
-from seed_oss.chat.special_tokens import NAMED_TOKENS, SpecialTokens, token_texts
 from seed_oss.chat.tokenizer_files import TOKENIZER_PATTERNS, read_tokenizer_files, template_setting
 from seed_oss.chat.tokenizer_saving import save_tokenizer_files
+from seed_oss.chat.vocabulary import Vocabulary, checked_ids
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.files import resolve_model
 
 _LOG = logging.getLogger(__name__)
-_MAX_ID = 2**32 - 1
 
 
-class SeedOssTokenizer(SpecialTokens):
+class SeedOssTokenizer(Vocabulary):
     """Text to token ids and back; opens any checkpoint folder with a tokenizer.json.
 
     Named special tokens are attributes (`eos_token`, `eos_token_id`, ...) and can be set.
@@ -47,10 +46,9 @@ class SeedOssTokenizer(SpecialTokens):
         name_or_path: str = "",
         **settings: Any,
     ) -> None:
-        super().__init__()
         tokenizer_object.no_truncation()
         tokenizer_object.no_padding()
-        self._backend = Backend(tokenizer_object)
+        super().__init__(tokenizer_object)
         self._settings: TokenizerSettings = read_settings(settings)
         self.name_or_path = name_or_path
         self.chat_template: str | dict[str, str] | None = template_setting(chat_template)
@@ -67,7 +65,9 @@ class SeedOssTokenizer(SpecialTokens):
         tokenizer_object.encode_special_tokens = self.split_special_tokens
         self._add_bos_token = bool(self._settings.add_bos_token)
         self._add_eos_token = bool(self._settings.add_eos_token)
-        if self._settings.add_bos_token is not None or self._settings.add_eos_token is not None:
+        asked = self._settings.add_bos_token is not None or self._settings.add_eos_token is not None
+        if asked or tokenizer_object.post_processor is None:
+            # Without any, the backend could not tell padding from text in `sequence_ids`.
             self._set_post_processor()
 
     @classmethod
@@ -308,7 +308,7 @@ class SeedOssTokenizer(SpecialTokens):
         if isinstance(ids, list) and ids and isinstance(ids[0], list):
             rows = cast("list[Any]", ids)
             return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
-        row = _checked_ids(ids)
+        row = checked_ids(ids)
         with backend_errors("the ids cannot be decoded"):
             text = self._backend.tokenizer.decode(row, skip_special_tokens=skip_special_tokens)
         if clean_up_tokenization_spaces is None:
@@ -326,75 +326,6 @@ class SeedOssTokenizer(SpecialTokens):
         """Turn rows of token ids into texts; arguments as in `decode`."""
         texts = self.decode(sequences, skip_special_tokens, clean_up_tokenization_spaces)
         return [texts] if isinstance(texts, str) else texts
-
-    @overload
-    def convert_tokens_to_ids(self, tokens: str) -> int | None: ...
-    @overload
-    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int | None]: ...
-    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int | None] | None:
-        """The id of a token, or the ids of a list of tokens.
-
-        Returns:
-            For a token that is not in the vocabulary, `unk_token_id`, which may be None.
-        """
-        return self._id_of(tokens) if isinstance(tokens, str) else [self._id_of(token) for token in tokens]
-
-    @overload
-    def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str | None: ...
-    @overload
-    def convert_ids_to_tokens(self, ids: Sequence[int], skip_special_tokens: bool = False) -> list[str | None]: ...
-    def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> str | list[str | None] | None:
-        """The token of an id, or the tokens of a list, tensor or array of ids; None for ids outside the vocabulary."""
-        plain = to_lists(ids)
-        if isinstance(plain, int):
-            return self._token_of(plain)
-        skipped = set(self.all_special_ids) if skip_special_tokens else set[int]()
-        return [self._token_of(token_id) for token_id in _checked_ids(plain) if token_id not in skipped]
-
-    def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        """Join tokens into the text they stand for."""
-        decoder = self._backend.tokenizer.decoder
-        with backend_errors("the tokens cannot be joined"):
-            return " ".join(tokens) if decoder is None else decoder.decode(tokens)
-
-    def get_vocab(self) -> dict[str, int]:
-        """Every token with its id, added tokens included."""
-        return self._backend.tokenizer.get_vocab(with_added_tokens=True)
-
-    def get_added_vocab(self) -> dict[str, int]:
-        """Every added token with its id, in the order of the ids."""
-        return {token.content: token_id for token_id, token in self.added_tokens_decoder.items()}
-
-    @property
-    def added_tokens_decoder(self) -> dict[int, AddedToken]:
-        """Every added token by its id, in the order of the ids."""
-        return dict(sorted(self._backend.tokenizer.get_added_tokens_decoder().items()))
-
-    @property
-    def vocab(self) -> dict[str, int]:
-        """The same as `get_vocab()`."""
-        return self.get_vocab()
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens without the added ones."""
-        return self._backend.tokenizer.get_vocab_size(with_added_tokens=False)
-
-    def __len__(self) -> int:
-        return self._backend.tokenizer.get_vocab_size(with_added_tokens=True)
-
-    def __bool__(self) -> bool:
-        return True
-
-    @property
-    def backend_tokenizer(self) -> Tokenizer:
-        """The tokenizers package's object. After changing it directly, tokens included, load the tokenizer anew."""
-        return self._backend.tokenizer
-
-    @property
-    def is_fast(self) -> bool:
-        """Always True: there is no other kind here."""
-        return True
 
     @property
     def add_bos_token(self) -> bool:
@@ -417,71 +348,11 @@ class SeedOssTokenizer(SpecialTokens):
         self._add_eos_token = bool(value)
         self._set_post_processor()
 
-    def num_special_tokens_to_add(self, pair: bool = False) -> int:
-        """How many special tokens a call adds to a text, or to a pair of texts."""
-        return self._backend.tokenizer.num_special_tokens_to_add(pair)
-
-    def add_tokens(
-        self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False
-    ) -> int:
-        """Add tokens at the end of the vocabulary; resize the model's embeddings to `len(tokenizer)` afterwards.
-
-        Args:
-            new_tokens: One token or several; those that are there already get only their flags changed.
-            special_tokens: Whether they are special: left out of text by `skip_special_tokens`.
-
-        Returns:
-            How many were new.
-        """
-        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
-        token_texts(tokens, "new_tokens")
-        return self._backend.add_tokens(tokens, special=special_tokens)
-
-    def add_special_tokens(
-        self, special_tokens_dict: Mapping[str, Any], replace_extra_special_tokens: bool = True
-    ) -> int:
-        """Set named special tokens and add those that the vocabulary lacks.
-
-        Args:
-            special_tokens_dict: Tokens by name: `eos_token`, ..., and a list under `additional_special_tokens`.
-            replace_extra_special_tokens: Whether the list replaces the one there is, or extends it.
-
-        Returns:
-            How many were new to the vocabulary.
-
-        Raises:
-            TokenizerError: A name is not known, or a token is not text.
-        """
-        wanted = dict(special_tokens_dict)
-        extra = wanted.pop("additional_special_tokens", None) or wanted.pop("extra_special_tokens", None) or []
-        unknown = [name for name in wanted if name not in NAMED_TOKENS]
-        if unknown:
-            raise TokenizerError(
-                f"{unknown[0]!r} is not the name of a special token; allowed are {', '.join(NAMED_TOKENS)} "
-                "and additional_special_tokens"
-            )
-        new_extra = token_texts(extra, "additional_special_tokens")
-        self._set_names(wanted)
-        if new_extra:
-            kept = [] if replace_extra_special_tokens else self.extra_special_tokens
-            self.extra_special_tokens = list(dict.fromkeys([*kept, *new_extra]))
-        tokens = [value for value in [*wanted.values(), *extra] if value is not None]
-        return self._backend.add_tokens(tokens, special=True)
-
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
             f"added_tokens={len(self.added_tokens_decoder)}, special_tokens={self.special_tokens_map})"
         )
-
-    def _id_of(self, token: str) -> int | None:
-        token_id = self._backend.tokenizer.token_to_id(token)
-        if token_id is None and self.unk_token is not None:
-            return self._backend.tokenizer.token_to_id(self.unk_token)
-        return token_id
-
-    def _token_of(self, token_id: int) -> str | None:
-        return self._backend.tokenizer.id_to_token(_checked_ids(token_id)[0])
 
     def _takes(self, name: str) -> bool:
         return name in self.model_input_names
@@ -540,11 +411,3 @@ def clean_up(text: str) -> str:
     for ending in ("n't", "'m", "'s", "'ve", "'re"):
         text = text.replace(f" {ending}", ending)
     return text
-
-
-def _checked_ids(ids: Any) -> list[int]:
-    row = cast("list[Any]", ids if isinstance(ids, list) else [ids])
-    for token_id in row:
-        if not isinstance(token_id, int) or not 0 <= token_id <= _MAX_ID:
-            raise TokenizerError(f"token ids are integers from 0 to {_MAX_ID}, got {token_id!r:.60}")
-    return row

@@ -79,6 +79,7 @@ def template_setting(value: Any) -> str | dict[str, str] | None:
     if value is None or isinstance(value, str):
         return value
     pairs: list[tuple[Any, Any]] = []
+    kind = type(value).__name__
     if isinstance(value, Mapping):
         pairs = list(cast("Mapping[Any, Any]", value).items())
     elif isinstance(value, list):
@@ -86,9 +87,7 @@ def template_setting(value: Any) -> str | dict[str, str] | None:
             entry = cast("dict[str, Any]", item) if isinstance(item, dict) else {}
             pairs.append((entry.get("name"), entry.get("template")))
     if not pairs or not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
-        raise TokenizerError(
-            f"chat_template must be a text, or texts by name, got {type(value).__name__}; fix {CONFIG_FILE}"
-        )
+        raise TokenizerError(f"chat_template must be a text, or texts by name, got {kind}; fix {CONFIG_FILE}")
     return dict(pairs)
 
 
