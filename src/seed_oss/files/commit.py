@@ -136,10 +136,13 @@ class DirectoryCommit:
 
     def _prepare(self, staging: Path, names: list[str]) -> Journal:
         """Everything up to and including the commit point of a save in place."""
-        old = [entry.name for entry in os.scandir(self._target) if not entry.is_dir() and self._replaces(entry.name)]
+        old = [
+            entry.name
+            for entry in _entries(self._target)
+            if self._replaces(entry.name) and not entry.is_dir(follow_symlinks=False)
+        ]
         if any(is_weight_file(name) for name in old):
-            make_unique(staging, staging.name[-8:])
-            names = _staged_names(staging, self._target)
+            names = make_unique(staging, names, staging.name[-8:])
             for name in names:
                 fsync_file(staging / name)
         fsync_folder(staging)
@@ -180,7 +183,7 @@ def clean_up(target: Path, replaces: Callable[[str], bool]) -> None:
     journal = read_journal(target)
     if journal is not None:
         finish(target, journal, replaces)
-    for entry in list(os.scandir(target)):
+    for entry in _entries(target):
         if entry.is_dir(follow_symlinks=False) and STAGING_NAME.fullmatch(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
         elif entry.name == _MARKER or _TEMPORARY.fullmatch(entry.name):
@@ -191,6 +194,11 @@ def clean_up(target: Path, replaces: Callable[[str], bool]) -> None:
             if not (path / _MARKER).exists():  # swapped out: an old version
                 move_missing(path, target, _is_foreign([], replaces))
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return list(entries)
 
 
 def _entries_beside(target: Path) -> list[Path]:
@@ -214,7 +222,7 @@ def _is_foreign(names: list[str], replaces: Callable[[str], bool]) -> Callable[[
 
 def _staged_names(staging: Path, target: Path) -> list[str]:
     names: list[str] = []
-    for entry in os.scandir(staging):
+    for entry in _entries(staging):
         if entry.name.startswith(OWN_PREFIX):
             continue
         check_plain_name(entry.name, where="staged file")

@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from seed_oss.errors import MissingFileError, UnsafeFileError
+from seed_oss.errors import CheckpointError, MissingFileError, UnsafeFileError
 from seed_oss.files.journal import locate
 from seed_oss.files.names import check_plain_name
 
@@ -51,19 +51,23 @@ def open_model_file(root: str | Path, name: str) -> BinaryIO:
     Raises:
         UnsafeFileError: The name has path components, or the entry is not a regular file inside the folder.
         MissingFileError: There is no such folder or file.
+        CheckpointError: The system refuses to open it, for want of permission for example.
     """
     check_plain_name(name)
     folder = Path(root)
-    path = locate(folder, name)
+    path = _located(folder, name)
     if path is not None and path.parent != folder:
         with contextlib.suppress(FileNotFoundError):  # just moved to its place by the save that is finishing
             return _open_in(path.parent, name)
     try:
         if path is not None:
             return _open_in(folder, name)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        if isinstance(error, MissingFileError):
-            raise
+    except MissingFileError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise _refused(error, folder / name) from None
     raise MissingFileError(_missing_message(folder, name))
 
 
@@ -75,7 +79,7 @@ def model_file_exists(root: str | Path, name: str) -> bool:
     Raises:
         UnsafeFileError: The name is not a plain name.
     """
-    path = locate(Path(root), check_plain_name(name))
+    path = _located(Path(root), check_plain_name(name))
     return path is not None and os.path.lexists(path)
 
 
@@ -86,6 +90,13 @@ def hub_repository_of(folder: Path) -> Path | None:
         if parts[index] == "snapshots" and parts[index - 1].startswith("models--"):
             return Path(*parts[:index])
     return None
+
+
+def _located(folder: Path, name: str) -> Path | None:
+    try:
+        return locate(folder, name)
+    except OSError as error:
+        raise _refused(error, folder) from None
 
 
 def _open_in(folder: Path, name: str) -> BinaryIO:
@@ -154,19 +165,17 @@ def _open_regular(base_fd: int, parts: tuple[str, ...], shown: Path) -> BinaryIO
             os.close(folder_fd)
             folder_fd = next_fd
         fd = os.open(parts[-1], _FILE_FLAGS, dir_fd=folder_fd)
-    except OSError as error:
-        raise _open_error(error, shown) from None
     finally:
         os.close(folder_fd)
     return _as_file(fd, shown)
 
 
-def _open_error(error: OSError, shown: Path) -> OSError | UnsafeFileError:
+def _refused(error: OSError, shown: Path) -> CheckpointError:
     if error.errno in (errno.ELOOP, errno.EMLINK):
         return UnsafeFileError(f"{shown} is a symbolic link where a regular file is required")
     if error.errno in (errno.ENXIO, errno.ENODEV):
-        return UnsafeFileError(f"{shown} is not a regular file")
-    return error
+        return UnsafeFileError(f"{shown} is a pipe, socket or device where a regular file is required")
+    return CheckpointError(f"{shown} cannot be opened: {error.strerror}")
 
 
 def _as_file(fd: int, shown: Path) -> BinaryIO:

@@ -22,7 +22,8 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 65_536
 MAX_TENSOR_NAME_LEN = 512
 MAX_DIMENSIONS = 8
-_VALUES_PER_TENSOR = 24  # commas and brackets of one entry of up to 8 dimensions, rounded up
+_VALUES_PER_TENSOR = 12  # commas and brackets (and quotation marks) of an entry of two dimensions, rounded up
+_VALUES_BESIDES = 8192  # for __metadata__
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 DTYPE_BITS = {
@@ -113,7 +114,10 @@ def _read_header(file: BinaryIO, file_size: int, source: str, max_tensors: int) 
         )
     if not data.startswith(b"{"):
         raise CheckpointError(f"{source} is not a safetensors file: its header does not start with '{{'")
-    max_values = _VALUES_PER_TENSOR * max_tensors
+    num_tensors = data.count(b'"data_offsets"')
+    if num_tensors > max_tensors:  # before the cost of parsing
+        raise CheckpointError(f"{source} lists {num_tensors} tensors; the limit is {max_tensors}")
+    max_values = _VALUES_PER_TENSOR * max_tensors + _VALUES_BESIDES
     header = parse_json(data, source=f"header of {source}", max_bytes=MAX_HEADER_BYTES, max_values=max_values)
     return cast(dict[str, Any], header)  # it starts with a brace, so it is an object
 

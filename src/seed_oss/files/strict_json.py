@@ -33,7 +33,8 @@ def parse_json(data: bytes | str, *, source: str, max_bytes: int = MAX_JSON_BYTE
         data: UTF-8 bytes without a byte order mark, or text.
         source: Name of the file (or other origin) for messages.
         max_bytes: Largest accepted size in bytes.
-        max_values: Largest accepted number of commas and brackets, which bounds the memory that parsing takes.
+        max_values: Largest accepted number of commas and brackets, and of quotation marks, which bounds the memory that
+            parsing takes.
 
     Returns:
         dict, list, str, int, float, bool or None.
@@ -60,10 +61,10 @@ def parse_json(data: bytes | str, *, source: str, max_bytes: int = MAX_JSON_BYTE
 
 def _check_structure(raw: bytes, source: str, max_values: int) -> None:
     """Bound depth and number of values before anything is built, in time linear in the size."""
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH and raw.count(b",") <= max_values:
-        return
     if raw.count(b'"') > max_values:
         raise CheckpointError(f"{source} holds more than {max_values} quotation marks, the limit")
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH and raw.count(b",") <= max_values:
+        return
     structure = _without_strings(raw).translate(None, _NOT_STRUCTURE)
     if len(structure) > max_values:
         raise CheckpointError(f"{source} holds more than {max_values} commas and brackets, the limit")
