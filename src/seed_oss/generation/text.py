@@ -10,7 +10,7 @@ _INCOMPLETE = "\ufffd"  # what decoding gives for bytes that are no character, o
 class Decodes(Protocol):
     """A tokenizer, as far as streaming and stop strings need one."""
 
-    def decode(self, token_ids: Any, /, **kwargs: Any) -> Any:
+    def decode(self, token_ids: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Text of a list of ids."""
         ...
 
