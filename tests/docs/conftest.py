@@ -1,0 +1,71 @@
+"""What the pages' programs find: a hub cache that holds tiny checkpoints under the names that readers use."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from seed_oss import SeedOssForCausalLM
+from tests.docs.pages import pages
+from tests.factory import tiny_checkpoint
+
+HUB_NAMES = ("ByteDance-Seed/Seed-OSS-36B-Instruct", "ByteDance-Seed/Seed-OSS-36B-Base")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SPECIAL = ("<seed:bos>", "<seed:pad>", "<seed:eos>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\n' + message['content'] + '<seed:eos>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\n' }}{% endif %}"
+)
+
+
+def write_tokenizer(directory: Path) -> int:
+    """Trains a small byte-level BPE on the pages themselves, saves it, and returns its vocabulary's size."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([page.read_text(encoding="utf-8") for page in pages()], trainer)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    settings = dict(zip(("bos_token", "pad_token", "eos_token"), SPECIAL, strict=True))
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    return tokenizer.get_vocab_size()
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny causal checkpoint with a tokenizer and a chat template."""
+    directory = tmp_path_factory.mktemp("tiny")
+    size = write_tokenizer(directory)
+    tiny_checkpoint(directory, SeedOssForCausalLM, vocab_size=size, max_position_embeddings=4096)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def hub_folder(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -> Path:
+    """A hub cache in huggingface_hub's layout, in which every name of `HUB_NAMES` is the tiny checkpoint."""
+    cache = tmp_path_factory.mktemp("hub")
+    for name in HUB_NAMES:
+        repository = cache / f"models--{name.replace('/', '--')}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs" / "main").write_text(COMMIT, encoding="utf-8")
+        snapshot = repository / "snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        for file in tiny_directory.iterdir():
+            (snapshot / file.name).write_bytes(file.read_bytes())
+    return cache
+
+
+@pytest.fixture
+def reader(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, the hub cache in place, the network off."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_folder))
+    monkeypatch.setenv("HF_HUB_CACHE", str(hub_folder))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

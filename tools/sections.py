@@ -1,0 +1,156 @@
+"""Generated parts of README and docs: measured numbers, what is supported, the error tree, the decisions."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+NOT_MEASURED = "not measured yet"
+Result = Mapping[str, Any]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def result(name: str) -> Result | None:
+    """A benchmark's last result, or None where it was not run."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def benchmarks() -> str:
+    """The measured numbers, each beside transformers' and the hardware's limit, and where they were measured."""
+    found = {name: result(name) for name in ("first_token", "generate_vs_transformers", "load", "loss_memory")}
+    if not any(found.values()):
+        return f"No numbers here: {NOT_MEASURED} (`make bench`)."
+    rows = [
+        *_rows(found["first_token"], _first_token_rows),
+        *_rows(found["generate_vs_transformers"], _generate_rows),
+        *_rows(found["load"], _load_rows),
+        *_rows(found["loss_memory"], _loss_rows),
+    ]
+    header = ("measured", "seed-oss", "transformers", "what the hardware allows")
+    return "\n\n".join([table(header, rows), _where_measured([one for one in found.values() if one])])
+
+
+def _rows(measured: Result | None, rows: Any) -> list[list[str]]:
+    return list(rows(measured["results"])) if measured else []
+
+
+def _median(summary: Mapping[str, float], digits: int = 2) -> str:
+    return f"{summary['median']:.{digits}f}"
+
+
+def _first_token_rows(results: Result) -> Iterator[list[str]]:
+    seconds = results["seconds"]
+    yield [
+        f"process start to first token, {results['dtype']}",
+        f"{_median(seconds['seed_oss'])} s",
+        f"{_median(seconds['transformers'])} s",
+        f"{_median(seconds['import_torch'])} s (`import torch` alone)",
+    ]
+
+
+def _generate_rows(results: Result) -> Iterator[list[str]]:
+    for dtype in ("bfloat16", "float32"):
+        if dtype not in results:
+            continue
+        part, prompt = results[dtype], results["prompt_tokens"]
+        ours, theirs, limit = part["seed_oss"], part["transformers"], part["limit"]
+        yield [
+            f"first token of a {prompt}-token prompt, {dtype}",
+            f"{_median(ours['prefill_seconds'])} s ({_median(part['prefill_speedup'])}x)",
+            f"{_median(theirs['prefill_seconds'])} s",
+            f"{limit['prefill_seconds']:.2f} s ({limit['gflops']:.0f} GFLOP/s measured)",
+        ]
+        yield [
+            f"the {results['new_tokens']} tokens after it, {dtype}",
+            f"{_median(ours['decode_tokens_per_second'], 1)} tokens/s ({_median(part['decode_speedup'])}x)",
+            f"{_median(theirs['decode_tokens_per_second'], 1)} tokens/s",
+            f"{limit['decode_tokens_per_second']:.0f} tokens/s ({limit['memory_gb_per_second']:.0f} GB/s measured)",
+        ]
+
+
+def _load_rows(results: Result) -> Iterator[list[str]]:
+    for dtype in ("bfloat16", "float32"):
+        if dtype not in results:
+            continue
+        ours, theirs = results[dtype]["seed_oss"], results[dtype]["transformers"]
+        yield [
+            f"`from_pretrained`, {dtype}",
+            f"{_median(ours['seconds'])} s",
+            f"{_median(theirs['seconds'])} s",
+            f"{_median(results['limit_read_seconds'])} s (reading the {results['file_mb']:.0f} MB)",
+        ]
+        yield [
+            f"peak memory of that load, {dtype}",
+            f"{_median(ours['peak_mb'], 0)} MB",
+            f"{_median(theirs['peak_mb'], 0)} MB",
+            f"{ours['model_mb']:.0f} MB (the model)",
+        ]
+
+
+def _loss_rows(results: Result) -> Iterator[list[str]]:
+    yield [
+        f"peak memory of loss and gradients, {results['tokens']:,} tokens x {results['vocabulary']:,} words",
+        f"{_median(results['chunked']['peak_mb'], 0)} MB (plain form: {_median(results['plain']['peak_mb'], 0)} MB)",
+        f"{_median(results['transformers']['peak_mb'], 0)} MB",
+        f"{results['limit_gradients_mb']:.0f} MB (the gradients)",
+    ]
+
+
+def _where_measured(measured: Sequence[Result]) -> str:
+    machine, versions = measured[0]["machine"], measured[0]["versions"]
+    commits = sorted({one["commit"] for one in measured})
+    dates = sorted({one["date"] for one in measured})
+    return (
+        f"Medians on {machine['system']}, {machine['processor']}, {machine['cores']} cores, "
+        f"{machine['memory_gib']:.0f} GiB, Python {machine['python']}, torch {versions['torch'].split('+')[0]}, "
+        f"transformers {versions['transformers']}; SmolLM2-135M as the demo model; each engine at its better number of "
+        f"threads, trials in turn; {' and '.join(dates)}, commit {' and '.join(commits)}. Spread and settings are in "
+        "`benchmarks/results`, the programs in `benchmarks`."
+    )
+
+
+def errors() -> str:
+    """The tree of errors as the module draws it."""
+    from seed_oss import errors as module
+
+    return f"```text\n{inspect.cleandoc((module.__doc__ or '').split(chr(10) + chr(10))[1])}\n```"
+
+
+def rope_types() -> str:
+    """Every rotary type with its parameters."""
+    from seed_oss.config.rope_parameters import ROPE_TYPES
+
+    rows = [[f"`{name}`", _code(kind.required), _code(kind.optional)] for name, kind in ROPE_TYPES.items()]
+    return table(("`rope_type`", "required", "optional"), rows)
+
+
+def _code(names: Mapping[str, object]) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
+
+
+def supported() -> str:
+    """What is supported, each line with the tests that show it. The lines stand in docs/supported.json."""
+    rows = json.loads((ROOT / "docs" / "supported.json").read_text(encoding="utf-8"))
+    shown = [[row["what"], row["how_far"], ", ".join(f"`{test}`" for test in row["shown_by"])] for row in rows]
+    return table(("what", "how far", "shown by"), shown)
+
+
+def decisions() -> str:
+    """The decisions in order, by the titles of their pages."""
+    pages = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
+    return "\n".join(f"- [{_title(page)}]({page.name})" for page in pages)
+
+
+def _title(page: Path) -> str:
+    match = re.search(r"^# (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return match[1] if match else page.stem
