@@ -25,9 +25,11 @@ from seed_oss.weights import (
     listed_names,
     load_weights,
     num_stored_layers,
+    on_meta_device,
     plan_load,
     save_tensors,
     shared_names,
+    tensor_pieces,
     tensor_spec,
     weight_dtype,
 )
@@ -171,7 +173,11 @@ class PretrainedMixin:
             if self.generation_config is not None:
                 self.generation_config.save_pretrained(staging)
             save_tensors(
-                staging, specs, tensors.__getitem__, max_shard_size=max_shard_size, num_parameters=num_parameters
+                staging,
+                specs,
+                lambda name: tensor_pieces(tensors[name]),
+                max_shard_size=max_shard_size,
+                num_parameters=num_parameters,
             )
 
 
@@ -234,7 +240,7 @@ def _load(
     config.dtype = dtype_name(dtype)
     layers_given = "num_hidden_layers" in options.overrides
     _check_layers(config, source)
-    with torch.device("meta"):
+    with on_meta_device():
         model: Any = cls(config)
     rules = LoadRules(
         prefixes=BASE_PREFIXES,
@@ -283,7 +289,7 @@ def _may_add_head(cls: type[Any], config: SeedOssConfig, source: WeightSource) -
     if config.architectures:
         return cls.__name__ not in config.architectures
     heads = {name.partition(".")[0] for name in source.specs} & set(HEAD_NAMES)
-    with torch.device("meta"):
+    with on_meta_device():
         return not heads.intersection(name for name, _ in cls(config).named_children())
 
 

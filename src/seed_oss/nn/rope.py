@@ -33,11 +33,14 @@ class SeedOssRotaryEmbedding(nn.Module):
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute the buffers anew on `device` (the default device if None)."""
         device = torch.device(device) if device is not None else torch.get_default_device()
-        inv_freq, self.attention_scaling = rope_frequencies(self.config, device)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        if self.rope_type == "longrope":
-            long_inv_freq = longrope_inv_freq(self.config, self.config.rope_parameters, device, long=True)
-            self.register_buffer("long_inv_freq", long_inv_freq, persistent=False)
+        # arithmetic on the meta device would make torch import its compiler (seconds)
+        computed_on = torch.device("cpu") if device.type == "meta" else device
+        with computed_on:
+            inv_freq, self.attention_scaling = rope_frequencies(self.config, computed_on)
+            self.register_buffer("inv_freq", inv_freq.to(device), persistent=False)
+            if self.rope_type == "longrope":
+                long_inv_freq = longrope_inv_freq(self.config, self.config.rope_parameters, computed_on, long=True)
+                self.register_buffer("long_inv_freq", long_inv_freq.to(device), persistent=False)
         if self.rope_type == "dynamic":
             length = torch.tensor(self.original_max_seq_len, dtype=torch.int64, device=device)
             self.register_buffer("max_seq_len_cached", length, persistent=False)

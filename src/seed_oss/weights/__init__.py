@@ -2,8 +2,9 @@
 
 from seed_oss.weights.dtypes import dtype_name, weight_dtype
 from seed_oss.weights.load import Target, expected_tensors, load_weights, shared_names
+from seed_oss.weights.meta import on_meta_device
 from seed_oss.weights.plan import LoadPlan, LoadRules, listed_names, num_stored_layers, plan_load
-from seed_oss.weights.save import save_tensors, size_in_bytes, tensor_spec
+from seed_oss.weights.save import save_tensors, size_in_bytes, tensor_pieces, tensor_spec
 from seed_oss.weights.source import CheckpointSource, StateDictSource, TensorSpec, WeightSource
 
 __all__ = [
@@ -19,10 +20,12 @@ __all__ = [
     "listed_names",
     "load_weights",
     "num_stored_layers",
+    "on_meta_device",
     "plan_load",
     "save_tensors",
     "shared_names",
     "size_in_bytes",
+    "tensor_pieces",
     "tensor_spec",
     "weight_dtype",
 ]

@@ -6,7 +6,7 @@ the data, wide dtypes first and then by name, and spaces fill it up to a multipl
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,28 +82,30 @@ def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: int) -> dict[st
 def save_tensors(
     folder: Path,
     specs: Mapping[str, TensorSpec],
-    get: Callable[[str], Tensor],
+    pieces_of: Callable[[str], Iterable[memoryview]],
     *,
     max_shard_size: int | str = "5GB",
     num_parameters: int | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> None:
     """Write tensors into a folder, which must not hold others (see DirectoryCommit).
 
     Args:
         folder: Where to.
         specs: Tensor name -> dtype and shape, in the order of the model.
-        get: Called once per name; its tensor is written before the next one is asked for.
+        pieces_of: Called once per name for the bytes of this tensor, piece by piece.
         max_shard_size: Bytes per file, or like "5GB".
         num_parameters: Written into the index, as transformers does.
+        advance: Called with the number of bytes just written.
 
     Raises:
-        InputError: A tensor that cannot be written, or a wrong max_shard_size.
+        InputError: A wrong max_shard_size, or pieces that are not as many bytes as the spec says.
         OSError: Disk full and the like.
     """
     shards = plan_shards(specs, size_in_bytes(max_shard_size))
     for file_name, names in shards.items():
         with (folder / file_name).open("wb") as file:
-            _write_file(file, {name: specs[name] for name in names}, get)
+            _write_file(file, {name: specs[name] for name in names}, pieces_of, advance)
     if len(shards) == 1:
         return
     metadata = {"total_size": sum(spec.num_bytes for spec in specs.values())}
@@ -130,15 +132,22 @@ def tensor_spec(name: str, tensor: object) -> TensorSpec:
     return TensorSpec(tensor.dtype, tuple(tensor.shape))
 
 
-def _write_file(file: BinaryIO, specs: Mapping[str, TensorSpec], get: Callable[[str], Tensor]) -> None:
+def _write_file(
+    file: BinaryIO,
+    specs: Mapping[str, TensorSpec],
+    pieces_of: Callable[[str], Iterable[memoryview]],
+    advance: Callable[[int], None] | None,
+) -> None:
     names = sorted(specs, key=lambda name: (-_DTYPE_ORDER.index(FILE_NAMES[specs[name].dtype]), name))
     file.write(_header(names, specs))
     for name in names:
-        tensor = get(name)
-        if tensor_spec(name, tensor) != specs[name]:
-            raise InputError(f"{name} is {tensor.dtype} {list(tensor.shape)}, announced as {specs[name]}")
-        for piece in _pieces(tensor):
-            file.write(piece)
+        written = 0
+        for piece in pieces_of(name):
+            written += file.write(piece)
+            if advance is not None:
+                advance(piece.nbytes)
+        if written != specs[name].num_bytes:
+            raise InputError(f"{name} has {written} bytes; {specs[name]} takes {specs[name].num_bytes}")
 
 
 def _header(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> bytes:
@@ -154,7 +163,7 @@ def _header(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _pieces(tensor: Tensor) -> Iterable[memoryview]:
+def tensor_pieces(tensor: Tensor) -> Iterator[memoryview]:
     """The bytes of a tensor: of CPU memory itself, or copied to the CPU piece by piece."""
     flat = tensor.detach().contiguous().view(-1)
     step = max(PIECE_BYTES // flat.dtype.itemsize, 1)
