@@ -7,13 +7,7 @@ from pathlib import Path
 
 FROZEN = Path(__file__).with_name("public_names.txt")
 MODULES = ("seed_oss", "seed_oss.chat", "seed_oss.errors")
-MODEL_METHODS = (
-    *("from_pretrained", "save_pretrained", "forward", "generate", "num_parameters", "tie_weights"),
-    *("get_input_embeddings", "set_input_embeddings", "get_output_embeddings", "set_output_embeddings"),
-    *("resize_token_embeddings", "set_attn_implementation", "gradient_checkpointing_enable"),
-    *("gradient_checkpointing_disable", "prepare_inputs_for_generation"),
-)
-HEADER = (
+HEADER = "# Public names with their arguments. Add, never rename or remove: users' programs depend on these.\n"
     "# Public names with their arguments. Add, never rename or remove: users' programs are written against these.\n"
 )
 
@@ -21,7 +15,7 @@ HEADER = (
 def exported(module_name: str) -> list[str]:
     """The names a module exports, sorted."""
     module = importlib.import_module(module_name)
-    names = getattr(module, "__all__", None) or [n for n, v in vars(module).items() if inspect.isclass(v)]
+    names = getattr(module, "__all__", None) or [name for name, value in vars(module).items() if inspect.isclass(value)]
     return sorted(names)
 
 
@@ -30,36 +24,53 @@ def arguments_of(function: object) -> str:
     if not callable(function):
         return ""
     parameters = inspect.signature(function).parameters.values()
-    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in parameters]
-    return str(inspect.Signature([_without_default_value(parameter) for parameter in bare]))
+    bare = [_plain(parameter) for parameter in parameters if parameter.name != "self"]
+    return str(inspect.Signature(bare))
 
 
-def _without_default_value(parameter: inspect.Parameter) -> inspect.Parameter:
-    simple = isinstance(parameter.default, int | float | str | bool | None)
-    return parameter if simple else parameter.replace(default="...")
+def _plain(parameter: inspect.Parameter) -> inspect.Parameter:
+    bare = parameter.replace(annotation=parameter.empty)
+    simple = isinstance(bare.default, int | float | str | bool | None) or bare.default is bare.empty
+    return bare if simple else bare.replace(default="...")
 
 
-def methods_of(kind: type) -> Iterator[str]:
-    """Public methods written by us, in the class or a base of ours; constructors first."""
+def methods_of(kind: type, public: set[type]) -> Iterator[str]:
+    """Constructor, call and public methods that the class has from us, without those of a public base."""
     if issubclass(kind, BaseException):
         return
     names = {name for base in kind.__mro__ if base.__module__.startswith("seed_oss") for name in vars(base)}
-    ours = sorted(name for name in names if not name.startswith("_"))
-    torch_module = any(base.__module__.startswith("torch.nn") for base in kind.__mro__)
-    for name in MODEL_METHODS if torch_module else ours:
-        member = getattr(kind, name, None)
-        yield f"{name}{arguments_of(member)}" if callable(member) else name
+    shown = sorted(name for name in names if not name.startswith("_") or name in {"__init__", "__call__"})
+    bases = [base for base in kind.__mro__[1:] if base in public]
+    for name in shown:
+        member = inspect.getattr_static(kind, name)
+        if name == "FIELDS" or any(inspect.getattr_static(base, name, None) is member for base in bases):
+            continue
+        yield f"{name}{arguments_of(getattr(kind, name))}" if _is_method(member) else name
+
+
+def _is_method(member: object) -> bool:
+    return inspect.isfunction(getattr(member, "__func__", member))
 
 
 def lines() -> Iterator[str]:
-    """One line for each public name, and one for each method of a public class."""
-    for module_name in MODULES:
-        module = importlib.import_module(module_name)
-        for name in exported(module_name):
-            value = getattr(module, name)
-            yield f"{module_name}.{name}{arguments_of(value) if inspect.isfunction(value) else ''}"
-            if inspect.isclass(value):
-                yield from (f"{module_name}.{name}.{method}" for method in methods_of(value))
+    """One line for each public name, then one for each method of a public class; a second name is only an alias."""
+    public = {kind for module in MODULES for name in exported(module) if inspect.isclass(kind := _named(module, name))}
+    first_names: dict[object, str] = {}
+    for module in MODULES:
+        for name in exported(module):
+            value, full = _named(module, name), f"{module}.{name}"
+            first = first_names.setdefault(value, full)
+            if first != full:
+                yield f"{full} = {first}"
+            elif inspect.isclass(value):
+                yield full
+                yield from (f"{full}.{method}" for method in methods_of(value, public))
+            else:
+                yield f"{full}{arguments_of(value)}"
+
+
+def _named(module: str, name: str) -> object:
+    return getattr(importlib.import_module(module), name)
 
 
 def text() -> str:
