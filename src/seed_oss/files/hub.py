@@ -138,10 +138,15 @@ def _fetch(request: _Request, names: list[str], revision: str | None) -> Path:
 
 
 def _transfer_errors() -> tuple[type[Exception], ...]:
-    """What a transfer may raise: system errors, and those of the HTTP package that this huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError
+    """What a transfer may raise: system errors, and those of the HTTP package that this huggingface_hub uses.
 
-    return (OSError, *(base for base in HfHubHTTPError.__bases__ if issubclass(base, Exception)))
+    The built-in ones come up when something other than the hub answers, such as the login page of a network.
+    """
+    from huggingface_hub import errors
+
+    transport = [base for base in errors.HfHubHTTPError.__bases__ if issubclass(base, Exception)]
+    xet = getattr(errors, "XetDownloadError", OSError)
+    return (OSError, *transport, xet, ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError)
 
 
 def _translated(error: Exception, request: _Request) -> SeedOssError:

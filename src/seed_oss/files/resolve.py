@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 from seed_oss.errors import CheckpointError, InputError, MissingFileError, UnsafeFileError, UnsupportedModelError
 from seed_oss.files.named_models import NAMED_MODELS
@@ -45,13 +46,11 @@ def resolve_model(
         UnsafeFileError: The subfolder leads out of the model folder.
     """
     components = check_subfolder(subfolder)
-    text = os.fspath(path_or_id)
+    text = _as_text(path_or_id)
     if isinstance(path_or_id, str) and text in NAMED_MODELS:
         return _inside(_prepare_named(text), components)
-    if not text or "\x00" in text:
-        raise InputError(f"a model folder or hub id is needed, got {short(text)}")
     folder = Path(text)
-    if folder.is_dir():
+    if _is_folder(folder):
         return _inside(folder, components)
     if os.path.lexists(folder):
         raise _not_a_folder(folder)
@@ -69,6 +68,20 @@ def resolve_model(
         patterns=patterns,
     )
     return _inside(snapshot, components)
+
+
+def _as_text(value: object) -> str:
+    text: object = os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and text and "\x00" not in text:
+        return text
+    raise InputError(f"a model folder or hub id is needed, got {short(text)}")
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return False
 
 
 def _prepare_named(name: str) -> Path:
