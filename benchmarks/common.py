@@ -118,7 +118,7 @@ class Child:
     PRELUDE = (
         "import json, sys\n"
         "def say(**values): print(json.dumps(values), flush=True)\n"
-        "def hear(): return json.loads(sys.stdin.readline())\n"
+        "def hear(): return json.loads(sys.stdin.readline() or 'null')\n"
     )
 
     def __init__(self, program: str, **environment: str) -> None:

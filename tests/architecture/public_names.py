@@ -8,8 +8,6 @@ from pathlib import Path
 FROZEN = Path(__file__).with_name("public_names.txt")
 MODULES = ("seed_oss", "seed_oss.chat", "seed_oss.errors")
 HEADER = "# Public names with their arguments. Add, never rename or remove: users' programs depend on these.\n"
-    "# Public names with their arguments. Add, never rename or remove: users' programs are written against these.\n"
-)
 
 
 def exported(module_name: str) -> list[str]:
