@@ -127,10 +127,14 @@ def test_new_rotary_parameters_replace_both_forms_and_keep_the_base(form: str):
     config = SeedOssConfig.from_dict(saved, **{form: yarn})
     assert config.rope_parameters == {**yarn, "rope_theta": 1e6}
     assert saved["rope_scaling"] == LONGROPE
+    saved = {"rope_parameters": {**LONGROPE, "rope_theta": 1e6}}  # as 5.x writes it
+    assert SeedOssConfig.from_dict(saved, **{form: yarn}).rope_parameters == {**yarn, "rope_theta": 1e6}
 
 
 def test_a_new_base_replaces_the_old_one_in_every_form():
     saved = json.loads(SeedOssConfig(rope_scaling={"rope_type": "linear", "factor": 2.0}).to_json_string())
+    assert SeedOssConfig.from_dict(saved, rope_theta=5e5).rope_parameters["rope_theta"] == 5e5
+    saved = {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}}  # as 5.x writes it
     assert SeedOssConfig.from_dict(saved, rope_theta=5e5).rope_parameters["rope_theta"] == 5e5
 
 
