@@ -1,8 +1,9 @@
 """Text on its way to the model and back: tokenizer, chat templates, incremental detokenization. No torch."""
 
+from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
 AutoTokenizer = SeedOssTokenizer
 
-__all__ = ["AutoTokenizer", "BatchEncoding", "SeedOssTokenizer"]
+__all__ = ["AutoTokenizer", "BatchEncoding", "Detokenizer", "SeedOssTokenizer"]

@@ -11,6 +11,7 @@ from tokenizers.models import BPE
 
 from seed_oss.chat.backend import backend_errors, with_special
 from seed_oss.chat.batch import Wanted, encode_rows, gather_inputs
+from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.chat.padding import NO_LIMIT, Padding, check_length, check_side, pad_features, resolve_lengths
 from seed_oss.chat.settings import TokenizerSettings, check_keywords, read_settings
@@ -353,6 +354,14 @@ class SeedOssTokenizer(Vocabulary):
             f"{type(self).__name__}(name_or_path={self.name_or_path!r}, vocab_size={self.vocab_size}, "
             f"added_tokens={len(self.added_tokens_decoder)}, special_tokens={self.special_tokens_map})"
         )
+
+    def detokenizer(self, *, skip_special_tokens: bool = False) -> Detokenizer:
+        """Start turning ids into text piece by piece.
+
+        Args:
+            skip_special_tokens: Leave out tokens that the vocabulary flags as special.
+        """
+        return Detokenizer(self._backend, skip_special_tokens=skip_special_tokens)
 
     def _takes(self, name: str) -> bool:
         return name in self.model_input_names
