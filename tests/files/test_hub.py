@@ -116,6 +116,17 @@ def test_only_the_files_asked_for(hub: HubStandin, cache: Path) -> None:
     assert files_in(folder) >= {"config.json", *SHARDS}
 
 
+def test_named_chat_templates(hub: HubStandin, cache: Path) -> None:
+    templates = {f"additional_chat_templates/{name}": b"t" for name in ("rag.jinja", "evil.py", "deep/x.jinja")}
+    hub.repository(REPO).push({**single(), "tokenizer.json": b"{}", **templates})
+    wanted = ["tokenizer.json", "additional_chat_templates/*.jinja"]
+    folder = resolve_model(REPO, cache_dir=cache, patterns=wanted)
+    assert files_in(folder) == {"tokenizer.json", "additional_chat_templates/rag.jinja"}
+    with open_model_file(folder / "additional_chat_templates", "rag.jinja") as file:
+        assert file.read() == b"t"
+    assert "additional_chat_templates/rag.jinja" in files_in(resolve_model(REPO, cache_dir=cache))
+
+
 def test_revisions(hub: HubStandin, cache: Path) -> None:
     repository = hub.repository(REPO)
     old = repository.push(single({"v": 1}))
@@ -305,7 +316,9 @@ def test_malformed_revisions(cache: Path, revision: str) -> None:
         resolve_model(REPO, revision=revision, cache_dir=cache)
 
 
-@pytest.mark.parametrize("pattern", ["*.py", "*.bin", "*", "../config.json", "sub/*.json", ""])
+@pytest.mark.parametrize(
+    "pattern", ["*.py", "*.bin", "*", "../config.json", "sub/*.json", "", "additional_chat_templates/../x.json"]
+)
 def test_patterns_for_other_files_are_refused(cache: Path, pattern: str) -> None:
     with pytest.raises((InputError, UnsafeFileError)):
         resolve_model(REPO, cache_dir=cache, patterns=[pattern])

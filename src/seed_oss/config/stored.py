@@ -1,7 +1,6 @@
 """Configs as files: found, read strictly, and replaced in one step."""
 
 import os
-import secrets
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -9,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from seed_oss.config.base import FieldsBase, check_keys, named
-from seed_oss.errors import InputError
-from seed_oss.files import parse_json, read_json, resolve_model
-from seed_oss.files.durable import OWN_PREFIX, replace_file
+from seed_oss.files import parse_json, read_json, resolve_model, write_model_file
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
@@ -105,10 +102,12 @@ class StoredConfig(FieldsBase):
 
         Raises:
             ConfigError: a kept key holds something that JSON cannot, or fields of a model config contradict each other.
-            InputError: the folder is a file.
+            InputError: the folder is a file, or another save into it is running.
         """
         self._check_before_saving()
-        _replace_file(Path(save_directory), self.file_name, self.to_json_string())
+        content = self.to_json_string()
+        parse_json(content, source=self.file_name)
+        write_model_file(Path(save_directory), self.file_name, content.encode("utf-8"))
 
     @abstractmethod
     def _check_before_saving(self) -> None:
@@ -128,12 +127,3 @@ def _load(path_or_id: str | os.PathLike[str], file_name: str, where: dict[str, A
     if path.suffix == ".json" and path.is_file():
         return read_json(path.parent, path.name)
     return read_json(resolve_model(path_or_id, patterns=[file_name], **where), file_name)
-
-
-def _replace_file(folder: Path, file_name: str, content: str) -> None:
-    parse_json(content, source=file_name)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; give a folder to save {file_name} in")
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{OWN_PREFIX}{file_name}.{secrets.token_hex(8)}"
-    replace_file(folder / file_name, content.encode(), temporary)

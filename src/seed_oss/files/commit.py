@@ -173,16 +173,14 @@ def write_model_file(root: str | Path, name: str, data: bytes) -> None:
     _make_folder(folder)
     _check_not_in_the_way(folder, check_plain_name(name))
     with SaveLock(folder) as lock:
-        if lock.held:
-            clean_up(folder, is_weight_file)
+        if lock.held:  # a save that a kill left unfinished would put its own file over this one
+            _finish_journal(folder, is_weight_file)
         replace_file(folder / name, data, folder / f"{OWN_PREFIX}{os.urandom(8).hex()}.tmp")
 
 
 def clean_up(target: Path, replaces: Callable[[str], bool]) -> None:
     """Finish or remove what killed saves left behind. The caller holds the lock, so none of it is in use."""
-    journal = read_journal(target)
-    if journal is not None:
-        finish(target, journal, replaces)
+    _finish_journal(target, replaces)
     for entry in _entries(target):
         if entry.is_dir(follow_symlinks=False) and STAGING_NAME.fullmatch(entry.name):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -194,6 +192,12 @@ def clean_up(target: Path, replaces: Callable[[str], bool]) -> None:
             if not (path / _MARKER).exists():  # swapped out: an old version
                 move_missing(path, target, _is_foreign([], replaces))
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _finish_journal(target: Path, replaces: Callable[[str], bool]) -> None:
+    journal = read_journal(target)
+    if journal is not None:
+        finish(target, journal, replaces)
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -26,7 +26,9 @@ TEXT_FILES = (
     "merges.txt",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
 )
+_TEMPLATES = "additional_chat_templates/"  # the one folder below a checkpoint that belongs to it
 _ALLOWED_SUFFIXES = (".json", ".safetensors", ".jinja", ".txt")
 _REVISION = re.compile(r"[A-Za-z0-9][\w./+-]{0,199}", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -84,19 +86,23 @@ def download_model(
     request = _Request(repo_id, revision, cache_dir, token, local_files_only, subfolder)
     wanted = list(TEXT_FILES) if patterns is None else [_checked_pattern(pattern) for pattern in patterns]
     with_weights = patterns is None or any(fnmatch.fnmatchcase(SINGLE_FILE, pattern) for pattern in wanted)
-    small = [pattern for pattern in wanted if not pattern.endswith(".safetensors")]
+    small = [
+        pattern for pattern in wanted if not pattern.endswith(".safetensors") and not pattern.startswith(_TEMPLATES)
+    ]
+    templates = [pattern for pattern in wanted if pattern.startswith(_TEMPLATES)]
+    snapshot = _fetch(request, [*small, INDEX_FILE] if with_weights else small, revision)
+    commit = _commit_of(snapshot) or revision
     if with_weights:
-        small.append(INDEX_FILE)
-    snapshot = _fetch(request, small, revision)
-    if with_weights:
-        _fetch(request, _weight_files(snapshot / subfolder), _commit_of(snapshot) or revision)
+        _fetch(request, _weight_files(snapshot / subfolder), commit)
+    if templates:
+        _fetch(request, templates, commit, inside=_TEMPLATES)
     _check_found(request, snapshot / subfolder, wanted)
     return snapshot
 
 
 def _checked_pattern(pattern: str) -> str:
     # A wildcard stands for letters of a plain name, so that the rest of the pattern must be one.
-    check_plain_name(pattern.replace("*", "x"), where="pattern")
+    check_plain_name(pattern.removeprefix(_TEMPLATES).replace("*", "x"), where="pattern")
     if not pattern.endswith(_ALLOWED_SUFFIXES):
         raise InputError(f"pattern {short(pattern)} must end in one of {', '.join(_ALLOWED_SUFFIXES)}")
     return pattern
@@ -112,7 +118,7 @@ def _commit_of(snapshot: Path) -> str | None:
     return snapshot.name if _COMMIT.fullmatch(snapshot.name) else None
 
 
-def _fetch(request: _Request, names: list[str], revision: str | None) -> Path:
+def _fetch(request: _Request, names: list[str], revision: str | None, *, inside: str = "") -> Path:
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HFValidationError
 
@@ -128,7 +134,7 @@ def _fetch(request: _Request, names: list[str], revision: str | None) -> Path:
                 library_name="seed_oss",
                 allow_patterns=[prefix + name for name in names],
                 # A wildcard of the patterns matches "/" too.
-                ignore_patterns=[f"{prefix}*/*"],
+                ignore_patterns=[f"{prefix}{inside}*/*"],
             )
         )
     except HFValidationError as error:
