@@ -24,11 +24,11 @@ from seed_oss.quant.gguf_header import GGUFHeader, read_gguf_header
 from seed_oss.quant.gguf_metadata import get_float, get_int
 from seed_oss.quant.gguf_rope import ROPE_FREQS
 from seed_oss.quant.gguf_tokenizer import GGUFTokenizer, tokenizer_from_gguf
-from seed_oss.weights.save import save_tensors, size_in_bytes
+from seed_oss.weights.save import save_tensors, size_in_bytes, tensor_pieces
 from seed_oss.weights.source import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
@@ -160,23 +160,21 @@ def _write_weights(
     total = sum(spec.num_bytes for spec in specs.values())
     done = 0
 
-    def read(name: str) -> torch.Tensor:
+    def pieces_of(name: str) -> Iterator[memoryview]:
+        one = planned[name]
+        for values in read_pieces(file, one.source, row_group=one.head_dim or 1):
+            yield from tensor_pieces(_stored(half_split_rows(values, one.head_dim), dtype, name))
+
+    def advance(num_bytes: int) -> None:
         nonlocal done
-        tensor = torch.empty(planned[name].source.shape, dtype=dtype)
-        rows = tensor.view(-1, tensor.shape[-1])
-        row = 0
-        for values in read_pieces(file, planned[name].source, row_group=planned[name].head_dim or 1):
-            part = rows[row : row + values.shape[0]]
-            part.copy_(torch.from_numpy(half_split_rows(values, planned[name].head_dim)))
-            _check_fits(part, values, name)
-            row += values.shape[0]
-            done += part.nbytes
-            if progress is not None:
-                progress(done, total)
-        return tensor
+        done += num_bytes
+        if progress is not None:
+            progress(done, total)
 
     num_parameters = sum(math.prod(spec.shape) for spec in specs.values())
-    save_tensors(folder, specs, read, max_shard_size=max_shard_size, num_parameters=num_parameters)
+    save_tensors(
+        folder, specs, pieces_of, max_shard_size=max_shard_size, num_parameters=num_parameters, advance=advance
+    )
 
 
 def half_split_rows(values: np.ndarray, head_dim: int) -> np.ndarray:
@@ -196,8 +194,10 @@ def half_split_rows(values: np.ndarray, head_dim: int) -> np.ndarray:
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
-def _check_fits(stored: torch.Tensor, values: np.ndarray, name: str) -> None:
-    if stored.dtype == torch.float16 and not bool(torch.isfinite(stored).all()):
+def _stored(values: np.ndarray, dtype: torch.dtype, name: str) -> torch.Tensor:
+    stored = torch.from_numpy(values).to(dtype)
+    if dtype == torch.float16 and not bool(torch.isfinite(stored).all()):
         raise InputError(
             f"{name} holds {np.abs(values).max():.6g}, beyond float16's 65504; convert to bfloat16 or float32"
         )
+    return stored
