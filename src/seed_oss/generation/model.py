@@ -10,8 +10,15 @@ from seed_oss.config import GenerationConfig, SeedOssConfig
 class CausalModel(Protocol):
     """A language model with the reference's forward: SeedOssForCausalLM, or a wrapper that passes these through."""
 
-    config: SeedOssConfig
-    generation_config: GenerationConfig | None
+    @property
+    def config(self) -> SeedOssConfig:
+        """Sizes, vocabulary and special tokens."""
+        ...
+
+    @property
+    def generation_config(self) -> GenerationConfig | None:
+        """Settings that count where a call leaves them open."""
+        ...
 
     @property
     def device(self) -> torch.device:

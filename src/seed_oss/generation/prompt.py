@@ -94,9 +94,7 @@ def _prompt_ids(
     if input_ids is not None:
         ids = _check_ids(input_ids, model)
         if embeds is not None and ids.shape[0] != embeds.shape[0]:
-            raise InputError(
-                f"input_ids have {ids.shape[0]} rows and inputs_embeds {embeds.shape[0]}; give equally many"
-            )
+            raise InputError(f"input_ids has {ids.shape[0]} rows and inputs_embeds {embeds.shape[0]}; they must agree")
         if ids.shape[1] == 0 and embeds is None:
             raise InputError("the prompt has length 0; give at least one token, or no input at all to start from bos")
         return ids, False

@@ -13,7 +13,7 @@ from seed_oss.generation.text import Decodes, TextDecoder, text_decoder
 
 
 class BaseStreamer(ABC):
-    """What `generate` calls: `put` with the prompt `[batch, length]`, then with each step's `[batch]` ids, then `end`."""
+    """What `generate` calls: `put` with the prompt `[batch, length]`, then each step's `[batch]` ids, then `end`."""
 
     @abstractmethod
     def put(self, value: Tensor) -> None:

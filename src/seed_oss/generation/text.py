@@ -4,6 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from seed_oss.chat import SeedOssTokenizer
+from seed_oss.errors import InputError
+
 _INCOMPLETE = "\ufffd"  # what decoding gives for bytes that are no character, or not yet one
 
 
@@ -74,6 +77,42 @@ def _num_uncertain(text: str) -> int:
     return min(len(text) - len(text.rstrip(_INCOMPLETE)), 3)
 
 
+class IncrementalDecoder(TextDecoder):
+    """For our own tokenizer, whose detokenizer knows what later ids can still change.
+
+    Args:
+        tokenizer: the tokenizer.
+        skip_special_tokens: leave out tokens that the vocabulary flags as special.
+    """
+
+    def __init__(self, tokenizer: SeedOssTokenizer, skip_special_tokens: bool) -> None:
+        self._detokenizer = tokenizer.detokenizer(skip_special_tokens=skip_special_tokens)
+
+    def feed(self, ids: Sequence[int]) -> str:
+        """See TextDecoder.feed."""
+        return self._detokenizer.put(list(ids))
+
+    def finish(self) -> str:
+        """See TextDecoder.finish."""
+        return self._detokenizer.finish()
+
+
 def text_decoder(tokenizer: Decodes, **decode_kwargs: Any) -> TextDecoder:
-    """The decoder that suits a tokenizer."""
-    return WindowDecoder(tokenizer, decode_kwargs)
+    """The decoder that suits a tokenizer.
+
+    Args:
+        tokenizer: ours, or any that has `decode`.
+        decode_kwargs: for `decode`. Spaces before punctuation, `clean_up_tokenization_spaces`, are left as they are
+            by our own: they may be shown before it is known what follows.
+
+    Raises:
+        InputError: an object without `decode`, or an argument that `decode` does not take.
+    """
+    if not isinstance(tokenizer, SeedOssTokenizer):
+        if not callable(getattr(tokenizer, "decode", None)):
+            raise InputError(f"tokenizer is a {type(tokenizer).__name__}; it must have decode(ids) -> text")
+        return WindowDecoder(tokenizer, decode_kwargs)
+    unknown = decode_kwargs.keys() - {"skip_special_tokens", "clean_up_tokenization_spaces"}
+    if unknown:
+        raise InputError(f"decode() does not take {', '.join(sorted(unknown))}; remove these arguments")
+    return IncrementalDecoder(tokenizer, bool(decode_kwargs.get("skip_special_tokens", False)))
