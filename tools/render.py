@@ -21,6 +21,10 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "decisions": sections.decisions,
     "errors": sections.errors,
     "rope-types": sections.rope_types,
+    "model-fields": sections.model_fields,
+    "generation-fields": sections.generation_fields,
+    "gguf": sections.gguf,
+    "refused": sections.refused,
     "command-line": reference.command_line,
     "public-names": reference.public_names,
 }

@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,80 @@ def rope_types() -> str:
 
 
 def _code(names: Mapping[str, object]) -> str:
-    return ", ".join(f"`{name}`" for name in names) or "none"
+    return _names(names) or "none"
+
+
+def model_fields() -> str:
+    """Fields of SeedOssConfig: defaults and what is allowed, as the checks themselves say it."""
+    from seed_oss import SeedOssConfig
+
+    return _fields(SeedOssConfig.FIELDS)
+
+
+def generation_fields() -> str:
+    """Fields of GenerationConfig, likewise."""
+    from seed_oss import GenerationConfig
+
+    return _fields(GenerationConfig.FIELDS)
+
+
+def _fields(fields: Mapping[str, Any]) -> str:
+    rows = [[f"`{name}`", f"`{field.default!r}`", _allowed(name, field)] for name, field in fields.items()]
+    return table(("field", "default", "allowed"), rows)
+
+
+def _allowed(name: str, field: Any) -> str:
+    """What the field's check says when it gets something no field allows."""
+    from seed_oss.errors import ConfigError
+
+    try:
+        field.check(name, _NoValue())
+    except ConfigError as error:
+        allowed = str(error).split("; it must be ", 1)[-1].split("; ")[0]
+        return f"{allowed}, or none" if field.default is None or _takes_none(name, field) else allowed
+    raise SystemExit(f"the check of {name} takes anything")
+
+
+def _takes_none(name: str, field: Any) -> bool:
+    from seed_oss.errors import ConfigError
+
+    try:
+        return field.check(name, None) is None
+    except ConfigError:
+        return False
+
+
+class _NoValue:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+def gguf() -> str:
+    """What of GGUF can be converted, from the tables of the converter."""
+    from seed_oss.quant.gguf_config import ARCHITECTURES
+    from seed_oss.quant.gguf_dequantize import READABLE_TYPES
+    from seed_oss.quant.gguf_tokenizer import PRE_TOKENIZERS
+
+    rows = [
+        ["architectures", _names(ARCHITECTURES)],
+        ["tensor types", _names(sorted(READABLE_TYPES))],
+        ["pre-tokenizers (byte-level BPE)", _names(PRE_TOKENIZERS)],
+    ]
+    return table(("", "converted"), rows)
+
+
+def refused() -> str:
+    """Arguments of the reference that are refused by name, with what to do instead."""
+    from seed_oss.config.unimplemented import UNIMPLEMENTED
+    from seed_oss.models.load_options import REFUSED
+
+    loading = [[f"`from_pretrained({name}=)`", remedy] for name, remedy in REFUSED.items()]
+    generating = [[f"`generate({name}=)`", field.remedy] for name, field in UNIMPLEMENTED.items()]
+    return table(("argument", "instead"), loading + generating)
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def supported() -> str:

@@ -47,7 +47,8 @@ def test_classify_learns_and_saves(
     lines = capsys.readouterr().out.splitlines()
     losses = [float(line.split("loss ")[1]) for line in lines if "loss" in line]
     assert losses[-1] < losses[0] / 2
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    saved = {path.name for path in (tmp_path / "out").iterdir()}
+    assert saved >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert "question: What is the capital of France?" in lines
 
 

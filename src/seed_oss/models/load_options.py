@@ -15,7 +15,7 @@ _PLACE = "use device_map='auto', a device or {'': device}; a model lies on one d
 _ENGINE = "parallelism over several devices is not in this release"
 _QUANT = "quantized loading is not in this release; load in bfloat16 with dtype='bfloat16'"
 
-_REFUSED = {
+REFUSED = {
     "adapter_kwargs": "load the model, then attach the adapter with peft.PeftModel.from_pretrained",
     "adapter_name": "load the model, then attach the adapter with peft.PeftModel.from_pretrained",
     "allow_all_kernels": "kernels from the hub are never run",
@@ -135,9 +135,9 @@ def refuse_unknown(unknown: Mapping[str, Any]) -> None:
 def _without_refused(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in kwargs.items():
         asks_nothing = value is None or value is False or value in _ASKS_NOTHING.get(name, ())
-        if name in _REFUSED and not asks_nothing:
-            raise InputError(f"{name} is not supported: {_REFUSED[name]}")
-    return {name: value for name, value in kwargs.items() if name not in _REFUSED}
+        if name in REFUSED and not asks_nothing:
+            raise InputError(f"{name} is not supported: {REFUSED[name]}")
+    return {name: value for name, value in kwargs.items() if name not in REFUSED}
 
 
 def _dtype(dtype: Any, torch_dtype: Any) -> torch.dtype | None:
