@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from seed_oss.cli.loading import Loaded
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from seed_oss.cache import DynamicCache
+    from seed_oss.generation import GenerateDecoderOnlyOutput
 
 
 @dataclass(slots=True)
@@ -115,7 +116,13 @@ def stream_answer(
 
     answer.started = answer.clock()
     streamer = _AnswerStreamer(loaded, answer, show)
+    prompt = input_ids.to(loaded.model.device)
     result = generate(
-        loaded.model, input_ids.to(loaded.model.device), streamer=streamer, past_key_values=cache, **settings
+        loaded.model,
+        prompt,
+        streamer=streamer,
+        past_key_values=cache,
+        return_dict_in_generate=True,
+        **settings,
     )
-    return result if not hasattr(result, "sequences") else result.sequences
+    return cast("GenerateDecoderOnlyOutput", result).sequences

@@ -32,10 +32,11 @@ def convert(
     ] = StoredDType.float32,
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Most bytes of weights in one file.")] = "5GB",
 ) -> None:
-    """Convert a GGUF file into a checkpoint that every command and transformers open.
+    """Turn a GGUF file into a checkpoint.
 
-    The architectures seed_oss, llama and qwen2 are converted where their tensors fit; quantized weights are computed
-    back into numbers of the type asked for. Tokenizer and chat template come from the file. Needs the extra 'gguf'.
+    Every command, and transformers, open the result. The architectures seed_oss, llama and qwen2 are converted where
+    their tensors fit; quantized weights are computed back into numbers of the type asked for. Tokenizer and chat
+    template come from the file. Needs the extra 'gguf'.
     """
     if not file.is_file():
         raise typer.BadParameter(f"{file} is not a file", param_hint="FILE.gguf")

@@ -18,13 +18,12 @@ _ACCELERATORS = ("cuda", "xpu", "mps")
 
 
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write the same as one JSON object, for a bug report.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Write it as one JSON object, for a bug report.")] = False,
 ) -> None:
-    """Show versions, devices, memory, and which fast parts are active and why others are not.
+    """Show what is installed and what is fast here.
 
-    Exits with 1 if something that every command needs is missing.
+    Versions, devices, memory, and which fast parts are active and why others are not. Exits with 1 if something that
+    every command needs is missing.
     """
     torch = machine.import_torch()
     problems = _problems(torch)
@@ -136,10 +135,9 @@ def _bfloat16() -> str:
     flags = machine.cpu_flags()
     if not flags:
         return "unknown on this system"
-    if flags & {"amx_bf16", "avx512_bf16", "bf16"}:
-        return (
-            "on: the processor computes in it (" + ", ".join(sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})) + ")"
-        )
+    native = sorted(flags & {"amx_bf16", "avx512_bf16", "bf16"})
+    if native:
+        return "on: the processor computes in it (" + ", ".join(native) + ")"
     return "off: the processor has neither avx512_bf16 nor amx_bf16; it saves memory, not arithmetic"
 
 

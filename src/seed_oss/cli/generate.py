@@ -31,7 +31,7 @@ from seed_oss.errors import InputError
 
 PromptArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[PROMPT]", help="The text; '-' or nothing reads it from stdin.", show_default=False),
+    typer.Argument(metavar="PROMPT", help="The text; '-' or nothing reads it from stdin.", show_default=False),
 ]
 ChatOption = Annotated[
     bool | None,

@@ -45,9 +45,10 @@ def load(options: ModelOptions) -> Loaded:
     device = _device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    where = {"revision": options.revision} if options.revision is not None else {}
-    tokenizer = AutoTokenizer.from_pretrained(options.model, **where)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=str(options.dtype), device_map=device, **where)
+    tokenizer = AutoTokenizer.from_pretrained(options.model, revision=options.revision)
+    model = AutoModelForCausalLM.from_pretrained(
+        options.model, dtype=options.dtype.value, device_map=device, revision=options.revision
+    )
     return Loaded(model, tokenizer)
 
 

@@ -16,9 +16,6 @@ class DType(StrEnum):
     float16 = "float16"
 
 
-_WHAT = "Model and machine"
-_HOW = "Choosing tokens"
-
 ModelOption = Annotated[
     str,
     typer.Option("--model", "-m", metavar="MODEL", help="Folder of a checkpoint, hub id, or 'demo' (a small model)."),
