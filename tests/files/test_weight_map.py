@@ -8,6 +8,7 @@ import pytest
 
 from seed_oss.errors import CheckpointError, MissingFileError, UnsafeFileError, UnsupportedModelError
 from seed_oss.files import INDEX_FILE, SINGLE_FILE, is_weight_file, read_weight_map
+from seed_oss.files.weight_map import MAX_SHARDS
 from tests.files.plain import safetensors_bytes
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -69,6 +70,14 @@ def test_too_many_tensors(tmp_path: Path) -> None:
     write_index(tmp_path, {f"t{index}": SHARDS[0] for index in range(11)})
     with pytest.raises(CheckpointError, match="11 tensors; the limit is 10"):
         read_weight_map(tmp_path, max_tensors=10)
+
+
+@pytest.mark.parametrize("num_shards", [MAX_SHARDS, MAX_SHARDS + 1])
+def test_too_many_shards(tmp_path: Path, num_shards: int) -> None:
+    write_index(tmp_path, {f"t{index}": f"s{index}.safetensors" for index in range(num_shards)})
+    error, words = (MissingFileError, "shards are missing") if num_shards == MAX_SHARDS else (CheckpointError, "limit")
+    with pytest.raises(error, match=words):
+        read_weight_map(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "weights.ckpt"])

@@ -221,7 +221,7 @@ def spoil(rng: random.Random, folder: Path) -> str:
         mutation = rng.choice(_suited(rng, path))
         try:
             notes.append(f"{path.name}: {mutation(rng, path)}")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, RecursionError):
+        except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, RecursionError):
             notes.append(f"{path.name}: too spoiled already for {mutation.__name__}")
     return "; ".join(notes)
 

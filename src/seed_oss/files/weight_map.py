@@ -13,6 +13,7 @@ from seed_oss.files.safetensors_header import MAX_TENSORS, read_safetensors_head
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+MAX_SHARDS = 4096
 MAX_INDEX_BYTES = 32 * 2**20
 _SHARD = re.compile(r"model(-[0-9a-f]{8})?-\d{5}-of-\d{5}\.safetensors")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -66,7 +67,10 @@ def read_index(root: str | Path, *, max_tensors: int = MAX_TENSORS) -> dict[str,
     entries = cast(dict[str, Any], weight_map)
     if len(entries) > max_tensors:
         raise CheckpointError(f"{source} lists {len(entries)} tensors; the limit is {max_tensors}")
-    for shard in cast(set[Any], {value if isinstance(value, str) else None for value in entries.values()}):
+    shards = {value if isinstance(value, str) else None for value in entries.values()}
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointError(f"{source} names {len(shards)} files; the limit is {MAX_SHARDS}")
+    for shard in cast(set[Any], shards):
         check_plain_name(shard, where=f"shard in {source}")
         if not shard.endswith(".safetensors"):
             raise UnsafeFileError(f"{source} names {short(shard)}; only .safetensors files are read (no pickle)")
