@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 CONTROL_TOKENS = (
     "<seed:bos>",
@@ -54,12 +54,13 @@ def tiny_backend(vocab_size: int = VOCAB_SIZE) -> Tokenizer:
         vocab_size=vocab_size,
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        special_tokens=[
-            AddedToken(token, special=token in FLAGGED_SPECIAL, normalized=False) for token in CONTROL_TOKENS
-        ],
+        special_tokens=list(CONTROL_TOKENS),
     )
     tokenizer.train_from_iterator(CORPUS, trainer)
-    return tokenizer
+    state = json.loads(tokenizer.to_str())  # the trainer flags all of them special
+    for token in state["added_tokens"]:
+        token["special"] = token["content"] in FLAGGED_SPECIAL
+    return Tokenizer.from_str(json.dumps(state))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> Path:

@@ -11,20 +11,21 @@ from tokenizers.models import BPE
 
 from seed_oss.chat.backend import backend_errors, with_special
 from seed_oss.chat.batch import Wanted, encode_rows, gather_inputs
+from seed_oss.chat.chat_calls import ChatCalls
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.chat.padding import NO_LIMIT, Padding, check_length, check_side, pad_features, resolve_lengths
 from seed_oss.chat.settings import TokenizerSettings, check_keywords, read_settings
 from seed_oss.chat.tokenizer_files import TOKENIZER_PATTERNS, read_tokenizer_files, template_setting
 from seed_oss.chat.tokenizer_saving import save_tokenizer_files
-from seed_oss.chat.vocabulary import Vocabulary, checked_ids
+from seed_oss.chat.vocabulary import checked_ids
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.files import resolve_model
 
 _LOG = logging.getLogger(__name__)
 
 
-class SeedOssTokenizer(Vocabulary):
+class SeedOssTokenizer(ChatCalls):
     """Text to token ids and back; opens any checkpoint folder with a tokenizer.json.
 
     Named special tokens are attributes (`eos_token`, `eos_token_id`, ...) and can be set.
@@ -362,6 +363,9 @@ class SeedOssTokenizer(Vocabulary):
             skip_special_tokens: Leave out tokens that the vocabulary flags as special.
         """
         return Detokenizer(self._backend, skip_special_tokens=skip_special_tokens)
+
+    def _call(self, text: str | Sequence[Any], arguments: Mapping[str, Any]) -> BatchEncoding:
+        return self(text, **arguments)
 
     def _takes(self, name: str) -> bool:
         return name in self.model_input_names

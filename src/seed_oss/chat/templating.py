@@ -1,0 +1,150 @@
+"""Chat messages to text through a checkpoint's own template."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from seed_oss.chat.plain_data import plain_data
+from seed_oss.chat.template_process import SHARED, RenderLimits
+from seed_oss.errors import TemplateError
+
+LIMITS = RenderLimits()
+_REASONING = ("reasoning_content", "thinking", "reasoning")
+
+
+def split_conversations(conversation: Any) -> tuple[list[list[Any]], bool]:
+    """One conversation or a batch of them.
+
+    Returns:
+        The conversations, and whether a batch was given.
+
+    Raises:
+        TemplateError: It is no list of messages, or empty.
+    """
+    items = list(cast("Sequence[Any]", conversation)) if isinstance(conversation, list | tuple) else []
+    if not items:
+        raise TemplateError(
+            f"a conversation is a list of at least one message, got {type(cast('object', conversation)).__name__}"
+        )
+    if isinstance(items[0], list | tuple):
+        batch = [list(cast("Sequence[Any]", item)) if isinstance(item, list | tuple) else [] for item in items]
+        if not all(batch):
+            raise TemplateError(f"conversation {batch.index([])} of the batch is empty or no list of messages")
+        return batch, True
+    return [items], False
+
+
+def choose_template(own: str | Mapping[str, str] | None, asked: str | None, *, with_tools: bool) -> str:
+    """The template to use: the one asked for by name or text, else the checkpoint's own for tools or for anything.
+
+    Raises:
+        TemplateError: There is none.
+    """
+    named: Mapping[str, str] = own if isinstance(own, Mapping) else {}
+    if asked is not None:
+        return named.get(asked, asked)
+    if isinstance(own, str):
+        return own
+    if with_tools and "tool_use" in named:
+        return named["tool_use"]
+    if "default" in named:
+        return named["default"]
+    if named:
+        raise TemplateError(f"pass the name of a template as chat_template=: {', '.join(sorted(named))}")
+    raise TemplateError(
+        "this tokenizer has no chat template; pass one as chat_template=, or set tokenizer.chat_template"
+    )
+
+
+def render_conversation(
+    template: str,
+    messages: Sequence[Any],
+    *,
+    tools: Sequence[Any] | None,
+    documents: Sequence[Any] | None,
+    add_generation_prompt: bool,
+    continue_final_message: bool | str,
+    variables: Mapping[str, Any],
+    limits: RenderLimits = LIMITS,
+) -> str:
+    """Render one conversation.
+
+    Args:
+        template: The template's text.
+        messages: Messages: mappings, dataclasses or pydantic models. Fields that are None are left out; reasoning
+            given under another name is given under `reasoning_content` and `thinking` too.
+        tools: Tools as JSON schemas.
+        documents: Documents as mappings.
+        add_generation_prompt: Whether the template is asked to open the assistant's turn.
+        continue_final_message: Whether the text ends where the last message ends, so that the model goes on with it;
+            a string names the field to continue.
+        variables: Further variables of the template.
+        limits: What rendering may take.
+
+    Raises:
+        TemplateError: The template cannot render the messages, or exceeds a limit.
+    """
+    chat = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    field = continue_final_message if isinstance(continue_final_message, str) else "content"
+    marker = f"CONTINUE{secrets.token_hex(8)} "
+    final = _mark_end(chat[-1], field, marker) if continue_final_message else ""
+    text = SHARED.render(
+        template,
+        {
+            "messages": chat,
+            "tools": _tools(tools),
+            "documents": plain_data(documents, "documents"),
+            "add_generation_prompt": bool(add_generation_prompt),
+            **{str(name): plain_data(value, str(name)) for name, value in variables.items()},
+        },
+        limits,
+    )
+    return _cut_at_marker(text, marker, final, field) if continue_final_message else text
+
+
+def _message(message: Any, place: str) -> dict[str, Any]:
+    value = plain_data(message, place)
+    if not isinstance(value, dict):
+        raise TemplateError(f"{place} must be a mapping with a role and content, got {type(value).__name__}")
+    fields = {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
+    reasoning = next((fields[name] for name in _REASONING if name in fields), None)
+    return fields if reasoning is None else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
+
+
+def _tools(tools: Sequence[Any] | None) -> list[Any] | None:
+    if tools is None:
+        return None
+    for index, tool in enumerate(tools):
+        if not isinstance(tool, Mapping):
+            raise TemplateError(f"tools[{index}] must be a JSON schema as a mapping, got {type(tool).__name__}")
+    return plain_data(list(tools), "tools")
+
+
+def _mark_end(message: dict[str, Any], field: str, marker: str) -> str:
+    """Append the marker to the field of the last message, under all its names; return what the field held."""
+    content: Any = message.get(field)
+    if isinstance(content, list):
+        blocks = [cast("dict[str, Any]", b) for b in cast("list[Any]", content) if isinstance(b, dict)]
+        block = next((b for b in reversed(blocks) if isinstance(b.get("text"), str)), None)
+        if block is not None:
+            final = block["text"]
+            block["text"] = final + marker
+            return final
+    if not isinstance(content, str):
+        raise TemplateError(f"continue_final_message needs text in {field!r} of the last message")
+    for name in _REASONING if field in _REASONING else (field,):
+        if message.get(name) == content:
+            message[name] = content + marker
+    return content
+
+
+def _cut_at_marker(text: str, marker: str, final: str, field: str) -> str:
+    place = text.rfind(marker.strip())
+    if place < 0 or final.strip() not in text[:place]:
+        raise TemplateError(
+            f"continue_final_message: the template does not write {field!r} of the last message as it is; "
+            "render without it and append the text"
+        )
+    kept = text[:place]
+    # The template strips the message if it stripped the marker's own space.
+    return kept if text.startswith(marker, place) else kept.rstrip()
