@@ -108,7 +108,7 @@ def parse_load_options(
     if use_safetensors is False:
         raise InputError("use_safetensors is False; only safetensors files are read, no pickle. Leave it out")
     if trust_remote_code:
-        warnings.warn("trust_remote_code has no effect: no code of a model is ever run", stacklevel=4)
+        warnings.warn("trust_remote_code has no effect: no code of a model is ever run", stacklevel=3)
     where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
     return LoadOptions(
         dtype=_dtype(dtype, torch_dtype),

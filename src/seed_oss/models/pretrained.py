@@ -123,8 +123,9 @@ class PretrainedMixin:
         """
         options = parse_load_options(output_loading_info=output_loading_info, **kwargs)
         folder = _find(pretrained_model_name_or_path, state_dict, options)
+        loaded_config = _load_config(folder, config, options)
         source = CheckpointSource(folder) if folder is not None else StateDictSource(state_dict or {})
-        model, info = _load(cls, source, _load_config(folder, config, options), options)
+        model, info = _load(cls, source, loaded_config, options)
         _finish(model, folder, pretrained_model_name_or_path)
         return (model, info) if options.output_loading_info else model
 
