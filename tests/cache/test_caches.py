@@ -90,7 +90,7 @@ def test_repeating_and_selecting_rows(model: Any, kind: str) -> None:
     cache = new_cache(kind, model)
     run(model, ids, cache)
     cache.batch_repeat_interleave(2)
-    assert [row for row in cache[0][0][:, 0, 0, 0]] == [cache[0][0][i, 0, 0, 0] for i in (0, 0, 2, 2)]
+    assert list(cache[0][0][:, 0, 0, 0]) == [cache[0][0][i, 0, 0, 0] for i in (0, 0, 2, 2)]
     cache.batch_select_indices(torch.tensor([3]))
     assert cache[1][1].shape[0] == 1
 

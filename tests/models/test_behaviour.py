@@ -63,7 +63,9 @@ def test_resizing(size: int | None, multiple: int | None, expected: int, tied: b
         resized = model.resize_token_embeddings(size, pad_to_multiple_of=multiple, mean_resizing=around_mean)
         after = model(ids).logits
     assert resized is model.get_input_embeddings()
-    assert model.config.vocab_size == model.vocab_size == resized.num_embeddings == model.lm_head.out_features == expected
+    assert (
+        model.config.vocab_size == model.vocab_size == resized.num_embeddings == model.lm_head.out_features == expected
+    )
     assert (model.lm_head.weight is resized.weight) == tied
     rows = min(expected, VOCAB_SIZE)
     torch.testing.assert_close(resized.weight[:rows], old[:rows], atol=0, rtol=0)

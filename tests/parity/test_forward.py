@@ -105,7 +105,9 @@ def test_every_shared_activation_is_the_references() -> None:
 
     x = torch.linspace(-6, 6, 101)
     for name, function in ACTIVATIONS.items():
-        torch.testing.assert_close(function(x), ACT2FN[name](x), atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            function(x), ACT2FN[name](x), atol=2e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 def test_embeddings_instead_of_ids_and_explicit_positions() -> None:

