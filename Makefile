@@ -30,7 +30,7 @@ pytest: .venv/.dev
 	$(BIN)/python -m pytest -n $(JOBS)
 
 docs: .venv/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 dist: .venv/.dev
 	rm -rf build dist && $(BIN)/python -m build --outdir dist . && $(BIN)/twine check --strict dist/* && $(BIN)/python tools/check_dist.py

@@ -9,30 +9,21 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
+GROUPS: dict[str, tuple[str, ...]] = {
     "Models": (
-        "seed_oss",
-        (
-            *("SeedOssModel", "SeedOssForCausalLM", "SeedOssForSequenceClassification"),
-            *("SeedOssForTokenClassification", "SeedOssForQuestionAnswering", "SeedOssPreTrainedModel"),
-        ),
+        *("SeedOssModel", "SeedOssForCausalLM", "SeedOssForSequenceClassification"),
+        *("SeedOssForTokenClassification", "SeedOssForQuestionAnswering", "SeedOssPreTrainedModel"),
     ),
     "Auto classes": (
-        "seed_oss",
-        (
-            *("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"),
-            *("AutoModelForTokenClassification", "AutoModelForQuestionAnswering"),
-        ),
+        *("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification"),
+        *("AutoModelForTokenClassification", "AutoModelForQuestionAnswering"),
     ),
-    "Configuration": ("seed_oss", ("SeedOssConfig", "GenerationConfig")),
-    "Text": ("seed_oss", ("SeedOssTokenizer", "AutoTokenizer")),
-    "Caches": ("seed_oss", ("DynamicCache", "StaticCache")),
+    "Configuration": ("SeedOssConfig", "GenerationConfig"),
+    "Text": ("SeedOssTokenizer", "AutoTokenizer"),
+    "Caches": ("DynamicCache", "StaticCache"),
     "Generation": (
-        "seed_oss",
-        (
-            *("TextStreamer", "TextIteratorStreamer", "LogitsProcessor", "LogitsProcessorList"),
-            *("StoppingCriteria", "StoppingCriteriaList", "set_seed"),
-        ),
+        *("TextStreamer", "TextIteratorStreamer", "LogitsProcessor", "LogitsProcessorList"),
+        *("StoppingCriteria", "StoppingCriteriaList", "set_seed"),
     ),
 }
 FIELD_SECTIONS = ("Args", "Returns", "Raises", "Yields", "Attributes")
@@ -43,18 +34,16 @@ ITEM = re.compile(r"^    (?P<name>[*\w][\w, *.]*(?: \([^)]*\))?): (?P<text>.*(?:
 def public_names() -> str:
     """Every public name with its signature, docstring and public methods, by group."""
     parts: list[str] = []
-    for title, (module_name, names) in GROUPS.items():
-        module = importlib.import_module(module_name)
+    for title, names in GROUPS.items():
         parts.append(f"## {title}")
-        parts.extend(part for name in names for part in _entry(name, getattr(module, name)))
+        parts.extend(part for name in names for part in _entry(name, _public(name)))
     return "\n\n".join(parts)
 
 
 def ungrouped() -> list[str]:
     """Public names that no group shows; there should be none."""
     exported = importlib.import_module("seed_oss").__all__
-    shown = {name for _, names in GROUPS.values() for name in names}
-    return sorted(set(exported) - shown - {"__version__"})
+    return sorted(set(exported) - set(_all_names()) - {"__version__"})
 
 
 def _entry(name: str, value: object) -> Iterator[str]:
@@ -71,11 +60,27 @@ def _entry(name: str, value: object) -> Iterator[str]:
 
 
 def _methods(kind: type) -> Iterator[tuple[str, object]]:
-    """Public methods and properties that the class itself, or a private base of ours, defines and describes."""
-    for name, raw in vars(kind).items():
+    """Described public methods and properties that the class has from us, without those of a public base."""
+    public = {value for value in map(_public, _all_names()) if inspect.isclass(value)}
+    bases = [base for base in kind.__mro__[1:] if base in public]
+    ours = [base for base in kind.__mro__ if base.__module__.startswith("seed_oss")]
+    names = dict.fromkeys(
+        name for base in ours for name in vars(base) if not name.startswith("_") or name == "__call__"
+    )
+    for name in names:
+        raw = inspect.getattr_static(kind, name)
         value = getattr(raw, "__func__", raw)
-        if not name.startswith("_") and inspect.getdoc(value) and (inspect.isroutine(value) or _is_property(value)):
+        inherited = any(inspect.getattr_static(base, name, None) is raw for base in bases)
+        if not inherited and inspect.getdoc(value) and (inspect.isroutine(value) or _is_property(value)):
             yield name, value
+
+
+def _all_names() -> list[str]:
+    return [name for names in GROUPS.values() for name in names]
+
+
+def _public(name: str) -> object:
+    return getattr(importlib.import_module("seed_oss"), name)
 
 
 def _is_property(value: object) -> bool:

@@ -165,17 +165,22 @@ def _allowed(name: str, field: Any) -> str:
         field.check(name, _NoValue())
     except ConfigError as error:
         allowed = str(error).split("; it must be ", 1)[-1].split("; ")[0]
-        return f"{allowed}, or none" if field.default is None or _takes_none(name, field) else allowed
+        takes_list = not allowed.startswith("a list") and (_takes(name, field, [1]) or _takes(name, field, ["text"]))
+        extra = [
+            text for text, there in (("a list of these", takes_list), ("none", _takes(name, field, None))) if there
+        ]
+        return ", or ".join([allowed, *extra])
     raise SystemExit(f"the check of {name} takes anything")
 
 
-def _takes_none(name: str, field: Any) -> bool:
+def _takes(name: str, field: Any, value: Any) -> bool:
     from seed_oss.errors import ConfigError
 
     try:
-        return field.check(name, None) is None
+        field.check(name, value)
     except ConfigError:
         return False
+    return True
 
 
 class _NoValue:

@@ -1,5 +1,6 @@
 """What README and docs show is run, and what they generate is fresh."""
 
+import json
 import os
 import re
 import shlex
@@ -10,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.docs.pages import Block, blocks, page_name, pages, pages_with
-from tools import render
+from tests.docs.pages import ROOT, Block, blocks, page_name, pages, pages_with
+from tools import reference, render
 
 KNOWN_LANGUAGES = {"python", "bash", "text", "toml", "json", "mermaid"}
 COMMAND = re.compile(r"^seed-oss .*", re.MULTILINE)
@@ -61,6 +62,18 @@ def run_command(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def test_the_demos_answer_in_the_readme_is_real(reader: Path) -> None:
+    (shown,) = [
+        block.text
+        for block in blocks((ROOT / "README.md").read_text(encoding="utf-8"), "text")
+        if block.text.startswith("$ make demo")
+    ]
+    done = run_command("seed-oss generate --model demo -- 'What is the capital of France?'", reader)
+    assert done.stdout.strip() in shown.splitlines(), "the answer is another one"
+    speed = re.sub(r"[\d.]+", "N", done.stderr.strip().splitlines()[-1])
+    assert speed in [re.sub(r"[\d.]+", "N", line) for line in shown.splitlines()], "the last line is another one"
+
+
 def test_every_block_names_its_language() -> None:
     found = [
         f"{page_name(page)}:{block.line} {block.language or 'no language'}"
@@ -80,6 +93,25 @@ def test_a_stale_part_is_seen() -> None:
     text = "<!-- generated:errors -->\nold\n<!-- end:errors -->"
     assert render.rendered(text) != text
     assert render.rendered(render.rendered(text)) == render.rendered(text)
+
+
+def test_the_reference_shows_every_public_name() -> None:
+    assert reference.ungrouped() == []
+
+
+def test_the_nav_has_every_page() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = [page for page in sorted((ROOT / "docs").rglob("*.md")) if not page.name[0].isdigit()]
+    assert [page_name(page) for page in listed if page.relative_to(ROOT / "docs").as_posix() not in nav] == []
+
+
+def test_what_is_supported_is_tested() -> None:
+    rows = json.loads((ROOT / "docs" / "supported.json").read_text(encoding="utf-8"))
+    assert len(rows) > 10
+    for row in rows:
+        for test in row["shown_by"]:
+            path = ROOT / test
+            assert path.is_dir() or "def test_" in path.read_text(encoding="utf-8"), f"{row['what']}: {test}"
 
 
 def test_links_between_pages_lead_somewhere() -> None:
