@@ -1,6 +1,7 @@
 """What all model classes share besides loading and saving: initialisation, embeddings, switches."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,7 +11,7 @@ from seed_oss.config import GenerationConfig, SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.models.pretrained import PretrainedMixin
 from seed_oss.models.resize import resized_embedding, resized_head
-from seed_oss.nn.rope import SeedOssRotaryEmbedding
+from seed_oss.nn import SeedOssRMSNorm, SeedOssRotaryEmbedding
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -41,7 +42,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
     main_input_name: ClassVar[str] = "input_ids"
     supports_gradient_checkpointing: ClassVar[bool] = True
     _no_split_modules: ClassVar[list[str]] = ["SeedOssDecoderLayer"]
-    _tied_weights_keys: ClassVar[dict[str, str]] = {}
+    _tied_weights_keys: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: SeedOssConfig) -> None:
         if not isinstance(config, SeedOssConfig):
@@ -67,7 +68,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Draw all weights anew (reference.md, 1.9)."""
+        """Draw all weights anew: normal with `initializer_range`, biases and the padding row 0, norms 1."""
         self.apply(self._init_weights)
 
     @torch.no_grad()
@@ -81,7 +82,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
             module.weight.normal_(mean=0.0, std=std)
             if module.padding_idx is not None:
                 module.weight[module.padding_idx].zero_()
-        elif type(module).__name__.endswith("RMSNorm"):
+        elif isinstance(module, SeedOssRMSNorm):
             module.weight.fill_(1.0)
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:

@@ -29,7 +29,7 @@ def resized_embedding(
 @torch.no_grad()
 def resized_head(old: nn.Linear, size: int, around_mean: bool, init: Callable[[nn.Module], None]) -> nn.Linear:
     """A copy of the head `old` with `size` outputs."""
-    new = nn.Linear(old.in_features, size, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
+    new = Linear(old.in_features, size, bias=old.bias is not None, device=old.weight.device, dtype=old.weight.dtype)
     init(new)
     _fill(new.weight, old.weight, around_mean)
     if old.bias is not None:

@@ -1,6 +1,7 @@
 """The Seed-OSS decoder and its language-model head (reference: transformers' `models/seed_oss`)."""
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -172,7 +173,7 @@ class SeedOssModel(SeedOssPreTrainedModel):
 class SeedOssForCausalLM(SeedOssPreTrainedModel):
     """The decoder with a language-model head."""
 
-    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[Mapping[str, str]] = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: SeedOssConfig) -> None:
         super().__init__(config)
@@ -265,6 +266,7 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
         past_key_values: Cache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        next_sequence_length: int | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """What `forward` needs for the next step, for callers that drive generation themselves (adapters do).
@@ -274,13 +276,16 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
             past_key_values: what is cached of it; only the rest is passed on.
             attention_mask: `[batch, length]`.
             inputs_embeds: `[batch, length, hidden_size]`, used instead of the ids while nothing is cached.
+            next_sequence_length: how many ids at the end to pass on, where the cache holds more than ids (virtual
+                tokens of an adapter).
         """
         cached = 0 if past_key_values is None else past_key_values.get_seq_length()
         inputs: dict[str, Any] = {"attention_mask": attention_mask, "past_key_values": past_key_values}
         inputs.update(
             {name: kwargs[name] for name in ("use_cache", "logits_to_keep", "position_ids") if name in kwargs}
         )
-        new = inputs_embeds if inputs_embeds is not None and cached == 0 else input_ids[:, cached:]
+        start = cached if next_sequence_length is None else -next_sequence_length
+        new = inputs_embeds if inputs_embeds is not None and cached == 0 else input_ids[:, start:]
         inputs["inputs_embeds" if new is inputs_embeds else "input_ids"] = new
         if attention_mask is not None and attention_mask.dim() == 2:
             positions = (attention_mask.long().cumsum(-1) - 1).masked_fill(attention_mask == 0, 0)

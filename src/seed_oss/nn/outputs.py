@@ -112,10 +112,11 @@ class ModelOutput(OrderedDict[str, Any]):
 def _is_pairs(value: Any) -> bool:
     if isinstance(value, (str, Tensor)) or not hasattr(value, "__iter__"):
         return False
-    return hasattr(value, "__next__") or (
-        len(value) > 0
-        and all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in value)
-    )
+    return hasattr(value, "__next__") or (len(value) > 0 and all(_is_pair(pair) for pair in value))
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _flatten(output: ModelOutput) -> tuple[list[Any], list[str]]:
