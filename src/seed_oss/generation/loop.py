@@ -11,7 +11,7 @@ from seed_oss.generation.columns import Columns
 from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import GenerationPlan, RecordFlags
 from seed_oss.generation.row_watch import RowWatch
-from seed_oss.generation.runner import ModelRunner
+from seed_oss.generation.runner import Runner
 
 
 @dataclass
@@ -65,7 +65,7 @@ def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnl
     return _result(plan, ids, record)
 
 
-def _decode(plan: GenerationPlan, runner: ModelRunner, ids: Columns, watch: RowWatch, record: Record) -> None:
+def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch, record: Record) -> None:
     _warn_beyond_model(plan, 0)
     output = runner.prefill()
     logits = _last_logits(output, plan.record)

@@ -13,9 +13,10 @@ from seed_oss.errors import CacheFullError, InputError
 from seed_oss.generation.arguments import resolve_arguments
 from seed_oss.generation.lengths import settle_lengths
 from seed_oss.generation.model import CausalModel
+from seed_oss.generation.prepared import PreparedRunner, replaced_preparation
 from seed_oss.generation.processors import LogitsProcessorList
 from seed_oss.generation.prompt import Prompt, eos_ids, make_prompt
-from seed_oss.generation.runner import ForwardOptions, ModelRunner
+from seed_oss.generation.runner import ForwardOptions, ModelRunner, Runner
 from seed_oss.generation.sampling import Chooser, choose_greedily, sampler
 from seed_oss.generation.settings import make_criteria, make_processors
 from seed_oss.generation.stopping import StoppingCriteriaList
@@ -68,7 +69,7 @@ class GenerationPlan:
 
     input_ids: Tensor
     max_new: int
-    runner: ModelRunner
+    runner: Runner
     repeats_after_prefill: int
     processors: LogitsProcessorList
     choose: Chooser
@@ -104,7 +105,7 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
     return GenerationPlan(
         input_ids=full.input_ids,
         max_new=max_new,
-        runner=ModelRunner(model, start, cache, options, max_new),
+        runner=_make_runner(model, start, cache, options, max_new),
         repeats_after_prefill=late,
         processors=make_processors(config, full, lengths, call.logits_processor),
         choose=_make_chooser(config, call.generator, model.device),
@@ -180,6 +181,20 @@ def _check_cache(start: Prompt, config: GenerationConfig, num_kept: int, rows: i
             "lower max_new_tokens"
         )
     return cache
+
+
+def _make_runner(
+    model: CausalModel, start: Prompt, cache: Cache | None, options: ForwardOptions, max_new: int
+) -> Runner:
+    prepare = replaced_preparation(model)
+    if prepare is None:
+        return ModelRunner(model, start, cache, options, max_new)
+    if start.past is not None or not isinstance(cache, DynamicCache):
+        raise InputError(
+            "an adapter puts virtual tokens before the prompt, which needs a cache of its own; call generate() without "
+            "past_key_values, cache_implementation and use_cache=False"
+        )
+    return PreparedRunner(model, prepare, start, options, max_new)
 
 
 def _forward_options(

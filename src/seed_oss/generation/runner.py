@@ -1,5 +1,6 @@
 """Running the model over the prompt and then token by token."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,37 @@ class ForwardOptions:
     outputs: dict[str, bool]
 
 
-class ModelRunner:
-    """Keeps what changes from step to step beside the ids: cache, mask, positions.
+class Runner(ABC):
+    """Runs the model, and keeps what changes from step to step beside the ids."""
+
+    @property
+    @abstractmethod
+    def cache(self) -> Cache | None:
+        """Keys and values so far; None where everything is computed anew at each step."""
+
+    @abstractmethod
+    def prefill(self) -> Any:
+        """Run the prompt; return the model's output."""
+
+    @abstractmethod
+    def repeat(self, times: int) -> None:
+        """Give each row `times` copies side by side, cache included."""
+
+    @abstractmethod
+    def step(self, tokens: Tensor, ids: Columns) -> Any:
+        """Run one more token per row.
+
+        Args:
+            tokens: int64 `[batch]`.
+            ids: everything so far, `tokens` included.
+
+        Returns:
+            The model's output.
+        """
+
+
+class ModelRunner(Runner):
+    """See Runner; keeps cache, mask and positions.
 
     Args:
         model: the model.
@@ -42,16 +72,17 @@ class ModelRunner:
         self, model: CausalModel, prompt: Prompt, cache: Cache | None, options: ForwardOptions, max_new: int
     ) -> None:
         self._model, self._prompt, self._options, self._max_new = model, prompt, options, max_new
-        self.cache = cache
+        self._cache = cache
         self._mask = None if prompt.attention_mask is None else Columns(prompt.attention_mask, max_new)
         self._positions = prompt.position_ids
 
-    def prefill(self) -> Any:
-        """Run the prompt, in chunks if it is long.
+    @property
+    def cache(self) -> Cache | None:
+        """See Runner.cache."""
+        return self._cache
 
-        Returns:
-            The model's output for the last chunk.
-        """
+    def prefill(self) -> Any:
+        """Run the prompt, in chunks if it is long; return the model's output for the last one."""
         num_new, chunk_len = self._prompt.num_new, self._options.chunk_len
         output: Any = None
         for start in range(0, num_new, chunk_len):
@@ -60,31 +91,23 @@ class ModelRunner:
         return output
 
     def repeat(self, times: int) -> None:
-        """Give each row `times` copies side by side, cache included."""
-        assert self.cache is not None
-        self.cache.batch_repeat_interleave(times)
+        """See Runner.repeat."""
+        assert self._cache is not None
+        self._cache.batch_repeat_interleave(times)
         if self._mask is not None:
             self._mask = Columns(self._mask.view().repeat_interleave(times, dim=0), self._max_new)
         if self._positions is not None and self._positions.shape[0] > 1:
             self._positions = self._positions.repeat_interleave(times, dim=0)
 
     def step(self, tokens: Tensor, ids: Columns) -> Any:
-        """Run one more token per row.
-
-        Args:
-            tokens: int64 `[batch]`.
-            ids: everything so far, `tokens` included.
-
-        Returns:
-            The model's output.
-        """
+        """See Runner.step."""
         if self._mask is not None:
             self._mask.append(torch.ones_like(tokens, dtype=torch.bool))
         if self._positions is not None:
             following = self._positions[:, -1:] + 1
-            again = self.cache is None
+            again = self._cache is None
             self._positions = torch.cat((self._positions, following), dim=1) if again else following
-        input_ids = tokens[:, None] if self.cache is not None else ids.view()
+        input_ids = tokens[:, None] if self._cache is not None else ids.view()
         return self._forward(
             {"input_ids": input_ids}, self._positions, None if self._mask is None else self._mask.view()
         )
@@ -107,8 +130,8 @@ class ModelRunner:
             inputs["attention_mask"] = mask
         return self._model(
             **inputs,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
+            past_key_values=self._cache,
+            use_cache=self._cache is not None,
             logits_to_keep=self._options.logits_to_keep,
             return_dict=True,
             **self._options.outputs,
