@@ -13,7 +13,7 @@ CODE_FROM_DATA_CALLS = {
     *("torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "numpy.load", "np.load"),
     *("yaml.load", "yaml.unsafe_load"),
 }
-CODE_FROM_DATA_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "runpy"}
+CODE_FROM_DATA_MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "runpy"}
 SKIPS = {"skip", "skipif", "xfail"}
 
 
@@ -50,7 +50,8 @@ def swallowing(tree: ast.Module) -> Iterator[Offence]:
         broad = node.type is None or (
             isinstance(node.type, ast.Name) and node.type.id in {"Exception", "BaseException"}
         )
-        answers = any(isinstance(part, ast.Raise) for part in ast.walk(node))
+        used = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+        answers = node.name in used or any(isinstance(part, ast.Raise) for part in ast.walk(node))
         if broad and not answers:
             yield node.lineno, "catches everything and raises nothing"
 

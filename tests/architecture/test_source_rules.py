@@ -39,6 +39,12 @@ RULES: dict[str, tuple[Rule, tuple[str, ...], tuple[str, ...], str]] = {
         (),
         "from pickle import loads",
     ),
+    "marshal is only what we send our own template process": (
+        rules.importing("marshal"),
+        SHIPPED,
+        ("src/seed_oss/chat/template_",),
+        "import marshal",
+    ),
     "no call that runs code from data": (
         rules.calling(*rules.CODE_FROM_DATA_CALLS),
         SHIPPED,
@@ -77,6 +83,7 @@ def test_the_rule_sees(name: str) -> None:
         (rules.missing_docstring, "'''m'''\n@overload\ndef f(): ...\ndef _private(): ...\n"),
         (rules.skip_without_reason, "pytest.skip('no GPU here')\npytest.mark.skipif(True, reason='no GPU')"),
         (rules.swallowing, "try:\n    f()\nexcept Exception as e:\n    raise X from e\nexcept OSError:\n    pass"),
+        (rules.swallowing, "try:\n    f()\nexcept Exception as e:\n    tell(e)"),
         (rules.calling("eval"), "model.eval()"),
     ],
 )
