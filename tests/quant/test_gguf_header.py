@@ -231,17 +231,18 @@ def test_the_largest_claims_take_little_time_and_memory() -> None:
     strings = key("a", ARRAY, struct.pack("<IQ", STRING, gguf_header.MAX_STRINGS) + bytes(8) * gguf_header.MAX_STRINGS)
     numbers = key("b", ARRAY, struct.pack("<IQ", U64, 2**64 // 16))
     data = gguf_bytes([strings, numbers])
+    start = time.process_time()
+    with pytest.raises(CheckpointError):
+        read(data)
+    assert time.process_time() - start < 2
     tracemalloc.start()
-    start = time.perf_counter()
     try:
         with pytest.raises(CheckpointError):
             read(data)
-        taken = time.perf_counter() - start
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert taken < 20  # under 1 s on an idle machine; tracing and a shared one take their part
-    assert peak < 8 * gguf_header.MAX_HEADER_BYTES
+    assert peak < 4 * gguf_header.MAX_HEADER_BYTES
 
 
 def test_without_the_gguf_package(monkeypatch: pytest.MonkeyPatch) -> None:
