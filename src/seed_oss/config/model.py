@@ -35,6 +35,7 @@ from seed_oss.config.rope_parameters import RopeInputs, check_rope, repeats_orig
 from seed_oss.config.stored import StoredConfig
 from seed_oss.errors import ConfigError
 
+MAX_PARAMETERS = 2**56  # in float64 still a number of bytes that fits 64 bits with a sign
 _SDPA_NAMES = ("flash_attention_2", "flash_attention_3")
 
 
@@ -317,6 +318,11 @@ class SeedOssConfig(StoredConfig):
                 "num_attention_heads",
                 self.num_attention_heads,
                 f"a multiple of num_key_value_heads, which is {self.num_key_value_heads}",
+            )
+        if self.num_parameters() > MAX_PARAMETERS:
+            raise ConfigError(
+                f"the sizes make a model of {self.num_parameters():.3g} parameters, at most {MAX_PARAMETERS:.3g} can be "
+                "counted in bytes; check vocab_size, hidden_size, intermediate_size, num_attention_heads and head_dim"
             )
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             refuse("pad_token_id", self.pad_token_id, f"null or less than vocab_size, which is {self.vocab_size}")

@@ -5,7 +5,7 @@ from typing import Any
 
 from seed_oss.errors import CheckpointError
 from seed_oss.files.opening import open_model_file
-from seed_oss.files.strict_json import MAX_JSON_BYTES, parse_json
+from seed_oss.files.strict_json import MAX_CONFIG_VALUES, MAX_JSON_BYTES, parse_json
 
 
 def read_json(root: str | Path, name: str, *, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def read_json(root: str | Path, name: str, *, max_bytes: int = MAX_JSON_BYTES) -
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise CheckpointError(f"{source} is larger than {max_bytes} bytes, the limit for this file")
-    value = parse_json(data, source=source, max_bytes=max_bytes)
+    value = parse_json(data, source=source, max_bytes=max_bytes, max_values=MAX_CONFIG_VALUES)
     if not isinstance(value, dict):
         raise CheckpointError(f"{source} must hold a JSON object, got {type(value).__name__}")
     return value  # pyright: ignore[reportUnknownVariableType]
