@@ -1,5 +1,6 @@
 """The tokenizers package behind our own errors: loading, twins that share the vocabulary, its failures converted."""
 
+import json
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -7,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from tokenizers.processors import TemplateProcessing
 
 from seed_oss.chat.tokenizer_checks import check_tokenizer_json
 from seed_oss.errors import CheckpointError, SeedOssError, TokenizerError
@@ -153,7 +153,7 @@ class Backend:
         """Add tokens, or change the flags of those that are there.
 
         Returns:
-            How many were new to the vocabulary.
+            How many were new, or got other flags.
 
         Raises:
             TokenizerError: The package refuses one.
@@ -175,12 +175,10 @@ class Backend:
         Raises:
             TokenizerError: A token is not in the vocabulary.
         """
-        start, end = ([f"{bos}:0"] if bos else []), ([f"{eos}:0"] if eos else [])
-        single = [*start, "$A:0", *end]
-        pair = [*single, *(part[:-1] + "1" for part in start), "$B:1", *(part[:-1] + "1" for part in end)]
-        tokens = [(token, self.tokenizer.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token]
         with self._lock, backend_errors("special tokens cannot be put around texts"):
-            processor: Any = TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
+            template = _around(self.tokenizer, bos, eos)
+            # The class's own constructor takes "<token>:0" and cannot read tokens with a colon, as <seed:bos> is.
+            processor: Any = component_from_json("post_processor", template)
             self.tokenizer.post_processor = processor
             self._twin = None
 
@@ -211,6 +209,31 @@ class Backend:
             else:
                 other.enable_truncation(**asdict(truncation))
             return _encode(other, inputs, add_special_tokens, is_pretokenized)
+
+
+def component_from_json(name: str, state: dict[str, Any]) -> Any:
+    """Make a part of a tokenizer ("decoder", "post_processor", ...) from what tokenizer.json says of it."""
+    empty: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}, name: state}
+    return getattr(Tokenizer.from_str(json.dumps(empty)), name)
+
+
+def _around(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> dict[str, Any]:
+    """The post-processor that puts bos before and eos after each text, as tokenizer.json writes it."""
+
+    def pieces(text: str, type_id: int) -> list[dict[str, Any]]:
+        start = [{"SpecialToken": {"id": bos, "type_id": type_id}}] if bos else []
+        end = [{"SpecialToken": {"id": eos, "type_id": type_id}}] if eos else []
+        return [*start, {"Sequence": {"id": text, "type_id": type_id}}, *end]
+
+    specials = {
+        token: {"id": token, "ids": [tokenizer.token_to_id(token)], "tokens": [token]} for token in (bos, eos) if token
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": pieces("A", 0),
+        "pair": [*pieces("A", 0), *pieces("B", 1)],
+        "special_tokens": specials,
+    }
 
 
 def _encode(tokenizer: Tokenizer, inputs: list[Any], add_special_tokens: bool, is_pretokenized: bool) -> list[Encoding]:

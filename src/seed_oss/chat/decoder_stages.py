@@ -24,9 +24,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from seed_oss.chat.backend import backend_errors
-
-_EMPTY: dict[str, Any] = {"version": "1.0", "model": {"type": "BPE", "vocab": {}, "merges": []}}
+from seed_oss.chat.backend import backend_errors, component_from_json
 
 
 class Stage(ABC):
@@ -254,7 +252,7 @@ def _fused_stage(component: dict[str, Any]) -> Stage | None:
 
 def _decode_of(component: dict[str, Any]) -> Callable[[list[str]], str]:
     """The package's own decoder for one component."""
-    decoder = Tokenizer.from_str(json.dumps({**_EMPTY, "decoder": component})).decoder
+    decoder = component_from_json("decoder", component)
 
     def decode(tokens: list[str]) -> str:
         with backend_errors("the tokens cannot be decoded"):

@@ -124,7 +124,7 @@ class SeedOssTokenizer(ChatCalls):
             The paths of the files written.
 
         Raises:
-            TokenizerError: The folder is a file, or a template's name is not a plain file name.
+            InputError: The folder is a file, or something else is saving into it.
         """
         config = {
             **self._settings.other,

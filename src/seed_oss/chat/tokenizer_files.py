@@ -62,6 +62,9 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     config = _read_optional_json(folder, CONFIG_FILE)
     if "added_tokens_decoder" not in config:
         config = _with_special_tokens_map(config, _read_optional_json(folder, SPECIAL_TOKENS_FILE))
+        older = _read_optional_json(folder, ADDED_TOKENS_FILE)
+        if older:
+            config["added_tokens_decoder"] = _with_added_tokens(older, parsed.get("added_tokens") or [], config)
     chat_template = _read_templates(folder)
     if chat_template is None:
         chat_template = template_setting(config.get("chat_template"))
@@ -113,6 +116,15 @@ def _with_special_tokens_map(config: dict[str, Any], special: dict[str, Any]) ->
         elif name.endswith("_token") and value:
             merged[name] = token_text(value, name)
     return merged
+
+
+def _with_added_tokens(older: dict[str, Any], own: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, Any]:
+    """The tokens of the older added_tokens.json by id, with those of tokenizer.json in front of them."""
+    special = {value for name, value in config.items() if name in NAMED_TOKENS and isinstance(value, str)}
+    tokens: dict[str, Any] = {
+        str(token_id): {"content": content, "special": content in special} for content, token_id in older.items()
+    }
+    return {**tokens, **{str(token.get("id")): token for token in own}}
 
 
 def _read_templates(folder: Path) -> str | dict[str, str] | None:

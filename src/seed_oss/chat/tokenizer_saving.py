@@ -1,21 +1,21 @@
-"""Writing a tokenizer's files, each whole or not at all."""
+"""Writing a tokenizer's files, all or none."""
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from seed_oss.chat.tokenizer_files import (
+    ADDED_TOKENS_FILE,
     CONFIG_FILE,
     SPECIAL_TOKENS_FILE,
     TEMPLATE_FILE,
     TEMPLATE_FOLDER,
     TOKENIZER_FILE,
 )
-from seed_oss.errors import TokenizerError
-from seed_oss.files import check_plain_name
+from seed_oss.files import DirectoryCommit
+
+_OWN_FILES = (TOKENIZER_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE, TEMPLATE_FILE)
 
 
 def save_tokenizer_files(
@@ -26,57 +26,35 @@ def save_tokenizer_files(
     special_tokens: Mapping[str, Any],
     chat_template: str | Mapping[str, str] | None,
 ) -> tuple[str, ...]:
-    """Write a tokenizer into a folder; files of other names stay, templates that are no longer set go.
+    """Write a tokenizer into a folder, all files at once; files of other names stay, templates no longer set go.
 
     Args:
         folder: Made if needed.
         tokenizer_json: Content of tokenizer.json.
         config: Content of tokenizer_config.json but for the class, which is the one that reads tokenizer.json as it is.
         special_tokens: Content of special_tokens_map.json, which older readers want.
-        chat_template: One template, or templates by name.
+        chat_template: One template, which gets a file, or templates by name, which go into tokenizer_config.json.
 
     Returns:
         The paths of the files written.
 
     Raises:
-        TokenizerError: The folder is a file.
-        UnsafeFileError: The name of a template is not a plain file name.
+        InputError: The folder is a file, or something else is saving into it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise TokenizerError(f"{folder} is a file; give a folder to save into")
-    templates = {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
-    contents = {
-        folder / TOKENIZER_FILE: tokenizer_json,
-        folder / CONFIG_FILE: _json({**config, "tokenizer_class": "PreTrainedTokenizerFast"}),
-        folder / SPECIAL_TOKENS_FILE: _json(special_tokens),
-    }
-    for name, template in templates.items():
-        file_name = check_plain_name(f"{name}.jinja", where="name of a chat template")
-        path = folder / TEMPLATE_FILE if name == "default" else folder / TEMPLATE_FOLDER / file_name
-        contents[path] = template
-    for path, content in contents.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, content)
-    for stale in [folder / TEMPLATE_FILE, *(folder / TEMPLATE_FOLDER).glob("*.jinja")]:
-        if stale not in contents:
-            stale.unlink(missing_ok=True)
-    return tuple(map(str, contents))
+    settings: dict[str, Any] = {**config, "tokenizer_class": "PreTrainedTokenizerFast"}
+    contents = {TOKENIZER_FILE: tokenizer_json, SPECIAL_TOKENS_FILE: _json(special_tokens)}
+    if isinstance(chat_template, str):
+        contents[TEMPLATE_FILE] = chat_template
+    elif chat_template:
+        settings["chat_template"] = [{"name": name, "template": text} for name, text in chat_template.items()]
+    contents[CONFIG_FILE] = _json(settings)
+    with DirectoryCommit(folder, replaces=lambda name: name in _OWN_FILES) as staging:
+        for name, content in contents.items():
+            (staging / name).write_text(content, encoding="utf-8", newline="")
+    for stale in (folder / TEMPLATE_FOLDER).glob("*.jinja"):  # readers would take these before the setting
+        stale.unlink()
+    return tuple(str(folder / name) for name in contents)
 
 
 def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-
-
-def _write_whole(path: Path, content: str) -> None:
-    """Write beside the file and exchange, so that a reader, or a power cut, finds the old content or the new."""
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", newline="") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -107,7 +107,7 @@ class Vocabulary(SpecialTokens):
             special_tokens: Whether they are special: left out of text by `skip_special_tokens`.
 
         Returns:
-            How many were new.
+            How many were new, or got other flags.
         """
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens)
         token_texts(tokens, "new_tokens")
@@ -123,7 +123,7 @@ class Vocabulary(SpecialTokens):
             replace_extra_special_tokens: Whether the list replaces the one there is, or extends it.
 
         Returns:
-            How many were new to the vocabulary.
+            How many were new, or got other flags.
 
         Raises:
             TokenizerError: A name is not known, or a token is not text.
