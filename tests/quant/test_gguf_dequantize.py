@@ -24,7 +24,7 @@ def header_of(path: Path) -> GGUFHeader:
         return read_gguf_header(file, source=path.name)
 
 
-@pytest.mark.parametrize("name", sorted(READABLE_TYPES))
+@pytest.mark.parametrize("name", sorted(READABLE_TYPES & T.__members__.keys()))
 def test_every_type_equals_the_package(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).standard_normal((48, 512), dtype=np.float32)
     path = write_gguf(tmp_path / "a.gguf", Recipe(extra={"a": values}, types={"a": T[name]}))
