@@ -30,7 +30,7 @@ def doctor(
     report: dict[str, Section] = {
         "seed-oss": {"version": __version__, "python": platform.python_version(), "system": platform.platform()},
         "packages": _packages(),
-        "extras": _extras(),
+        "extras": _extras(torch),
         "machine": _machine(torch),
         "devices": _devices(torch),
         "fast parts": _fast_parts(torch),
@@ -72,13 +72,13 @@ def _packages() -> Section:
     return {name: machine.version_of(name) or "not installed" for name in machine.required_packages()}
 
 
-def _extras() -> Section:
+def _extras(torch: ModuleType | str) -> Section:
     section: Section = {}
     for extra, packages in machine.EXTRAS.items():
         missing = [name for name in packages if machine.version_of(name) is None]
         installed = ", ".join(f"{name} {machine.version_of(name)}" for name in packages)
         section[extra] = f"not installed; run: pip install 'seed-oss[{extra}]'" if missing else installed
-    return {**section, "demo": _demo()}
+    return section if isinstance(torch, str) else {**section, "demo": _demo()}
 
 
 def _demo() -> str:

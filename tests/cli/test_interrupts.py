@@ -1,0 +1,114 @@
+"""Ctrl-C and closed pipes, in real processes."""
+
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "seed_oss"]
+ENDLESS = ["--max-new-tokens", "1000000", "--threads", "1"]
+DEADLINE_S = 120.0
+
+
+class Terminal:
+    """A process that believes it talks to a person."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", handle: int) -> None:
+        self.process = process
+        self._handle = handle
+        self.seen = ""
+
+    def wait_for(self, pattern: str) -> str:
+        """Read until the pattern has come; what came up to its end is taken out of `seen` and returned."""
+        deadline = time.monotonic() + DEADLINE_S
+        while (found := re.search(pattern, self.seen)) is None:
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.seen[-2000:]!r}"
+            if select.select([self._handle], [], [], 1.0)[0]:
+                self.seen += self._read()
+        before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return before
+
+    def _read(self) -> str:
+        try:
+            return os.read(self._handle, 65536).decode("utf-8", "replace")
+        except OSError:  # the other end is closed
+            raise AssertionError(f"ended with {self.process.wait()}: {self.seen[-2000:]!r}") from None
+
+    def type(self, text: str) -> None:
+        """Type on the keyboard; \\x03 is Ctrl-C."""
+        os.write(self._handle, text.encode())
+
+
+# Makes the pseudo-terminal the one that Ctrl-C comes from, then becomes the command.
+TAKE_TERMINAL = (
+    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+@contextmanager
+def terminal(*arguments: str | Path) -> Iterator[Terminal]:
+    """Run the command in a pseudo-terminal of its own, so that Ctrl-C reaches it as from a keyboard."""
+    handle, inner = pty.openpty()
+    command = [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, *map(str, arguments)]
+    environment = {**os.environ, "TERM": "dumb"}
+    with subprocess.Popen(
+        command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, env=environment
+    ) as process:
+        os.close(inner)
+        try:
+            yield Terminal(process, handle)
+        finally:
+            process.kill()
+            os.close(handle)
+
+
+def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(checkpoint: Path):
+    with terminal("chat", "--model", checkpoint, *ENDLESS) as screen:
+        screen.wait_for(r"Ctrl-D ends\.[\s\S]*> ")
+        screen.type("Hello\n")
+        screen.wait_for(r"Hello\r\n[\s\S]{20}")
+        screen.type("\x03")
+        assert "Traceback" not in screen.wait_for(r"stopped; \d+ tokens, [\d.]+ tokens/s")
+        screen.wait_for(r"> ")
+        screen.type("\x03")
+        screen.wait_for(r"Ctrl-D or /exit ends the conversation[\s\S]*> ")
+        screen.type("Again\n")
+        screen.wait_for(r"Again\r\n[\s\S]{20}")
+        screen.type("\x03")
+        screen.wait_for(r"stopped; \d+ tokens[\s\S]*> ")
+        screen.type("/exit\n")
+        assert screen.process.wait() == 0
+
+
+def test_ctrl_c_ends_generate_with_what_there_is(checkpoint: Path):
+    arguments = [*COMMAND, "generate", "--model", str(checkpoint), *ENDLESS, "Hello"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10)
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        errors = process.stderr.read().decode()
+    assert process.returncode == 130
+    assert re.search(r"^\d+ tokens, [\d.]+ tokens/s", errors, re.MULTILINE)
+    assert "Traceback" not in errors
+
+
+def test_a_reader_that_goes_away_is_no_error_to_explain(checkpoint: Path):
+    arguments = [*COMMAND, "generate", "--model", str(checkpoint), *ENDLESS, "Hello"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(10)
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
