@@ -21,7 +21,8 @@ from seed_oss.generation.sampling import Chooser, choose_greedily, sampler
 from seed_oss.generation.settings import make_criteria, make_processors
 from seed_oss.generation.stopping import StoppingCriteriaList
 
-DEFAULT_CHUNK_LEN = 2048
+MAX_CHUNK_LEN = 4096  # bounds the activations of the prompt
+MAX_MASK_ENTRIES = 2**27  # bounds chunk x context, the size of the mask that a chunk behind others needs
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
     criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
     max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
     cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
-    options = _forward_options(config, record, given.logits_to_keep, cache)
+    options = _forward_options(config, record, given.logits_to_keep, cache, start.total_len)
     first_beyond = max(model.config.max_position_embeddings - prompt.total_len + 1, 0)
     return GenerationPlan(
         input_ids=full.input_ids,
@@ -198,7 +199,7 @@ def _make_runner(
 
 
 def _forward_options(
-    config: GenerationConfig, record: RecordFlags, logits_to_keep: Any, cache: Cache | None
+    config: GenerationConfig, record: RecordFlags, logits_to_keep: Any, cache: Cache | None, total_len: int
 ) -> ForwardOptions:
     keep = 1 if logits_to_keep is None else logits_to_keep
     if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
@@ -208,9 +209,14 @@ def _forward_options(
         raise InputError(f"prefill_chunk_size is {chunk_len} and use_cache is False; chunks need a cache")
     if chunk_len is None:
         whole = cache is None or record.attentions or record.hidden_states
-        chunk_len = torch.iinfo(torch.int64).max if whole else DEFAULT_CHUNK_LEN
+        chunk_len = torch.iinfo(torch.int64).max if whole else default_chunk_len(total_len)
     outputs = {"output_attentions": record.attentions, "output_hidden_states": record.hidden_states}
     return ForwardOptions(chunk_len, keep, {name: True for name, wanted in outputs.items() if wanted})
+
+
+def default_chunk_len(total_len: int) -> int:
+    """Most prompt tokens in one forward, for a context of `total_len` tokens."""
+    return min(MAX_CHUNK_LEN, max(MAX_MASK_ENTRIES // max(total_len, 1), 256))
 
 
 def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device) -> Chooser:
