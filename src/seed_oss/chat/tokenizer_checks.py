@@ -7,7 +7,7 @@ from typing import Any, NoReturn, cast
 
 from seed_oss.errors import TokenizerError
 
-MAX_ADDED_TOKENS = 65_536
+MAX_ADDED_TOKENS = 16_384  # adding them takes the package time quadratic in their number
 MAX_TOKEN_LEN = 1_024  # characters of an added token
 MAX_GROWTH = 4_096  # bytes that one byte of text can become in normalizers, or one byte of tokens in decoders
 MAX_PATTERN_LEN = 8_192  # characters of a regular expression
