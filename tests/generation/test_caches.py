@@ -202,6 +202,16 @@ def test_chunks_shrink_with_the_context(total: int, chunk: int) -> None:
     assert plan.default_chunk_len(total) == chunk
 
 
+def test_no_chunks_where_rotation_depends_on_the_length_of_a_forward(monkeypatch: pytest.MonkeyPatch) -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    both = models(rope_parameters=rope, max_position_embeddings=6)
+    monkeypatch.setattr(plan, "MAX_CHUNK_LEN", 4)
+    results = [
+        quietly(one.generate, IDS, max_new_tokens=8, output_logits=True, return_dict_in_generate=True) for one in both
+    ]
+    torch.testing.assert_close(results[0].logits[0], results[1].logits[0], atol=1e-5, rtol=1e-5)
+
+
 def test_the_whole_prompt_runs_at_once_where_its_outputs_are_returned(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

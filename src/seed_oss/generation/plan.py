@@ -101,7 +101,7 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
     criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
     max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
     cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
-    options = _forward_options(config, record, given.logits_to_keep, cache, start.total_len)
+    options = _forward_options(model, config, record, given.logits_to_keep, cache, start.total_len)
     first_beyond = max(model.config.max_position_embeddings - prompt.total_len + 1, 0)
     return GenerationPlan(
         input_ids=full.input_ids,
@@ -199,8 +199,15 @@ def _make_runner(
 
 
 def _forward_options(
-    config: GenerationConfig, record: RecordFlags, logits_to_keep: Any, cache: Cache | None, total_len: int
+    model: CausalModel,
+    config: GenerationConfig,
+    record: RecordFlags,
+    logits_to_keep: Any,
+    cache: Cache | None,
+    total_len: int,
 ) -> ForwardOptions:
+    # These rotate by the length of a forward: the first of several chunks would come out other than in one.
+    rotates_by_length = model.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
     keep = 1 if logits_to_keep is None else logits_to_keep
     if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
         raise InputError(f"logits_to_keep is {keep!r}; generate() takes an integer >= 0")
@@ -208,7 +215,7 @@ def _forward_options(
     if chunk_len is not None and cache is None:
         raise InputError(f"prefill_chunk_size is {chunk_len} and use_cache is False; chunks need a cache")
     if chunk_len is None:
-        whole = cache is None or record.attentions or record.hidden_states
+        whole = cache is None or record.attentions or record.hidden_states or rotates_by_length
         chunk_len = torch.iinfo(torch.int64).max if whole else default_chunk_len(total_len)
     outputs = {"output_attentions": record.attentions, "output_hidden_states": record.hidden_states}
     return ForwardOptions(chunk_len, keep, {name: True for name, wanted in outputs.items() if wanted})
