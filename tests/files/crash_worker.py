@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from seed_oss.files import DirectoryCommit
-from tests.files.plain import versions_in, write_version
+from tests.files.plain import versions_in, weights_seen_by_others, write_version
 
 CHANGES = {f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "link", "symlink", "chmod", "utime")}
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -68,6 +68,7 @@ def look(folder: Path) -> dict[str, object]:
     everything = [*folder.parent.iterdir(), *folder.iterdir()]
     return {
         "versions": sorted(versions_in(folder)),
+        "others": sorted(weights_seen_by_others(folder)),
         "foreign": [(folder / name).read_text() for name in ("README.md", "sub/deep")],
         "left": [path.name for path in everything if "seed-oss" in path.name],
     }

@@ -60,3 +60,17 @@ def versions_in(folder: Path) -> set[int]:
                 modulo.update(file.read(info.end - info.start))
     matching = {version for version in found if version % 256 in modulo}
     return found if len(modulo) == 1 and matching else found | {-value for value in modulo}
+
+
+def weights_seen_by_others(folder: Path) -> set[int]:
+    """The versions (modulo 256) of the weights as a program sees them that knows nothing of unfinished saves."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        files = {"model.safetensors"}
+    else:
+        files = set(json.loads(index.read_bytes())["weight_map"].values())
+    seen: set[int] = set()
+    for name in files:
+        content = (folder / name).read_bytes()
+        seen.update(content[8 + struct.unpack("<Q", content[:8])[0] :])
+    return seen

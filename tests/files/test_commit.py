@@ -287,6 +287,57 @@ def test_when_the_exchange_fails_the_journal_takes_over(
     assert nothing_is_left_behind(target)
 
 
+def test_what_others_make_just_before_the_exchange_stays(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(target, 1)
+    (target / "runs").mkdir()
+    swap = commit.exchange_folders
+
+    def late(first: Path, second: Path) -> None:
+        (target / "late").write_text("late")
+        (target / "runs" / "late").write_text("late")
+        swap(first, second)
+
+    monkeypatch.setattr(commit, "exchange_folders", late)
+    save(target, 2)
+    assert versions_in(target) == {2}
+    assert (target / "late").read_text() == (target / "runs" / "late").read_text() == "late"
+    assert nothing_is_left_behind(target)
+
+
+def test_what_others_made_before_a_kill_behind_the_exchange_comes_back(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(target, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(commit, "move_missing", lambda *args: None)
+        patch.setattr(commit.shutil, "rmtree", lambda *args, **kwargs: None)
+        save(target, 2)
+    old = next(path for path in target.parent.iterdir() if path != target)
+    assert versions_in(old) == {1}
+    (old / "late").write_text("late")
+    save(target, 3)
+    assert versions_in(target) == {3}
+    assert (target / "late").read_text() == "late"
+    assert nothing_is_left_behind(target)
+
+
+def test_a_save_is_refused_until_the_one_before_has_cleaned_up(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(target, 1)
+    sweep = commit.move_missing
+    refused: list[bool] = []
+
+    def meanwhile(*args: object) -> None:
+        with pytest.raises(InputError, match="is being saved"):
+            save(target, 3)
+        refused.append(True)
+        sweep(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(commit, "move_missing", meanwhile)
+    save(target, 2)
+    assert refused
+    assert versions_in(target) == {2}
+
+
 def test_files_that_cannot_be_linked_go_by_the_journal(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(target, 1)
     (target / "README.md").write_text("mine")
