@@ -7,6 +7,7 @@ import pytest
 
 from seed_oss import AutoModelForCausalLM, AutoTokenizer
 from seed_oss.cli import conversation as conversation_module
+from seed_oss.cli.answering import Answer
 from seed_oss.cli.conversation import Conversation
 from seed_oss.cli.loading import Loaded
 from seed_oss.errors import TemplateError
@@ -149,6 +150,24 @@ def test_a_failing_answer_does_not_end_the_conversation(run: Run, checkpoint: Pa
     assert outcome.code == 0
     assert answers == ["one", "two"]
     assert outcome.err.count("error: the template says no") == 2
+
+
+def test_ctrl_c_just_after_an_answer_does_not_end_the_conversation(
+    run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    answers: list[str] = []
+
+    def reply(self: Conversation, message: str, show: Any) -> Any:
+        answers.append(message)
+        return Answer(), True
+
+    def summary(self: Answer) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Conversation, "reply", reply)
+    monkeypatch.setattr(Answer, "summary", summary)
+    assert run("chat", "--model", checkpoint, stdin="one\ntwo\n").code == 0
+    assert answers == ["one", "two"]
 
 
 def test_a_checkpoint_that_cannot_talk(run: Run, plain_checkpoint: Path):

@@ -198,6 +198,13 @@ def test_a_config_that_contradicts_itself_is_not_written(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
+def test_what_no_reader_would_accept_is_not_written(tmp_path: Path):
+    SeedOssConfig().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        SeedOssConfig(quantization_config=10**70).save_pretrained(tmp_path)
+    assert SeedOssConfig.from_pretrained(tmp_path) == SeedOssConfig()
+
+
 def test_saving_into_a_file_is_refused(tmp_path: Path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(InputError, match="is a file; give a folder"):

@@ -59,7 +59,7 @@ def chat(
     """
     sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     sampling.settings(advised=False)  # contradictions are told before anything is loaded
-    loaded = load(ModelOptions(model, revision, dtype, device, threads))
+    loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=True)
     if not loaded.has_template:
         raise InputError(
             f"{model} has no chat template, so it was not trained to talk; seed-oss generate --raw continues texts"
@@ -68,7 +68,7 @@ def chat(
     if sys.stdin.isatty():
         _enable_line_editing()
         show_note(f"Talking to {model}. /help lists the commands, Ctrl-D ends.")
-    while (message := _read_message()) is not None and _handle(conversation, message):
+    while (message := _read_message()) is not None and _handle_calmly(conversation, message):
         pass
 
 
@@ -92,6 +92,15 @@ def _read_message() -> str | None:
             show_note("Ctrl-D or /exit ends the conversation.")
         except UnicodeDecodeError:
             show_error("the line is not valid text; type it again")
+
+
+def _handle_calmly(conversation: Conversation, message: str) -> bool:
+    """As `_handle`; a Ctrl-C that comes just after the answer ends nothing either."""
+    try:
+        return _handle(conversation, message)
+    except KeyboardInterrupt:
+        typer.echo()
+        return True
 
 
 def _handle(conversation: Conversation, message: str) -> bool:

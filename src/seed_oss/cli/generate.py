@@ -77,7 +77,7 @@ def generate(
     sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     sampling.settings(advised=False)  # contradictions are told before anything is loaded
     text = _read_prompt(prompt)
-    loaded = load(ModelOptions(model, revision, dtype, device, threads))
+    loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=chat is not False)
     as_chat = _is_chat(loaded, chat, system)
     _answer(loaded, text, system, as_chat, sampling)
 

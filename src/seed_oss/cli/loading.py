@@ -31,21 +31,29 @@ class Loaded:
         return options.settings(advised=_advises_sampling(self.model.generation_config))
 
 
-def load(options: ModelOptions) -> Loaded:
+def load(options: ModelOptions, *, for_chat: bool) -> Loaded:
     """Load the model and the tokenizer that the options name.
+
+    Args:
+        options: which model, and where and how it runs.
+        for_chat: the chat template will probably be used, so what renders it starts while the model loads.
 
     Raises:
         typer.BadParameter: a device that is not there.
         SeedOssError: the checkpoint cannot be had or used.
     """
-    import torch
+    from seed_oss import AutoTokenizer
 
-    from seed_oss import AutoModelForCausalLM, AutoTokenizer
+    tokenizer = AutoTokenizer.from_pretrained(options.model, revision=options.revision)
+    if for_chat:
+        tokenizer.prepare_chat_template()
+    import torch  # takes a second, in which the other process starts
+
+    from seed_oss import AutoModelForCausalLM
 
     device = _device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    tokenizer = AutoTokenizer.from_pretrained(options.model, revision=options.revision)
     model = AutoModelForCausalLM.from_pretrained(
         options.model, dtype=options.dtype.value, device_map=device, revision=options.revision
     )

@@ -321,8 +321,8 @@ class SeedOssConfig(StoredConfig):
             )
         if self.num_parameters() > MAX_PARAMETERS:
             raise ConfigError(
-                f"the sizes make a model of {self.num_parameters():.3g} parameters, at most {MAX_PARAMETERS:.3g} can be "
-                "counted in bytes; check vocab_size, hidden_size, intermediate_size, num_attention_heads and head_dim"
+                f"the sizes make a model of {self.num_parameters():.3g} parameters, at most {MAX_PARAMETERS:.3g} can "
+                "be counted in bytes; check vocab_size, hidden_size, intermediate_size, num_attention_heads, head_dim"
             )
         if self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             refuse("pad_token_id", self.pad_token_id, f"null or less than vocab_size, which is {self.vocab_size}")

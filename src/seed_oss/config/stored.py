@@ -102,6 +102,7 @@ class StoredConfig(FieldsBase):
 
         Raises:
             ConfigError: a kept key holds something that JSON cannot, or fields of a model config contradict each other.
+            CheckpointError: a kept key holds something that no reader accepts, such as a number of 65 digits.
             InputError: the folder is a file, or another save into it is running.
         """
         self._check_before_saving()
