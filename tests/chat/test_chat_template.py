@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from seed_oss.chat import SeedOssTokenizer
+from seed_oss.chat.template_process import SHARED
 from seed_oss.errors import InputError, TemplateError
 from tests.chat.template_texts import CONVERSATIONS, TEMPLATES, TOOLS
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
@@ -174,6 +175,13 @@ def test_arguments_that_do_not_go_together(ours: SeedOssTokenizer) -> None:
         ours.apply_chat_template(chat, sanitize_control_tokens=True)
     with pytest.raises(TemplateError, match=r"tools\[0\] must be a JSON schema"):
         ours.apply_chat_template(chat, tools=[print])
+
+
+def test_preparing_starts_the_process(ours: SeedOssTokenizer) -> None:
+    SHARED.close()
+    ours.prepare_chat_template()
+    assert SHARED.pid is not None
+    assert ours.apply_chat_template(CONVERSATIONS["one"], tokenize=False)
 
 
 def test_without_a_template(tmp_path: Path) -> None:

@@ -181,6 +181,13 @@ def test_special_tokens_can_be_set(tokenizer: SeedOssTokenizer) -> None:
         _ = tokenizer.eos
 
 
+def test_mask_of_special_tokens(tokenizer: SeedOssTokenizer) -> None:
+    ids = torch.tensor([0, 3, 300, 2])
+    assert tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True) == [1, 0, 0, 1]
+    with pytest.raises(TokenizerError, match="return_special_tokens_mask=True"):
+        tokenizer.get_special_tokens_mask([0])
+
+
 def test_names_of_the_checkpoints_own(tmp_path: Path) -> None:
     write_tiny_tokenizer(tmp_path, image_token="<seed:think>", extra_special_tokens={"audio_token": "<audio>"})
     tokenizer = SeedOssTokenizer.from_pretrained(tmp_path)

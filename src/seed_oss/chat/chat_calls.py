@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seed_oss.chat.encoding import BatchEncoding
+from seed_oss.chat.template_process import SHARED
 from seed_oss.chat.templating import choose_template, render_conversation, split_conversations
 from seed_oss.chat.vocabulary import Vocabulary
 from seed_oss.errors import InputError
@@ -18,6 +19,11 @@ class ChatCalls(Vocabulary):
     @abstractmethod
     def _call(self, text: str | Sequence[Any], arguments: Mapping[str, Any]) -> BatchEncoding:
         """Tokenize text: a call of the tokenizer with these arguments."""
+
+    def prepare_chat_template(self) -> None:
+        """Start what renders templates, without waiting: worth it where a model is loaded meanwhile."""
+        if self.chat_template is not None:
+            SHARED.start()
 
     def get_chat_template(self, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template that `apply_chat_template` uses with the same arguments.

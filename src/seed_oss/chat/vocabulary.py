@@ -93,6 +93,27 @@ class Vocabulary(SpecialTokens):
         """Always True: there is no other kind here."""
         return True
 
+    def get_special_tokens_mask(
+        self, token_ids_0: Any, token_ids_1: Any = None, already_has_special_tokens: bool = False
+    ) -> list[int]:
+        """1 for each id that is a special token, 0 for the others, as data collators ask for.
+
+        Args:
+            token_ids_0: Ids of a row that holds its special tokens.
+            token_ids_1: Only None.
+            already_has_special_tokens: Only True; `return_special_tokens_mask=True` in a call serves the other case.
+
+        Raises:
+            TokenizerError: Another case is asked for.
+        """
+        if not already_has_special_tokens or token_ids_1 is not None:
+            raise TokenizerError(
+                "get_special_tokens_mask takes one row with already_has_special_tokens=True; "
+                "for new text, call the tokenizer with return_special_tokens_mask=True"
+            )
+        special = set(self.all_special_ids)
+        return [int(token_id in special) for token_id in checked_ids(to_lists(token_ids_0))]
+
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens a call adds to a text, or to a pair of texts."""
         return self._backend.tokenizer.num_special_tokens_to_add(pair)
