@@ -167,6 +167,18 @@ def test_bad_conversations_are_named(ours: SeedOssTokenizer, conversation: Any, 
         ours.apply_chat_template(conversation)
 
 
+@pytest.mark.parametrize("depth", [1_500, 100_000])
+def test_deep_messages_are_refused(ours: SeedOssTokenizer, depth: int) -> None:
+    nested: list[Any] = []
+    for _ in range(depth):
+        nested = [nested]
+    with pytest.raises(TemplateError, match="deep"):
+        ours.apply_chat_template([{"role": "user", "content": nested}])
+    nested.append(nested)
+    with pytest.raises(TemplateError, match="deep"):
+        ours.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False, loop=nested)
+
+
 def test_arguments_that_do_not_go_together(ours: SeedOssTokenizer) -> None:
     chat = CONVERSATIONS["one"]
     with pytest.raises(InputError, match="exclude each other"):

@@ -64,6 +64,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "model of no kind": ({"model": {}}, "not a tokenizer that the tokenizers package can read"),
     "unknown model": ({"model": {"type": "Neural"}}, "not a tokenizer"),
     "merge of unknown tokens": ({"model": {**_MODEL, "merges": ["a c"]}}, "out of vocabulary"),
+    "prefix that merges lack": (
+        {"model": {**_MODEL, "vocab": {"a": 0, "é": 1, "aé": 2}, "merges": ["a é"], "continuing_subword_prefix": ","}},
+        "right half of every merge",
+    ),
+    "prefix of two bytes": ({"model": {**_MODEL, "continuing_subword_prefix": "é"}}, "must be ASCII"),
     "negative id": ({"model": {**_MODEL, "vocab": {"a": -1}}}, "not a tokenizer"),
     "growing text": (_sequence(*[_replace("aaaaaaaaaa")] * 20), "growth of text in the normalizer"),
     "growing text by regex": (_sequence(*[_replace("aaaaaaaaaa", Regex="")] * 20), "growth"),
@@ -84,6 +89,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "pieces of length 0": ({"pre_tokenizer": {"type": "FixedLength", "length": 0}}, "at least 1 is needed"),
     "template without its token": ({"post_processor": _template([_BOS])}, "does not define"),
+    "template without its type": ({"post_processor": {**_template([_BOS]), "type": None}}, "does not define"),
     "template repeating the text": ({"post_processor": _template([_TEXT_A, _TEXT_A])}, "repeats the text"),
     "template of many tokens": (
         {"post_processor": _template([_BOS] * 40 + [_TEXT_A], _special(40))},

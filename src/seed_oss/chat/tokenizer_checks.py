@@ -17,6 +17,13 @@ MAX_WORD_LEN = 10_000  # max_input_chars_per_word of a WordPiece model, whose ti
 MAX_CHARSMAP_PIECE = 256  # bytes that one character can become in a precompiled normalizer
 
 _PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")
+_FIELD_OF = {
+    "Replace": "content",
+    "Prepend": "prepend",
+    "Precompiled": "precompiled_charsmap",
+    "FixedLength": "length",
+    "TemplateProcessing": "single",
+}
 _CHILDREN = ("normalizers", "pretokenizers", "decoders", "processors")
 
 
@@ -44,6 +51,7 @@ class _Check:
         tokenizer = self._object(value, "the file")
         model = self._object(tokenizer.get("model"), "model")
         self._limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
+        self._merges(model)
         self._added_tokens(tokenizer.get("added_tokens"))
         for name in _PARTS:
             components = list(self._components(tokenizer.get(name)))
@@ -53,6 +61,15 @@ class _Check:
                 self._component(component, name)
         self._templates([c for c in self._components(tokenizer.get("post_processor")) if _is(c, "TemplateProcessing")])
         return tokenizer
+
+    def _merges(self, model: dict[str, Any]) -> None:
+        """The package cuts as many bytes off the right half of a merge as the prefix has characters, unchecked."""
+        prefix = model.get("continuing_subword_prefix")
+        if not isinstance(prefix, str) or not prefix:
+            return
+        rights = [_right_half(merge) for merge in self._list(model.get("merges"), "merges")]
+        if not prefix.isascii() or not all(right.startswith(prefix) for right in rights):
+            self._refuse("continuing_subword_prefix must be ASCII and start the right half of every merge")
 
     def _added_tokens(self, value: Any) -> None:
         tokens = self._list(value, "added_tokens")
@@ -145,11 +162,17 @@ class _Check:
 
 
 def _is(component: dict[str, Any], kind: str) -> bool:
-    return component.get("type") == kind
+    """Whether the package may take a component for one of this kind: without a type, it goes by the fields."""
+    return component.get("type") == kind or _FIELD_OF[kind] in component
 
 
 def _int(value: Any) -> int:
     return value if isinstance(value, int) else 0
+
+
+def _right_half(merge: Any) -> str:
+    parts = cast("list[Any]", merge) if isinstance(merge, list) else str(merge).split(" ")
+    return str(parts[-1]) if parts else ""
 
 
 def _may_be_empty(component: dict[str, Any]) -> bool:
