@@ -9,7 +9,7 @@ from seed_oss import GenerationConfig
 from seed_oss.errors import ConfigError, InputError
 from seed_oss.generation import TemperatureLogitsWarper, generate
 from tests.factory import VOCAB_SIZE, random_ids
-from tests.generation.helpers import ScriptedModel, left_padded, models
+from tests.generation.helpers import ScriptedModel, left_padded, models, quietly
 
 IDS = torch.tensor([[3, 4], [5, 6]])
 
@@ -28,13 +28,20 @@ def _call(*args: Any, **kwargs: Any) -> torch.Tensor:
         ("attention_masks", "did you mean attention_mask"),
         ("stop_string", "did you mean stop_strings"),
         ("logit_processor", "did you mean logits_processor"),
-        ("shrubbery", "remove the argument"),
-        ("labels", "remove the argument"),
+        ("shrubbery", "remove it"),
+        ("labels", "remove it"),
     ],
 )
 def test_unknown_names(name: str, hint: str) -> None:
     with pytest.raises(InputError, match=f"'{name}'.*{hint}"):
         _call(IDS, **{name: 1})
+
+
+def test_all_unknown_names_at_once() -> None:
+    with pytest.raises(
+        InputError, match=r"model_kwargs are not used .*'max_token': did you mean .*'shrubbery': remove"
+    ):
+        _call(IDS, max_token=3, shrubbery=1)
 
 
 @pytest.mark.parametrize(
@@ -203,6 +210,34 @@ class TestNothingTooMuch:
         assert calls[2]["input_ids"].shape == (2, 6)
         assert calls[2]["position_ids"].tolist() == [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 2, 3]]
         assert calls[2]["past_key_values"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"logits_processor": [lambda ids, scores: None]},
+            r"processors returned None; they must return scores \[2, 160",
+        ),
+        ({"logits_processor": [lambda ids, scores: scores[:1]]}, r"processors returned \[1, 160\]"),
+        ({"stopping_criteria": [lambda ids, scores: None]}, "criterion function returned None"),
+        ({"stopping_criteria": [lambda ids, scores: torch.zeros(3)]}, r"function returned \[3\]; it must .* \[2\]"),
+    ],
+)
+def test_plugged_in_parts_that_return_something_else(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        _call(IDS, **arguments)
+
+
+def test_a_model_that_drops_its_cache_while_training() -> None:
+    model, _ = models()
+    model.gradient_checkpointing_enable()
+    model.train()
+    with pytest.raises(InputError, match="did not use its cache"):
+        quietly(model.generate, random_ids(1, 5), max_new_tokens=4)
+    model.generate(random_ids(1, 5), max_new_tokens=4, use_cache=False)
+    expected = model.eval().generate(random_ids(1, 5), max_new_tokens=4)
+    assert expected.shape == (1, 9)
 
 
 def test_the_method_of_the_model() -> None:

@@ -17,7 +17,7 @@ from seed_oss.generation import (
     StoppingCriteriaList,
     generate,
 )
-from tests.generation.helpers import ScriptedModel, quietly
+from tests.generation.helpers import ScriptedModel, models, quietly
 
 IDS = torch.tensor([[3, 4], [5, 6], [7, 8]])
 LONG = [[10, 11, 12, 13, 2, 14], [20, 2, 21], [30, 31, 32, 33, 34, 35]]
@@ -205,6 +205,15 @@ class TestWithoutNumbers:
     def test_noticed_at_the_end_where_nobody_reads_the_steps(self, how: dict[str, Any]) -> None:
         with pytest.raises(NumericalError, match="row 1 has no finite score"):
             _new(self._model(1, 2, float("nan")), eos_token_id=None, **how)
+
+    def test_the_model_never_sees_a_token_that_is_none(self) -> None:
+        model, _ = models()
+
+        def forbid(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return scores - torch.inf if input_ids.shape[1] == 4 else scores
+
+        with pytest.raises(NumericalError, match="row 0 has no finite score"):
+            model.generate(IDS, max_new_tokens=6, repetition_penalty=1.1, logits_processor=[forbid])
 
     def test_not_in_rows_that_are_done(self) -> None:
         class Bad(ScriptedModel):

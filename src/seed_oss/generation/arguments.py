@@ -78,21 +78,22 @@ def _resolve_config(
         config.fill_from(defaults)
     if "top_k" in settings and settings["top_k"] is None:
         settings = {**settings, "top_k": 0}  # None means off, not the default of 50
-    unknown = config.update(**settings)
-    for name, value in unknown.items():
-        _check_unknown(name, value)
+    _check_unknown(config.update(**settings))
     config.validate()
     return config
 
 
-def _check_unknown(name: str, value: Any) -> None:
-    if name in _WITHOUT_EFFECT or value is None:
-        return
-    if name in _REFUSED:
-        if value is not False:
+def _check_unknown(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if name in _REFUSED and value is not None and value is not False:
             raise InputError(f"generate() got {name}: {_REFUSED[name]}")
-        return
+    names = [name for name, value in given.items() if value is not None and name not in (*_REFUSED, *_WITHOUT_EFFECT)]
+    if names:
+        hints = "; ".join(f"{name!r}: {_hint(name)}" for name in names)
+        raise InputError(f"these model_kwargs are not used by generate() or the model: {hints}")
+
+
+def _hint(name: str) -> str:
     known = [*GenerationConfig.FIELDS, *_INPUT_NAMES, "logits_processor", "stopping_criteria", "streamer", "tokenizer"]
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "remove the argument"
-    raise InputError(f"generate() does not know the argument {name!r}, and neither does the model; {hint}")
+    return f"did you mean {close[0]}?" if close else "remove it"

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import GenerationPlan, RecordFlags
@@ -74,7 +75,7 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         logits = logits.repeat_interleave(plan.repeats_after_prefill, dim=0)
     token_index = 0
     while True:
-        scores = plan.processors(ids.view(), logits.clone() if plan.record.logits else logits)
+        scores = _process(plan, ids, logits)
         record.add(output, logits, scores)
         del output, logits
         tokens = watch.settle(plan.choose(scores, token_index))
@@ -86,6 +87,14 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         _warn_beyond_model(plan, token_index)
         output = runner.step(tokens, ids)
         logits = _last_logits(output, plan.record)
+
+
+def _process(plan: GenerationPlan, ids: Columns, logits: Tensor) -> Tensor:
+    scores = plan.processors(ids.view(), logits.clone() if plan.record.logits else logits)
+    if not isinstance(scores, Tensor) or scores.shape != logits.shape:
+        given = list(scores.shape) if isinstance(scores, Tensor) else repr(scores)
+        raise InputError(f"the logits processors returned {given}; they must return scores {list(logits.shape)}")
+    return scores
 
 
 def _last_logits(output: Any, flags: RecordFlags) -> Tensor:

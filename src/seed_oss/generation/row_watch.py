@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seed_oss.errors import NumericalError
+from seed_oss.errors import InputError, NumericalError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.sampling import NO_TOKEN
 from seed_oss.generation.stop_strings import StopStringTracker
@@ -91,8 +91,7 @@ class RowWatch:
             tokens = tokens.cpu()
             self._read(tokens.tolist(), len(ids), done)
         for criterion in self._others:
-            said = criterion(ids.view(), scores)
-            said = said.reshape(-1).tolist() if isinstance(said, Tensor) else [bool(said)] * len(done)
+            said = _as_list(criterion, criterion(ids.view(), scores), len(done))
             done = [a or b for a, b in zip(done, said, strict=True)]
         if (self.max_length is not None and len(ids) >= self.max_length) or any(d.is_over() for d in self._deadlines):
             done = [True] * len(done)
@@ -123,6 +122,18 @@ class RowWatch:
         if self._pad is not None and done != self._done and not all(done):
             self._done_mask = torch.tensor(done, device=device)
         self._done = done
+
+
+def _as_list(criterion: Any, said: Any, num_rows: int) -> list[bool]:
+    if isinstance(said, Tensor) and said.numel() == num_rows:
+        return said.reshape(-1).tolist()
+    if isinstance(said, bool) or (isinstance(said, Tensor) and said.numel() == 1):
+        return [bool(said)] * num_rows
+    shape = list(said.shape) if isinstance(said, Tensor) else repr(said)
+    raise InputError(
+        f"the stopping criterion {type(criterion).__name__} returned {shape}; it must return a bool, or "
+        f"a tensor [{num_rows}] of them"
+    )
 
 
 def _no_number(row: int, new_token: int | None) -> NumericalError:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from seed_oss.cache import Cache
+from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prompt import Prompt
@@ -88,6 +89,11 @@ class ModelRunner(Runner):
         for start in range(0, num_new, chunk_len):
             del output  # before the next chunk needs the memory
             output = self._run_prompt(start, min(start + chunk_len, num_new))
+            if self._cache is not None and output.past_key_values is None:
+                raise InputError(
+                    "the model did not use its cache, as with gradient checkpointing while training; call model.eval() "
+                    "first, or pass use_cache=False"
+                )
         return output
 
     def repeat(self, times: int) -> None:
