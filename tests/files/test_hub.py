@@ -283,7 +283,6 @@ def test_offline_without_the_model(hub: HubStandin, cache: Path, monkeypatch: py
     assert not hub.log
 
 
-@pytest.mark.skipif(OLD_HUB, reason="huggingface_hub below 1.0 does not say that a part is missing")
 def test_offline_with_a_part_of_the_model(hub: HubStandin, cache: Path) -> None:
     hub.repository(REPO).push({**sharded(), "tokenizer.json": b"{}"})
     folder = resolve_model(REPO, cache_dir=cache, patterns=["config.json"])

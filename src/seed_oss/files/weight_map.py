@@ -1,5 +1,6 @@
 """Which file of a model folder holds which tensor."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, cast
 from seed_oss.errors import CheckpointError, MissingFileError, SeedOssError, UnsafeFileError, UnsupportedModelError
 from seed_oss.files.json_files import read_json
 from seed_oss.files.names import check_plain_name, short
-from seed_oss.files.opening import model_file_exists
+from seed_oss.files.opening import hub_repository_of, model_file_exists
 from seed_oss.files.safetensors_header import MAX_TENSORS, read_safetensors_header
 
 SINGLE_FILE = "model.safetensors"
@@ -90,6 +91,11 @@ def _no_weights(root: Path) -> SeedOssError:
         return UnsupportedModelError(
             f"{root} has weights only as {_some(foreign)}; needed is {SINGLE_FILE} or {INDEX_FILE} with its shards "
             "(for GGUF: seed-oss convert FILE.gguf OUT_DIR)"
+        )
+    if hub_repository_of(Path(os.path.realpath(root))) is not None:
+        return MissingFileError(
+            f"{root} has no weights: the repository has none as safetensors, or this copy from the hub is incomplete; "
+            "load it once with the network on"
         )
     return MissingFileError(f"{root} has no weights: needed is {SINGLE_FILE}, or {INDEX_FILE} with its shards")
 
