@@ -1,11 +1,15 @@
 """`seed-oss generate`."""
 
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from seed_oss import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from seed_oss.cli.loading import Loaded
+from seed_oss.cli.options import SamplingOptions
 from tests.cli.conftest import Run, make_checkpoint
 
 SHORT = ("--max-new-tokens", "8")
@@ -77,6 +81,30 @@ def test_advice_of_the_checkpoint_is_followed(run: Run, tmp_path: Path):
     assert sampled.out.rstrip("\n") == expected(folder, "Hello", chat=True, **settings).rstrip("\n")
     greedy = run("generate", "--model", folder, "--greedy", *SHORT, "Hello")
     assert greedy.out.rstrip("\n") == expected(folder, "Hello", chat=True, do_sample=False).rstrip("\n")
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "sampled"),
+    [
+        ({}, {}, False),
+        ({"temperature": 1.1, "top_p": 0.95}, {}, True),
+        ({"temperature": 1.1, "do_sample": False}, {}, False),
+        ({"do_sample": True}, {}, True),
+        ({"do_sample": True}, {"sample": False}, False),
+        ({"do_sample": True}, {"temperature": 0.0}, False),
+        ({}, {"top_p": 0.9}, True),
+        ({}, {"seed": 3}, True),
+        ({}, {"sample": True}, True),
+        ({}, {"repetition_penalty": 1.2}, False),
+    ],
+)
+def test_when_tokens_are_drawn(files: dict[str, Any], options: dict[str, Any], sampled: bool):
+    nothing = dict.fromkeys(field.name for field in fields(SamplingOptions))
+    given = SamplingOptions(**{**nothing, "max_new_tokens": 5, **options})
+    model = SimpleNamespace(generation_config=GenerationConfig(**files))
+    settings = Loaded(model, None).settings(given)  # type: ignore[arg-type]
+    assert settings["do_sample"] is sampled
+    assert {name for name, value in options.items() if value} - {"sample"} <= settings.keys()
 
 
 def test_dtype_and_threads(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):

@@ -46,10 +46,10 @@ class Terminal:
         os.write(self._handle, text.encode())
 
 
-# Makes the pseudo-terminal the one that Ctrl-C comes from, then becomes the command.
-TAKE_TERMINAL = (
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+# A shell makes what it starts in the background deaf to Ctrl-C, and with it these tests: hear it again, then become
+# the command. In a pseudo-terminal, make that the one that Ctrl-C comes from.
+HEAR = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+TAKE_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {HEAR}"
 
 
 @contextmanager
@@ -88,7 +88,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(checkpoint: Path):
 
 
 def test_ctrl_c_ends_generate_with_what_there_is(checkpoint: Path):
-    arguments = [*COMMAND, "generate", "--model", str(checkpoint), *ENDLESS, "Hello"]
+    arguments = [sys.executable, "-c", HEAR, *COMMAND, "generate", "--model", str(checkpoint), *ENDLESS, "Hello"]
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

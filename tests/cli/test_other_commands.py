@@ -231,11 +231,11 @@ def test_convert_calls_the_importer(run: Run, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("seed_oss.weights.gguf_import.convert_gguf", importer)
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF")
-    out_dir = tmp_path / "out"
+    out_dir = tmp_path / "my model"
     outcome = run("convert", file, out_dir, "--dtype", "bfloat16", "--max-shard-size", "1GB")
     assert outcome.code == 0
     assert seen == {"path": file, "out_dir": out_dir, "dtype": "bfloat16", "max_shard_size": "1GB"}
-    assert f"seed-oss generate --model {out_dir}" in outcome.err
+    assert f"seed-oss generate --model '{out_dir}'" in outcome.err
 
 
 def test_convert_refuses_what_is_no_gguf(run: Run, tmp_path: Path):

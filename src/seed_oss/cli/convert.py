@@ -1,5 +1,6 @@
 """`seed-oss convert`: a GGUF file into a checkpoint."""
 
+import shlex
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -46,4 +47,4 @@ def convert(
 
     with bytes_bar(f"Converting {file.name}") as update:
         folder = convert_gguf(file, out_dir, dtype=dtype.value, max_shard_size=max_shard_size, progress=update)
-    show_note(f"Wrote {folder}. Try it: seed-oss generate --model {folder} 'Hello'")
+    show_note(f"Wrote {folder}. Try it: seed-oss generate --model {shlex.quote(str(folder))} Hello")
