@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seed_oss.errors import InputError
@@ -43,12 +43,14 @@ def _philox_in_python(counter: list[int], key: list[int]) -> list[int]:
     return c
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, min_size=4, max_size=4), st.lists(WORDS, min_size=2, max_size=2))
 def test_tensor_arithmetic_equals_integers_of_any_size(counter: list[int], key: list[int]) -> None:
     words = philox(tuple(torch.tensor([word]) for word in counter), (key[0], key[1]))  # type: ignore[arg-type]
     assert [int(word) for word in words] == _philox_in_python(counter, key)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 70), st.integers(0, 2**40), st.integers(0, 2**70))
 def test_chosen_entries_equal_the_whole_row(vocab_size: int, token_index: int, seed: int) -> None:
     rows = torch.tensor([3, 0])

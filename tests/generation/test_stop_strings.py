@@ -189,11 +189,11 @@ def test_against_the_oracle(folder: Path) -> None:
     )
     strings = ["is", "budget is", "t", ", ", "France?", "'re all"]
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(9, len(ours), (40, 30), generator=generator)
+    ids = torch.randint(9, len(ours), (15, 30), generator=generator)
     text_ids = ours(
         "The current thinking budget is 512 tokens, and they're all left. What is France? It is", return_tensors="pt"
     )
-    ids = torch.cat((ids, text_ids["input_ids"][:, :30].expand(10, -1)), dim=0)
+    ids = torch.cat((ids, text_ids["input_ids"][:, :30].expand(3, -1)), dim=0)
     for string in strings:
         mine = StopStringCriteria(ours, string)
         other = transformers.StopStringCriteria(theirs, string)

@@ -231,6 +231,13 @@ def test_a_window_never_cuts_a_character(text: str) -> None:
     assert [piece for piece in pieces if piece] == list(text.encode("utf-8", errors="replace").decode())
 
 
+@pytest.mark.parametrize("offset", range(4))
+def test_a_window_moves_on_in_the_middle_of_a_character(offset: int) -> None:
+    text = "a" * offset + "🙂" * 60
+    decoder = WindowDecoder(Bytes(), {})
+    assert [piece for byte in text.encode() if (piece := decoder.feed([byte]))] == list(text)
+
+
 def test_a_window_stays_small() -> None:
     longest = 0
 
