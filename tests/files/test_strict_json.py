@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seed_oss.errors import CheckpointError
@@ -19,6 +19,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(JSON, st.booleans())
 def test_equals_the_standard_parser_on_what_is_allowed(value: Any, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
@@ -97,6 +98,7 @@ def standard_outcome(text: str) -> Any:
     return value if depth_of(value) <= MAX_DEPTH else "refused"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='[]{}",:\\a1 ', max_size=300), st.integers(0, 200))
 @example("", MAX_DEPTH)
 @example("", MAX_DEPTH + 1)
