@@ -17,7 +17,7 @@ MAX_TOKENIZER_JSON_BYTES = 64 * 2**20  # tokenizer.json: 12 MB for 155 k words, 
 MAX_DEPTH = 64
 MAX_NUMBER_LEN = 64
 MAX_VALUES = 4_000_000
-MAX_CONFIG_VALUES = 600_000  # for files that are worked on key by key in Python
+MAX_CONFIG_VALUES = 400_000  # for files that are worked on key by key in Python
 
 _NOT_STRUCTURE = bytes(code for code in range(256) if code not in b"[]{},")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
