@@ -119,6 +119,10 @@ class TestTopP:
             for row in range(2):
                 assert torch.equal(result[row], self._plain(scores[row], top_p, keep))
 
+    def test_ties_in_a_nucleus_larger_than_the_guess(self) -> None:
+        scores = (2 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(1))).round() / 4
+        assert torch.equal(logits.keep_top_p(scores, 0.7)[0], self._plain(scores[0], 0.7, 1))
+
     def test_a_nucleus_larger_than_the_guess_is_found_by_sorting(self) -> None:
         flat = 0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(1))
         assert logits._outside_small_nucleus(flat, 0.9, 1) is None

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from seed_oss import SeedOssTokenizer
 from seed_oss.errors import InputError
-from seed_oss.generation import StopStringCriteria
+from seed_oss.generation import StopStringCriteria, generate
 from seed_oss.generation.stop_strings import StopMatcher, StopStringTracker
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
 from tests.generation.helpers import ScriptedModel
@@ -131,8 +131,6 @@ def _generate(tokenizer: Any, prompt: str, answers: list[str], stop_strings: Any
 
 
 def _call(model: ScriptedModel, *args: Any, **kwargs: Any) -> torch.Tensor:
-    from seed_oss.generation import generate
-
     result = generate(model, *args, **kwargs)
     assert isinstance(result, torch.Tensor)
     return result
