@@ -170,7 +170,7 @@ def replace_file(rng: random.Random, path: Path) -> str:
     what = rng.choice(
         ["nothing", "folder", "pipe", "outside", "device", "loop", "dangling", "inside", "other", "empty"]
     )
-    others = [other for other in path.parent.iterdir() if other != path]
+    others = [other for other in path.parent.iterdir() if other != path and other.is_file() and not other.is_symlink()]
     data = path.read_bytes()
     path.unlink()
     if what == "folder":
@@ -182,7 +182,7 @@ def replace_file(rng: random.Random, path: Path) -> str:
         (path.parent / "elsewhere" / "x").write_bytes(data)
         path.symlink_to("elsewhere/x")
     elif what == "other":
-        shutil.copyfile(rng.choice(others), path)
+        shutil.copyfile(rng.choice(others), path)  # never from a link to /dev/zero: that has no end
     elif what == "empty":
         path.touch()
     elif what != "nothing":
