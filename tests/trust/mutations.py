@@ -214,7 +214,7 @@ def spoil(rng: random.Random, folder: Path) -> str:
     """Apply one to three mutations to files of a folder; returns what was done, for the report."""
     notes: list[str] = []
     for _ in range(rng.choice([1, 1, 1, 1, 2, 3])):
-        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+        files = _plain_files(folder)
         if not files:
             break
         path = rng.choice(files)
@@ -224,6 +224,10 @@ def spoil(rng: random.Random, folder: Path) -> str:
         except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, struct.error, RecursionError):
             notes.append(f"{path.name}: too spoiled already for {mutation.__name__}")
     return "; ".join(notes)
+
+
+def _plain_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 
 
 def _suited(rng: random.Random, path: Path) -> tuple[Mutation, ...]:
