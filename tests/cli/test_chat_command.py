@@ -152,6 +152,18 @@ def test_a_failing_answer_does_not_end_the_conversation(run: Run, checkpoint: Pa
     assert outcome.err.count("error: the template says no") == 2
 
 
+def test_two_slashes_send_one(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
+    answers: list[str] = []
+
+    def reply(self: Conversation, message: str, show: Any) -> Any:
+        answers.append(message)
+        return Answer(), True
+
+    monkeypatch.setattr(Conversation, "reply", reply)
+    run("chat", "--model", checkpoint, stdin="//etc is a folder\na // b\n")
+    assert answers == ["/etc is a folder", "a // b"]
+
+
 def test_ctrl_c_just_after_an_answer_does_not_end_the_conversation(
     run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):

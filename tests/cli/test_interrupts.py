@@ -25,13 +25,22 @@ class Terminal:
         self._handle = handle
         self.seen = ""
 
-    def wait_for(self, pattern: str) -> str:
-        """Read until the pattern has come; what came up to its end is taken out of `seen` and returned."""
+    def wait_for(self, pattern: str, *, press: str = "") -> str:
+        """Read until the pattern has come; what came up to its end is taken out of `seen` and returned.
+
+        Args:
+            pattern: a regular expression.
+            press: a key to press now, and again while nothing happens: readline does not see a Ctrl-C that comes in
+                the instant between its prompt and its waiting until the next key.
+        """
+        self.type(press)
         deadline = time.monotonic() + DEADLINE_S
         while (found := re.search(pattern, self.seen)) is None:
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.seen[-2000:]!r}"
             if select.select([self._handle], [], [], 1.0)[0]:
                 self.seen += self._read()
+            else:
+                self.type(press)
         before, self.seen = self.seen[: found.end()], self.seen[found.end() :]
         return before
 
@@ -77,8 +86,7 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on(checkpoint: Path):
         screen.type("\x03")
         assert "Traceback" not in screen.wait_for(r"stopped; \d+ tokens, [\d.]+ tokens/s")
         screen.wait_for(r"> ")
-        screen.type("\x03")
-        screen.wait_for(r"Ctrl-D or /exit ends the conversation[\s\S]*> ")
+        screen.wait_for(r"Ctrl-D or /exit ends the conversation[\s\S]*> ", press="\x03")
         screen.type("Again\n")
         screen.wait_for(r"Again\r\n[\s\S]{200}")
         screen.type("\x03")
