@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from seed_oss.nn.linear import Linear
 from seed_oss.ops import linear as linear_op
-from seed_oss.ops.linear import linear, linear_widened
+from seed_oss.ops.linear import linear, linear_split, linear_vector, linear_widened
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -32,7 +32,7 @@ def test_widened_is_the_exact_product_rounded_once(
 
 @pytest.mark.parametrize("helps", [True, False])
 def test_same_layer_on_every_processor(helps: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(linear_op, "widening_helps", lambda: helps)
+    monkeypatch.setattr(linear_op, "half_needs_help", lambda: helps)
     torch.manual_seed(0)
     layer = Linear(32, 40).to(torch.bfloat16)
     x = torch.randn(6, 32).to(torch.bfloat16)
@@ -43,20 +43,51 @@ def test_same_layer_on_every_processor(helps: bool, monkeypatch: Any) -> None:
     assert isinstance(layer, torch.nn.Linear)
 
 
-def test_which_product_runs(monkeypatch: Any) -> None:
-    monkeypatch.setattr(linear_op, "widening_helps", lambda: True)
-    calls: list[int] = []
-    monkeypatch.setattr(linear_op, "linear_widened", lambda x, *_: calls.append(x.shape[0]) or x)
-    weight = torch.zeros(8, 8, dtype=torch.bfloat16)
-    linear(torch.zeros(4, 8, dtype=torch.bfloat16), weight)
-    linear(torch.zeros(3, 8, dtype=torch.bfloat16), weight)
-    linear(torch.zeros(5, 8), weight.float())
-    linear(torch.zeros(6, 8, dtype=torch.bfloat16, requires_grad=True), weight)
-    assert calls == [4]
+@pytest.mark.parametrize(
+    ("rows", "dtype", "has_gradient", "expected"),
+    [
+        (4, torch.bfloat16, False, "linear_widened"),
+        (3, torch.bfloat16, False, None),
+        (1, torch.bfloat16, False, "linear_vector"),
+        (1, torch.float16, False, "linear_vector"),
+        (1, torch.float32, False, "linear_split"),
+        (5, torch.float32, False, None),
+        (6, torch.bfloat16, True, None),
+        (1, torch.float32, True, None),
+    ],
+)
+def test_which_product_runs(
+    rows: int, dtype: torch.dtype, has_gradient: bool, expected: str | None, monkeypatch: Any
+) -> None:
+    calls: list[str] = []
+    for name in ("half_needs_help", "one_row_needs_help"):
+        monkeypatch.setattr(linear_op, name, lambda: True)
+    for name in ("linear_widened", "linear_vector", "linear_split"):
+        monkeypatch.setattr(linear_op, name, lambda x, *_, name=name: calls.append(name) or x)
+    linear(torch.zeros(rows, 8, dtype=dtype, requires_grad=has_gradient), torch.zeros(8, 8, dtype=dtype))
+    assert calls == ([] if expected is None else [expected])
 
 
-def test_the_reference_can_be_forced(monkeypatch: Any) -> None:
-    linear_op.widening_helps.cache_clear()
+@pytest.mark.parametrize("twin", [linear_vector, linear_split])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("num_outputs", [40, 41])
+@pytest.mark.parametrize("shape", [(32,), (1, 1, 32)])
+def test_one_row(twin: Any, has_bias: bool, num_outputs: int, shape: tuple[int, ...], monkeypatch: Any) -> None:
+    monkeypatch.setattr(linear_op, "MIN_SPLIT_ELEMENTS", 0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(32, num_outputs, bias=has_bias)
+    x = torch.randn(32, 2)[:, 0].reshape(shape)  # strided where the shape allows it
+    got = twin(x, layer.weight, layer.bias)
+    assert got.shape == (*shape[:-1], num_outputs)
+    torch.testing.assert_close(got, layer(x))
+    transposed = torch.randn(32, num_outputs).t()
+    torch.testing.assert_close(twin(x, transposed, layer.bias), F.linear(x, transposed, layer.bias))
+
+
+@pytest.mark.parametrize("needs_help", [linear_op.half_needs_help, linear_op.one_row_needs_help])
+def test_the_reference_can_be_forced(needs_help: Any, monkeypatch: Any) -> None:
+    needs_help.cache_clear()
     monkeypatch.setenv("SEED_OSS_OPS", "reference")
-    assert not linear_op.widening_helps()
-    linear_op.widening_helps.cache_clear()
+    assert not needs_help()
+    needs_help.cache_clear()

@@ -1,8 +1,14 @@
-"""The matrix product of a linear layer, and a twin for processors without 16-bit products.
+"""The matrix product of a linear layer, with twins for processors that torch's own product does not use well.
 
-On x86 below AVX-512, torch multiplies several rows of bf16 or fp16 about eight times slower than fp32. There the twin
+Half precision on x86 below AVX-512: torch multiplies several rows about eight times slower than in fp32. The twin
 widens the weight a block of rows at a time, small enough to stay in cache, and multiplies in fp32; sums are then fp32
-throughout, as they are in the 16-bit products of other processors. It has no backward: with gradients torch's own runs.
+throughout, as they are in the 16-bit products of other processors. For one row torch's matrix-vector product is good
+and only has to be asked for by name: on the way from `F.linear` to it there are a few microseconds to save.
+
+One row of fp32: the matrix-vector product of MKL may run on a single thread (it does on AMD). The twin cuts the weight
+into one part per thread and asks for a batch of products.
+
+None has a backward: with gradients torch's own product runs.
 """
 
 import os
@@ -16,14 +22,21 @@ from torch import Tensor
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 MIN_ROWS = 4  # below, torch's 16-bit matrix-vector product reads half the bytes and wins
 BLOCK_ELEMENTS = 1 << 18  # 1 MiB of fp32 weight at a time
+MIN_SPLIT_ELEMENTS = 1 << 17  # below, waking the other threads costs more than they save
 
 
 @cache
-def widening_helps() -> bool:
+def half_needs_help() -> bool:
     """Whether this processor has no fast 16-bit products (and `SEED_OSS_OPS=reference` is not set)."""
     if os.environ.get("SEED_OSS_OPS") == "reference" or platform.machine() not in ("x86_64", "AMD64"):
         return False
     return not torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+
+
+@cache
+def one_row_needs_help() -> bool:
+    """Whether torch multiplies with MKL, whose batches run in parallel (and `SEED_OSS_OPS=reference` is not set)."""
+    return os.environ.get("SEED_OSS_OPS") != "reference" and torch.backends.mkl.is_available()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -37,15 +50,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         `[..., out_features]`.
     """
-    if x.dtype in HALF_DTYPES and not torch.compiler.is_compiling() and _can_widen(x, weight) and widening_helps():
-        return linear_widened(x, weight, bias)
+    if x.device.type != "cpu" or x.dtype != weight.dtype or torch.compiler.is_compiling() or _needs_graph(x, weight):
+        return F.linear(x, weight, bias)
+    is_one_row = x.numel() == x.shape[-1]
+    if x.dtype in HALF_DTYPES:
+        if is_one_row and half_needs_help():
+            return linear_vector(x, weight, bias)
+        if x.numel() >= MIN_ROWS * x.shape[-1] and half_needs_help():
+            return linear_widened(x, weight, bias)
+    elif is_one_row and one_row_needs_help():
+        return linear_split(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def _can_widen(x: Tensor, weight: Tensor) -> bool:
-    needs_graph = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    enough_rows = x.numel() >= MIN_ROWS * x.shape[-1]
-    return enough_rows and x.device.type == "cpu" and x.dtype == weight.dtype and not needs_graph
+def _needs_graph(x: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def linear_widened(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -58,3 +77,21 @@ def linear_widened(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
         block_bias = None if bias is None else bias[block].float()
         out[:, block] = F.linear(rows, weight[block].float(), block_bias)
     return out.reshape(*x.shape[:-1], -1)
+
+
+def linear_vector(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Same as `linear` for a single row, as a matrix-vector product."""
+    vector = x.reshape(-1)
+    out = torch.mv(weight, vector) if bias is None else torch.addmv(bias, weight, vector)
+    return out.view(*x.shape[:-1], -1)
+
+
+def linear_split(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Same as `linear` for a single row, the outputs shared out among the threads where they divide evenly."""
+    num_outputs, num_parts = weight.shape[0], torch.get_num_threads()
+    is_small = weight.numel() < MIN_SPLIT_ELEMENTS
+    if num_parts == 1 or is_small or num_outputs % num_parts or not weight.is_contiguous():
+        return F.linear(x, weight, bias)
+    parts = weight.view(num_parts, num_outputs // num_parts, -1).transpose(1, 2)
+    out = torch.bmm(x.reshape(1, 1, -1).expand(num_parts, -1, -1), parts).view(*x.shape[:-1], num_outputs)
+    return out if bias is None else out + bias

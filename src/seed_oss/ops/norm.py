@@ -1,6 +1,6 @@
 """Root mean square normalisation (Zhang and Sennrich 2019, arXiv:1910.07467)."""
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -15,6 +15,4 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         Same shape as `x`; dtype as torch promotes `x` and `weight`.
     """
-    x32 = x.to(torch.float32)
-    normed = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * normed.to(x.dtype)
+    return weight * F.rms_norm(x, weight.shape, eps=eps)  # torch's computes 16-bit input in fp32 and rounds it once
