@@ -8,7 +8,7 @@ import pytest
 import seed_oss
 from tests.architecture.public_names import FROZEN, MODULES, exported, lines
 
-# design.md, "Public names", as far as they are built
+# The names that are public by design, as far as they are built
 DESIGNED = {
     *("SeedOssConfig", "SeedOssPreTrainedModel", "SeedOssModel", "SeedOssForCausalLM"),
     *("SeedOssForSequenceClassification", "SeedOssForTokenClassification", "SeedOssForQuestionAnswering"),

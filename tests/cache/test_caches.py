@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seed_oss import DynamicCache, SeedOssForCausalLM, StaticCache
 from seed_oss.errors import CacheFullError, InputError
@@ -199,6 +200,41 @@ def test_a_full_static_cache(model: Any) -> None:
     run(model, random_ids(1, 2), cache)
     with pytest.raises(InputError, match="batch of 2"):
         run(model, random_ids(2, 1), cache)
+
+
+class DeviceReads(TorchDispatchMode):
+    """Counts how often a value travels from the device to the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_with_a_static_cache_reads_nothing_from_the_device(model: Any) -> None:
+    cache = StaticCache(model.config, 8)
+    ids = random_ids(1, 5)
+    run(model, ids[:, :4], cache)
+    with DeviceReads() as reads, torch.no_grad():  # embeddings: ids on a CPU are checked, which reads them
+        model(inputs_embeds=model.get_input_embeddings()(ids[:, 4:]), past_key_values=cache)
+    assert reads.count == 0
+
+
+def test_a_static_cache_knows_its_length_after_a_compiled_step(model: Any) -> None:
+    cache = StaticCache(model.config, 6)
+    ids = random_ids(1, 7)
+    run(model, ids[:, :4], cache)
+    step = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        step(ids[:, 4:5], past_key_values=cache)
+    with pytest.raises(CacheFullError, match="2 more tokens after 5"):
+        run(model, ids[:, 5:], cache)
+    cache.crop(3)
+    run(model, ids[:, 3:6], cache)
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    run(model, ids[:, :6], cache)
 
 
 @pytest.mark.parametrize("bad", [0, -1, 2.5, "8"])

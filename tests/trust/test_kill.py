@@ -1,4 +1,4 @@
-"""kill -9 during save: nothing lost, nothing mixed (trust.md, row 3).
+"""kill -9 during save: nothing lost, nothing mixed.
 
 `SEED_OSS_TRUST_KILLS` is the number of kills in all, 30 unless set; `make trust` sets 1,000.
 """

@@ -1,5 +1,4 @@
-"""Malformed checkpoints, configs and tokenizers: a typed error within 2 s or a right load, in bounded memory
-(trust.md, row 2).
+"""Malformed checkpoints, configs and tokenizers: a typed error within 2 s or a right load, in bounded memory.
 
 `SEED_OSS_TRUST_CASES` is the number of cases, 2,000 unless set; `make trust` sets 200,000. A failure names its case:
 `SEED_OSS_TRUST_FIRST=<case> SEED_OSS_TRUST_CASES=1` runs it alone.

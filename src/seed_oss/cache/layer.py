@@ -164,6 +164,7 @@ class StaticLayer(CacheLayer):
         self.max_cache_len = max_cache_len
         self._keys, self._values = _empty(), _empty()
         self._length = torch.zeros((), dtype=torch.int64)
+        self._known_length: int | None = 0  # the same on the host; None once a compiled graph has moved it on
 
     @property
     def keys(self) -> Tensor:
@@ -208,7 +209,10 @@ class StaticLayer(CacheLayer):
             self._check_room(key.shape[2])
 
     def _check_room(self, num_new: int) -> None:
-        length = 0 if torch.compiler.is_compiling() else int(self._length)
+        if torch.compiler.is_compiling():
+            length = 0
+        else:
+            length = self._known_length = int(self._length) if self._known_length is None else self._known_length
         if length + num_new > self.max_cache_len:
             raise CacheFullError(
                 f"{num_new} more tokens after {length} do not fit a StaticCache of max_cache_len={self.max_cache_len}; "
@@ -218,6 +222,10 @@ class StaticLayer(CacheLayer):
     def advance(self, num_tokens: int) -> None:
         """Let `num_tokens` written tokens count."""
         self._length.add_(num_tokens)
+        if torch.compiler.is_compiling():
+            self._known_length = None
+        elif self._known_length is not None:
+            self._known_length += num_tokens
 
     def kv_len(self, num_new: int) -> int:
         """Always the whole buffer."""
@@ -226,6 +234,10 @@ class StaticLayer(CacheLayer):
     def crop(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self._length.clamp_(max=length)
+        if torch.compiler.is_compiling():
+            self._known_length = None
+        elif self._known_length is not None:
+            self._known_length = min(self._known_length, length)
 
     def select(self, rows: Tensor) -> None:
         """Replace the batch by its rows `rows`."""
@@ -236,3 +248,4 @@ class StaticLayer(CacheLayer):
     def reset(self) -> None:
         """Forget every token, keep the memory."""
         self._length.zero_()
+        self._known_length = 0

@@ -12,7 +12,6 @@ from seed_oss.models.heads import (
     SeedOssForTokenClassification,
 )
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
-from seed_oss.weights import dtype_name, weight_dtype
 
 
 class AutoConfig:
@@ -73,16 +72,13 @@ class _AutoModelBase:
         Raises:
             InputError: Not a SeedOssConfig, or a wrong dtype.
         """
-        if not isinstance(config, SeedOssConfig):
-            raise InputError(f"config is a {type(config).__name__}; it must be a SeedOssConfig")
-        config = config.copy()
-        if attn_implementation is not None:
-            config.attn_implementation = attn_implementation
-        wanted = next((value for value in (dtype, torch_dtype, config.dtype) if value is not None), None)
-        if wanted is None:
-            return cls._model_class(config)
-        config.dtype = dtype_name(weight_dtype(wanted))
-        return cls._model_class(config).to(weight_dtype(wanted))
+        return cls._model_class._from_config(
+            config,
+            dtype=dtype,
+            torch_dtype=torch_dtype,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 class AutoModel(_AutoModelBase):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from seed_oss.errors import InputError
 from seed_oss.models.pretrained import PretrainedMixin
 from seed_oss.models.resize import resized_embedding, resized_head
 from seed_oss.nn import SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.weights import dtype_name, weight_dtype
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 
@@ -53,8 +54,26 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
         self.warnings_issued: dict[str, bool] = {}  # trainers keep theirs here
 
     @classmethod
-    def _from_config(cls, config: SeedOssConfig, **_: Any) -> "SeedOssPreTrainedModel":
-        return cls(config)
+    def _from_config(
+        cls,
+        config: SeedOssConfig,
+        *,
+        dtype: Any = None,
+        torch_dtype: Any = None,
+        attn_implementation: str | None = None,
+        trust_remote_code: bool | None = None,
+    ) -> Self:
+        """A model of random weights; see `AutoModel.from_config`, which is the public way to it."""
+        if not isinstance(config, SeedOssConfig):
+            raise InputError(f"config is a {type(config).__name__}; it must be a SeedOssConfig")
+        config = config.copy()
+        if attn_implementation is not None:
+            config.attn_implementation = resolve_attention(attn_implementation)
+        wanted = next((value for value in (dtype, torch_dtype, config.dtype) if value is not None), None)
+        if wanted is None:
+            return cls(config)
+        config.dtype = dtype_name(weight_dtype(wanted))
+        return cls(config).to(weight_dtype(wanted))
 
     # Initialisation
 

@@ -255,10 +255,15 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
         return True
 
     def generate(
-        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, **kwargs: Any
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """Continue prompts; see `seed_oss.generation.generate` for the arguments."""
-        return generate(self, inputs, generation_config, **kwargs)
+        return generate(self, inputs, generation_config, logits_processor, stopping_criteria, **kwargs)
 
     def prepare_inputs_for_generation(
         self,
