@@ -1,0 +1,126 @@
+"""Thinking budgets: every spelling, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from seed_oss.chat.budget import EFFORTS, ThinkingBudget, reflection
+from seed_oss.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("value", "tokens"),
+    [(None, None), (-1, None), (0, 0), (512, 512), (512.0, 512), (ThinkingBudget(7), 7), ({"thinking_budget": 3}, 3)],
+)
+def test_of(value: Any, tokens: int | None) -> None:
+    assert ThinkingBudget.of(value).tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "value", ["512", True, -2, 2**31, 10**400, 1.5, float("nan"), float("inf"), [512], {}, {"budget": 3}, object()]
+)
+def test_what_is_no_budget(value: Any) -> None:
+    with pytest.raises(InputError, match="budget"):
+        ThinkingBudget.of(value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tokens"),
+    [
+        ({"thinking_budget": 512}, 512),
+        ({"thinking_token_budget": 512}, 512),
+        ({"chat_template_kwargs": {"thinking_budget": 0}}, 0),
+        ({"extra_body": {"chat_template_kwargs": {"thinking_budget": 64}}}, 64),
+        ({"extra_body": {"thinking_budget": 64}}, 64),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, 2048),
+        ({"thinking": {"budget_tokens": 2048}}, 2048),
+        ({"thinking": {"type": "adaptive"}}, None),
+        ({"thinking": {"type": "disabled"}}, 0),
+        ({"thinking": {"type": "disabled", "budget_tokens": 2048}}, 0),
+        ({"thinking": False}, 0),
+        ({"thinking": True}, None),
+        ({"enable_thinking": False}, 0),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, 0),
+        ({"enable_thinking": True}, None),
+        ({"reasoning_effort": "none"}, 0),
+        ({"reasoning_effort": "high"}, 16384),
+        ({"reasoning_effort": "max"}, None),
+        ({"reasoning": {"max_tokens": 99}}, 99),
+        ({"reasoning": {"effort": "low"}}, 1024),
+        ({"reasoning": {"enabled": False}}, 0),
+        ({"reasoning": {"enabled": True, "max_tokens": 5}}, 5),
+        ({"thinking_budget": -1}, None),
+        # one says more than the other
+        ({"enable_thinking": True, "thinking_budget": 512}, 512),
+        ({"reasoning_effort": "low", "thinking_budget": 512}, 512),
+        ({"reasoning_effort": "low", "enable_thinking": True}, 1024),
+        ({"thinking_budget": 512, "chat_template_kwargs": {"thinking_budget": 512}}, 512),
+        ({"enable_thinking": False, "thinking": {"type": "disabled"}}, 0),
+    ],
+)
+def test_spellings(fields: dict[str, Any], tokens: int | None) -> None:
+    budget = ThinkingBudget.from_request({"model": "m", "temperature": 1.1, **fields})
+    assert budget is not None
+    assert budget.tokens == tokens
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"model": "m"},
+        {"thinking_budget": None, "reasoning": {}},
+        {"extra_body": {}},
+        {"reasoning": {"exclude": True}},
+    ],
+)
+def test_no_budget_named(fields: dict[str, Any]) -> None:
+    assert ThinkingBudget.from_request(fields) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"thinking_budget": "512"}, "thinking_budget is '512', a str; allowed: an integer"),
+        ({"chat_template_kwargs": {"thinking_budget": -2}}, r"chat_template_kwargs\.thinking_budget is -2"),
+        ({"thinking": {"type": "off"}}, r"thinking\.type is 'off'; allowed: enabled, adaptive, disabled"),
+        ({"thinking": "disabled"}, "thinking is 'disabled'; it must be an object"),
+        ({"enable_thinking": "false"}, "enable_thinking is 'false'; allowed: true, false"),
+        ({"reasoning_effort": "huge"}, "reasoning_effort is 'huge'; allowed: none, minimal"),
+        ({"reasoning": {"max_tokens": True}}, r"reasoning\.max_tokens is True"),
+        ({"extra_body": 7}, "extra_body is 7; it must be an object"),
+        ({"thinking_budget": 512, "thinking_token_budget": 1024}, "thinking_budget: 512; thinking_token_budget: 1024"),
+        ({"thinking_budget": 512, "enable_thinking": False}, "enable_thinking: 0"),
+        ({"thinking_budget": 0, "enable_thinking": True}, "enable_thinking: no limit"),
+        ({"reasoning_effort": "none", "thinking_budget": 512}, "reasoning_effort: 0"),
+    ],
+)
+def test_what_is_refused(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        ThinkingBudget.from_request(fields)
+
+
+def test_nesting_is_followed_only_so_far() -> None:
+    fields: dict[str, Any] = {"thinking_budget": 1}
+    for _ in range(10_000):
+        fields = {"extra_body": fields}
+    assert ThinkingBudget.from_request(fields) is None
+
+
+def test_modes() -> None:
+    both, soft, hard = ThinkingBudget(512), ThinkingBudget(512, "soft"), ThinkingBudget(512, "hard")
+    assert [one.template_value for one in (both, soft, hard)] == [512, 512, -1]
+    assert [one.limit for one in (both, soft, hard)] == [512, None, 512]
+    assert [one.grace for one in (both, soft, ThinkingBudget(17), ThinkingBudget(7))] == [32, 0, 2, 0]
+    assert ThinkingBudget().template_value == -1
+    assert ThinkingBudget().limit is None
+    with pytest.raises(InputError, match="mode"):
+        ThinkingBudget(512, "firm")  # type: ignore[arg-type]
+
+
+def test_efforts_are_trained_budgets() -> None:
+    assert set(EFFORTS.values()) <= {-1, 0, 512, 1024, 2048, 4096, 8192, 16384}
+
+
+def test_words() -> None:
+    assert reflection(129, 383) == "I have used 129 tokens, and there are 383 tokens remaining for use."
