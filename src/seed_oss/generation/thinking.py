@@ -277,8 +277,8 @@ class ThinkingControl(RowControl):
         if not state.is_thinking or state.is_closing:
             return None
         limit = self.budget.limit
-        is_spent = limit is not None and state.used >= limit
-        if is_spent and (state.sentence_ended or state.used >= limit + self.budget.grace):
+        over = -1 if limit is None else state.used - limit
+        if over >= self.budget.grace or (over >= 0 and state.sentence_ended):
             return "budget"
         if state.left - len(self._closing) - 1 <= state.reserve:  # one: a reflection may have to be closed first
             return "length"
