@@ -20,6 +20,14 @@ from seed_oss.config.fields import (
 )
 from seed_oss.config.model import SeedOssConfig
 from seed_oss.config.stored import StoredConfig
+from seed_oss.config.token_settings import (
+    read_breakers,
+    read_logit_bias,
+    read_sequence_bias,
+    read_words,
+    token_id,
+    token_ids,
+)
 from seed_oss.config.unimplemented import UNIMPLEMENTED, is_used
 from seed_oss.errors import ConfigError
 
@@ -43,13 +51,37 @@ _FIELDS = {
     "top_k": Field(50, integer(0)),
     "top_p": Field(1.0, number(0.0, 1.0)),
     "min_p": Field(None, optional(number(0.0, 1.0))),
+    "typical_p": Field(1.0, number(0.0, 1.0, above=True)),
+    "epsilon_cutoff": Field(0.0, number(0.0, 1.0)),
+    "eta_cutoff": Field(0.0, number(0.0, 1.0)),
+    "top_n_sigma": Field(0.0, number(0.0)),
+    "xtc_probability": Field(0.0, number(0.0, 1.0)),
+    "xtc_threshold": Field(0.1, number(0.0, 1.0)),
     "repetition_penalty": Field(1.0, number(0.0, above=True)),
+    "frequency_penalty": Field(0.0, number(-2.0, 2.0)),
+    "presence_penalty": Field(0.0, number(-2.0, 2.0)),
+    "dry_multiplier": Field(0.0, number(0.0)),
+    "dry_base": Field(1.75, number(1.0)),
+    "dry_allowed_length": Field(2, integer(1)),
+    "dry_sequence_breakers": Field(None, optional(read_breakers)),
+    "dry_range": Field(0, integer(0)),
+    "no_repeat_ngram_size": Field(0, integer(0)),
+    "bad_words_ids": Field(None, optional(read_words)),
+    "sequence_bias": Field(None, optional(read_sequence_bias)),
+    "logit_bias": Field(None, optional(read_logit_bias)),
+    "forced_bos_token_id": Field(None, _TOKEN_ID),
+    "forced_eos_token_id": Field(None, optional(either(token_id, token_ids))),
+    "suppress_tokens": Field(None, optional(token_ids)),
+    "begin_suppress_tokens": Field(None, optional(token_ids)),
+    "renormalize_logits": Field(False, boolean),
     "seed": Field(None, optional(integer(0, MAX_SEED))),
     "num_return_sequences": Field(1, integer(1)),
     "output_attentions": Field(False, boolean),
     "output_hidden_states": Field(False, boolean),
     "output_scores": Field(False, boolean),
     "output_logits": Field(False, boolean),
+    "output_logprobs": Field(False, boolean),
+    "top_logprobs": Field(None, optional(integer(0))),
     "return_dict_in_generate": Field(False, boolean),
     "pad_token_id": Field(None, _TOKEN_ID),
     "bos_token_id": Field(None, _TOKEN_ID),
@@ -82,11 +114,35 @@ class GenerationConfig(StoredConfig):
         top_k: draw from this many most likely tokens (50); 0 switches it off.
         top_p: draw from the fewest tokens whose probabilities reach this sum (1.0), from 0 to 1.
         min_p: draw from tokens with at least this share of the largest probability, from 0 to 1.
+        typical_p: draw from the tokens nearest to the expected information content, up to this probability (1.0).
+        epsilon_cutoff, eta_cutoff: draw from tokens of at least this probability; for eta a lower one where the
+            distribution is flat (0.0).
+        top_n_sigma: draw from tokens whose score is within this many standard deviations of the best (0.0 is off).
+            Ours, as are the xtc_* and dry_* fields, frequency_penalty, presence_penalty and logit_bias.
+        xtc_probability, xtc_threshold: how often (0.0) all tokens of at least this probability (0.1) are left out but
+            the least likely of them; never where this would leave out an end of sequence.
         repetition_penalty: makes tokens that appeared less likely if above 1 (1.0).
+        frequency_penalty, presence_penalty: taken off the score of a token for each time it was generated, and once
+            where it was generated at all (0.0), from -2 to 2.
+        dry_multiplier, dry_base, dry_allowed_length: taken off tokens that continue a repetition of n tokens is
+            multiplier * base ** (n - allowed_length), from that length on (0.0, 1.75, 2).
+        dry_sequence_breakers: texts and token ids that no repetition goes across; without a value newline, colon,
+            quotation mark and asterisk. Text needs `tokenizer=`.
+        dry_range: how many tokens at the end DRY looks at (0 is all).
+        no_repeat_ngram_size: no sequence of this many tokens comes twice (0 is off).
+        bad_words_ids: lists of token ids that may not come.
+        sequence_bias: list of [token ids, number added to the last one's score where the others are there].
+        logit_bias: mapping from token ids to numbers from -100 to 100 added to their scores; at most 300.
+        forced_bos_token_id: the first new token, where the prompt is one token.
+        forced_eos_token_id: the last token where the longest length is reached; may be a list.
+        suppress_tokens, begin_suppress_tokens: token ids that may not come, or not as the first new token.
+        renormalize_logits: turn processed scores into log-probabilities (False).
         seed: of the random draws, so that they repeat; from 0 to 2**64 - 1. Ours, not in transformers.
         num_return_sequences: results per prompt (1); more than one needs do_sample.
         return_dict_in_generate: return an object with the sequences and what the output_* fields ask for.
         output_scores, output_logits, output_attentions, output_hidden_states: what that object holds.
+        output_logprobs: that object holds the log-probabilities of the new tokens, as the model gave them before any
+            logits processor; top_logprobs: and of this many most probable ones. Ours, not in transformers.
         pad_token_id, bos_token_id, eos_token_id: special token ids; eos may be a list.
         disable_compile: accepted; nothing compiles unless asked for.
 
@@ -114,13 +170,37 @@ class GenerationConfig(StoredConfig):
     top_k: int
     top_p: float
     min_p: float | None
+    typical_p: float
+    epsilon_cutoff: float
+    eta_cutoff: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
     repetition_penalty: float
+    frequency_penalty: float
+    presence_penalty: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_sequence_breakers: list[str | int] | None
+    dry_range: int
+    no_repeat_ngram_size: int
+    bad_words_ids: list[list[int]] | None
+    sequence_bias: list[list[Any]] | None
+    logit_bias: dict[int, float] | None
+    forced_bos_token_id: int | None
+    forced_eos_token_id: int | list[int] | None
+    suppress_tokens: list[int] | None
+    begin_suppress_tokens: list[int] | None
+    renormalize_logits: bool
     seed: int | None
     num_return_sequences: int
     output_attentions: bool
     output_hidden_states: bool
     output_scores: bool
     output_logits: bool
+    output_logprobs: bool
+    top_logprobs: int | None
     return_dict_in_generate: bool
     pad_token_id: int | None
     bos_token_id: int | None
@@ -199,6 +279,8 @@ class GenerationConfig(StoredConfig):
                 raise ConfigError(
                     f"{key} is {shown(value)}, which this release does not implement; {UNIMPLEMENTED[key].remedy}"
                 )
+        if self.top_logprobs and not self.output_logprobs:
+            refuse("top_logprobs", self.top_logprobs, "0 unless output_logprobs is true")
         if self.num_return_sequences > 1 and not self.do_sample:
             refuse(
                 "num_return_sequences", self.num_return_sequences, "1 unless do_sample is true: greedy has one result"

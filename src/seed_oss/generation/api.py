@@ -23,6 +23,7 @@ def generate(
     *,
     tokenizer: Any = None,
     generator: torch.Generator | None = None,
+    row_controls: Any = None,
     **kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Continue prompts, greedily or by sampling.
@@ -38,6 +39,8 @@ def generate(
         streamer: gets the prompt and then the tokens of each step; told when an error ends the generation.
         tokenizer: gives the text in which `stop_strings` are looked for.
         generator: source of the random draws; without it and without `seed`, torch's global one.
+        row_controls: what steers single rows, such as a thinking budget or a grammar: a RowControl for all rows, or a
+            list with one (or None, or a list of them) per prompt, which its `num_return_sequences` rows share.
         **kwargs: fields of GenerationConfig, which win over `generation_config`, and model inputs: `attention_mask`
             `[batch, cached + new]`, `position_ids`, `inputs_embeds` `[batch, length, hidden]` (the result then holds
             new tokens only), `past_key_values` (with all tokens, or only new ones and a mask over all),
@@ -55,7 +58,9 @@ def generate(
 
     Source: transformers generation/utils.py for names and meanings.
     """
-    call = CallArguments(inputs, generation_config, logits_processor, stopping_criteria, tokenizer, generator, kwargs)
+    call = CallArguments(
+        inputs, generation_config, logits_processor, stopping_criteria, tokenizer, generator, kwargs, row_controls
+    )
     try:
         with torch.no_grad():
             return run_plan(make_plan(model, call), streamer)

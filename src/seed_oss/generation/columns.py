@@ -24,16 +24,25 @@ class Columns:
         return self._length
 
     def view(self) -> Tensor:
-        """`[rows, length]`; later columns do not show in it, and earlier ones never change."""
+        """`[rows, length]`; later columns do not show in it, and earlier ones never change unless cropped."""
         return self._buffer[:, : self._length]
 
     def append(self, column: Tensor) -> None:
         """Add `[rows]` values at the end."""
-        if self._length == self._buffer.shape[1]:
-            more = max(min(self._limit - self._length, self._length), self.step)
+        self.extend(column[:, None])
+
+    def extend(self, columns: Tensor) -> None:
+        """Add `[rows, n]` values at the end."""
+        end = self._length + columns.shape[1]
+        if end > self._buffer.shape[1]:
+            more = max(min(self._limit - self._length, self._length), self.step, columns.shape[1])
             self._buffer = self._allocate(self.view(), more)
-        self._buffer[:, self._length] = column
-        self._length += 1
+        self._buffer[:, self._length : end] = columns
+        self._length = end
+
+    def crop(self, length: int) -> None:
+        """Keep the first `length` columns."""
+        self._length = min(self._length, length)
 
     @staticmethod
     def _allocate(start: Tensor, more: int) -> Tensor:

@@ -13,6 +13,8 @@ from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import GenerationPlan, RecordFlags
 from seed_oss.generation.row_watch import RowWatch
 from seed_oss.generation.runner import Runner
+from seed_oss.generation.steering import Steering
+from seed_oss.generation.token_log_probs import LogProbRecord
 
 
 @dataclass
@@ -20,6 +22,8 @@ class Record:
     """What is kept of each step, as far as it was asked for."""
 
     flags: RecordFlags
+    log_probs: LogProbRecord | None = None
+    forced: list[list[bool]] = field(default_factory=list)
     scores: list[Tensor] = field(default_factory=list)
     logits: list[Tensor] = field(default_factory=list)
     attentions: list[Any] = field(default_factory=list)
@@ -35,6 +39,13 @@ class Record:
             self.attentions.append(output.attentions)
         if self.flags.hidden_states:
             self.hidden_states.append(output.hidden_states)
+
+    def add_tokens(self, logits: Tensor, tokens: Tensor, steering: Steering) -> None:
+        """Keep what was asked for of the tokens that a step came to."""
+        if self.log_probs is not None:
+            self.log_probs.add(logits, tokens)
+        if self.flags.as_dict and steering:
+            self.forced.append(steering.forced())
 
     def scores_so_far(self) -> tuple[Tensor, ...] | None:
         """For stopping criteria."""
@@ -55,15 +66,17 @@ def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnl
         NumericalError: there was no number to choose a token by.
     """
     ids = Columns(plan.input_ids, plan.max_new)
-    watch = RowWatch(plan.criteria, plan.input_ids, plan.pad_token_id, streamer)
+    watch = RowWatch(plan.criteria, plan.input_ids, plan.pad_token_id, streamer, plan.steering)
     if streamer is not None:
         streamer.put(plan.input_ids.cpu())
-    record = Record(plan.record)
+    num_top = plan.record.top_logprobs
+    record = Record(plan.record, None if num_top is None else LogProbRecord(num_top))
     _decode(plan, plan.runner, ids, watch, record)
+    plan.runner.finish(len(ids))
     watch.check_numbers()
     if streamer is not None:
         streamer.end()
-    return _result(plan, ids, record)
+    return _result(plan, ids, record, watch)
 
 
 def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch, record: Record) -> None:
@@ -74,18 +87,19 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         runner.repeat(plan.repeats_after_prefill)
         logits = logits.repeat_interleave(plan.repeats_after_prefill, dim=0)
     token_index = 0
-    while True:
-        scores = _process(plan, ids, logits)
+    while not watch.look():
+        scores = _process(plan, ids, plan.steering.restrict(logits))
         record.add(output, logits, scores)
-        del output, logits
-        tokens = watch.settle(plan.choose(scores, token_index))
-        del scores
+        del output
+        tokens = watch.settle(plan.steering.force(plan.choose(scores, token_index), logits.shape[-1]))
+        record.add_tokens(logits, tokens, plan.steering)
+        del logits, scores
         ids.append(tokens)
         if watch.update(tokens, ids, record.scores_so_far()):
             return
         token_index += 1
         _warn_beyond_model(plan, token_index)
-        output = runner.step(tokens, ids)
+        output = runner.step(tokens, ids, watch.done)
         logits = _last_logits(output, plan.record)
 
 
@@ -111,7 +125,7 @@ def _warn_beyond_model(plan: GenerationPlan, token_index: int) -> None:
         )
 
 
-def _result(plan: GenerationPlan, ids: Columns, record: Record) -> Tensor | GenerateDecoderOnlyOutput:
+def _result(plan: GenerationPlan, ids: Columns, record: Record, watch: RowWatch) -> Tensor | GenerateDecoderOnlyOutput:
     sequences = ids.view().to(plan.output_device, copy=True).contiguous()
     flags = plan.record
     if not flags.as_dict:
@@ -123,4 +137,17 @@ def _result(plan: GenerationPlan, ids: Columns, record: Record) -> Tensor | Gene
         attentions=tuple(record.attentions) if flags.attentions else None,
         hidden_states=tuple(record.hidden_states) if flags.hidden_states else None,
         past_key_values=plan.runner.cache,
+        finish_reasons=watch.reasons,
+        **_token_fields(plan, len(ids) - plan.input_ids.shape[1], record, watch),
     )
+
+
+def _token_fields(plan: GenerationPlan, num_new: int, record: Record, watch: RowWatch) -> dict[str, Tensor]:
+    is_token = torch.arange(num_new) < torch.tensor(watch.num_tokens)[:, None]
+    fields: dict[str, Tensor] = {}
+    if plan.steering:
+        forced = torch.tensor(record.forced, dtype=torch.bool).reshape(num_new, is_token.shape[0]).T
+        fields["forced"] = forced.contiguous().to(plan.output_device)
+    if record.log_probs is not None:
+        fields |= record.log_probs.fields(is_token, plan.output_device)
+    return fields

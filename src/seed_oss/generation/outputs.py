@@ -9,7 +9,15 @@ from seed_oss.nn.outputs import ModelOutput
 class GenerateDecoderOnlyOutput(ModelOutput):
     """Ids `[batch, length]`; per new token and as asked for: processed scores and raw logits `[batch, vocab]` in
     float32, attention weights per layer `[batch, heads, new, total]`, hidden states per layer `[batch, new, hidden]`;
-    and the cache, where there is one."""
+    and the cache, where there is one.
+
+    Ours, not in transformers: `finish_reasons`, per row "eos", "stop_string", "criteria", "length", "time", or what a
+    row control said; with row controls `forced`, bool `[batch, new]`, the tokens that one forced; with
+    `output_logprobs` the log-probabilities that the model itself gave, before any logits processor: `logprobs`
+    float32 `[batch, new]` of the tokens, and with `top_logprobs=n` those of the n most probable ones,
+    `top_logprobs` float32 `[batch, new, n]`, and their ids, `top_logprob_ids` int64 `[batch, new, n]`. Where a row has
+    ended these are 0 and False.
+    """
 
     sequences: Tensor
     scores: tuple[Tensor, ...] | None
@@ -17,3 +25,8 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     attentions: tuple[tuple[Tensor, ...], ...] | None
     hidden_states: tuple[tuple[Tensor, ...], ...] | None
     past_key_values: Cache | None
+    finish_reasons: list[str] | None
+    forced: Tensor | None
+    logprobs: Tensor | None
+    top_logprobs: Tensor | None
+    top_logprob_ids: Tensor | None

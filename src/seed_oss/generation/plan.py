@@ -19,6 +19,7 @@ from seed_oss.generation.prompt import Prompt, eos_ids, make_prompt
 from seed_oss.generation.runner import ForwardOptions, ModelRunner, Runner
 from seed_oss.generation.sampling import Chooser, choose_greedily, sampler
 from seed_oss.generation.settings import make_criteria, make_processors
+from seed_oss.generation.steering import Steering, controls_per_row
 from seed_oss.generation.stopping import StoppingCriteriaList
 
 MAX_CHUNK_LEN = 4096  # bounds the activations of the prompt
@@ -36,6 +37,8 @@ class CallArguments:
     tokenizer: Any
     generator: torch.Generator | None
     kwargs: Mapping[str, Any]
+    row_controls: Any = None
+    assistant_model: CausalModel | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class RecordFlags:
     logits: bool
     attentions: bool
     hidden_states: bool
+    top_logprobs: int | None  # None: no log-probabilities
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,7 @@ class GenerationPlan:
         repeats_after_prefill: how often to repeat each row once the prompt has run.
         processors: change the scores.
         choose: picks tokens.
+        steering: the row controls.
         criteria: decide who is done.
         pad_token_id: fills rows that are done; None lets them run on.
         record: what is returned.
@@ -74,6 +79,7 @@ class GenerationPlan:
     repeats_after_prefill: int
     processors: LogitsProcessorList
     choose: Chooser
+    steering: Steering
     criteria: StoppingCriteriaList
     pad_token_id: int | None
     record: RecordFlags
@@ -110,6 +116,7 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
         repeats_after_prefill=late,
         processors=make_processors(config, full, lengths, call.logits_processor),
         choose=_make_chooser(config, call.generator, model.device),
+        steering=_make_steering(call.row_controls, config, full, max_new),
         criteria=criteria,
         pad_token_id=_pad_token_id(config),
         record=record,
@@ -127,6 +134,7 @@ def _record_flags(config: GenerationConfig) -> RecordFlags:
         logits=as_dict and config.output_logits,
         attentions=as_dict and config.output_attentions,
         hidden_states=as_dict and config.output_hidden_states,
+        top_logprobs=(config.top_logprobs or 0) if as_dict and config.output_logprobs else None,
     )
 
 
@@ -235,6 +243,16 @@ def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device
         if generator.device.type != device.type:
             raise InputError(f"the generator is on {generator.device} and the model on {device}; they must be on one")
     return sampler(config.seed, generator) if config.do_sample else choose_greedily
+
+
+def _make_steering(given: Any, config: GenerationConfig, full: Prompt, max_new: int) -> Steering:
+    repeats, num_rows = config.num_return_sequences, full.input_ids.shape[0]
+    controls = controls_per_row(given, num_rows // repeats, repeats)
+    if not any(controls):
+        return Steering([], [], max_new)
+    if num_rows > 1 and _pad_token_id(config) is None:
+        raise InputError(f"row_controls of {num_rows} rows need pad_token_id, to fill rows that end early; set it")
+    return Steering(controls, full.rows(), max_new)
 
 
 def _pad_token_id(config: GenerationConfig) -> int | None:

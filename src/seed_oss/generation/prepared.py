@@ -4,7 +4,7 @@ peft's prompt and prefix tuning replace `prepare_inputs_for_generation` on the m
 that returns, and the cache is the one that the model returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ class PreparedRunner(Runner):
         if self._mask is not None:
             self._mask = Columns(self._mask.view().repeat_interleave(times, dim=0), self._max_new)
 
-    def step(self, tokens: Tensor, ids: Columns) -> Any:
+    def step(self, tokens: Tensor, ids: Columns, done: Sequence[bool]) -> Any:
         """See Runner.step."""
         if self._mask is not None:
             self._mask.append(torch.ones_like(tokens))

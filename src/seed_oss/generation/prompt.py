@@ -42,6 +42,14 @@ class Prompt:
         """Tokens in the cache once the prompt has run."""
         return self.past_len + self.num_new
 
+    def rows(self) -> list[list[int]]:
+        """The ids of each row without padding."""
+        ids, length = self.input_ids.tolist(), self.input_ids.shape[1]
+        if self.attention_mask is None or not length:
+            return ids
+        kept = self.attention_mask[:, -length:].tolist()
+        return [[token for token, keep in zip(*row, strict=True) if keep] for row in zip(ids, kept, strict=True)]
+
     def repeated(self, times: int) -> "Prompt":
         """Each row `times` times, copies side by side."""
         repeat = _repeater(times)

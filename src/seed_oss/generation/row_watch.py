@@ -1,4 +1,4 @@
-"""Which rows are done, decided on the host from one transfer of the new tokens per step."""
+"""Which rows are done and why, decided on the host from one transfer of the new tokens per step."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +9,7 @@ from torch import Tensor
 from seed_oss.errors import InputError, NumericalError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.sampling import NO_TOKEN
+from seed_oss.generation.steering import Steering
 from seed_oss.generation.stop_strings import StopStringTracker
 from seed_oss.generation.stopping import EosTokenCriteria, MaxLengthCriteria, MaxTimeCriteria, StopStringCriteria
 
@@ -23,9 +24,17 @@ class RowWatch:
         prompt_ids: int64 `[batch, length]`.
         pad_token_id: what rows that are done are filled with; None lets them run on.
         streamer: gets the new tokens of each step, or None.
+        steering: the row controls, which follow the tokens.
     """
 
-    def __init__(self, criteria: Iterable[Any], prompt_ids: Tensor, pad_token_id: int | None, streamer: Any) -> None:
+    def __init__(
+        self,
+        criteria: Iterable[Any],
+        prompt_ids: Tensor,
+        pad_token_id: int | None,
+        streamer: Any,
+        steering: Steering | None = None,
+    ) -> None:
         self._eos: set[int] = set()
         self._trackers: list[list[StopStringTracker]] = [[] for _ in prompt_ids]
         self._deadlines: list[MaxTimeCriteria] = []
@@ -34,11 +43,39 @@ class RowWatch:
         for criterion in criteria:
             self._follow(criterion, prompt_ids)
         self._pad, self._streamer = pad_token_id, streamer
+        self._steering = Steering([], [], 0) if steering is None else steering
         self._prompt_len = prompt_ids.shape[1]
-        self._done = [False] * prompt_ids.shape[0]
+        self._reasons: list[str | None] = [None] * prompt_ids.shape[0]
+        self._num_tokens = [0] * prompt_ids.shape[0]
+        self._device = prompt_ids.device
         self._done_mask: Tensor | None = None  # on the device, once a row is done and others are not
         self._without_number: Tensor | None = None  # rows, where no step is read
-        self._reads_tokens = bool(self._eos or streamer is not None or any(self._trackers))
+        self._reads_tokens = bool(self._eos or streamer is not None or any(self._trackers) or self._steering)
+
+    @property
+    def done(self) -> list[bool]:
+        """Per row, whether it has ended."""
+        return [reason is not None for reason in self._reasons]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Per row, why it ended: "eos", "stop_string", "criteria", "length", "time", or what a row control said."""
+        return list(self._reasons)
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """Per row, how many new tokens it got before it ended."""
+        return list(self._num_tokens)
+
+    def look(self) -> bool:
+        """Ask the row controls what may come next, and end the rows that they stop; whether all rows are done."""
+        if not self._steering:
+            return False
+        self._steering.look(self.done)
+        stops = self._steering.stops()
+        if stops:
+            self._mark([stops.get(row, reason) for row, reason in enumerate(self._reasons)])
+        return all(self.done)
 
     def _follow(self, criterion: Any, prompt_ids: Tensor) -> None:
         kind = type(criterion)  # a subclass may have changed what it does
@@ -86,19 +123,20 @@ class RowWatch:
         Raises:
             NumericalError: there was no number to choose a token by.
         """
-        done = list(self._done)
+        reasons: list[str | None] = list(self._reasons)
+        self._num_tokens = [count + (why is None) for count, why in zip(self._num_tokens, reasons, strict=True)]
         if self._reads_tokens:
             tokens = tokens.cpu()
-            self._read(tokens.tolist(), len(ids), done)
+            self._read(tokens.tolist(), len(ids), reasons)
         for criterion in self._others:
-            said = _as_list(criterion, criterion(ids.view(), scores), len(done))
-            done = [a or b for a, b in zip(done, said, strict=True)]
-        if (self.max_length is not None and len(ids) >= self.max_length) or any(d.is_over() for d in self._deadlines):
-            done = [True] * len(done)
+            said = _as_list(criterion, criterion(ids.view(), scores), len(reasons))
+            reasons = [reason or ("criteria" if now else None) for reason, now in zip(reasons, said, strict=True)]
+        for_all = self._reason_for_all(len(ids))
+        reasons = [reason or for_all for reason in reasons]
         if self._streamer is not None:
             self._streamer.put(tokens)
-        self._mark(done, ids.view().device)
-        return all(done)
+        self._mark(reasons)
+        return all(self.done)
 
     def check_numbers(self) -> None:
         """Report what `update` has not looked at.
@@ -109,19 +147,27 @@ class RowWatch:
         if self._without_number is not None and bool(self._without_number.any()):
             raise _no_number(int(self._without_number.nonzero()[0]), None)
 
-    def _read(self, tokens: list[int], length: int, done: list[bool]) -> None:
+    def _reason_for_all(self, length: int) -> str | None:
+        if self.max_length is not None and length >= self.max_length:
+            return "length"
+        return "time" if any(deadline.is_over() for deadline in self._deadlines) else None
+
+    def _read(self, tokens: list[int], length: int, reasons: list[str | None]) -> None:
         for row, token in enumerate(tokens):
-            if done[row]:
+            if reasons[row] is not None:
                 continue
             if token == NO_TOKEN:
                 raise _no_number(row, length - self._prompt_len)
-            stops = [tracker.feed(token) for tracker in self._trackers[row]]
-            done[row] = token in self._eos or any(stops)
+            may_end = self._steering.directive(row).text_may_end
+            stops = [tracker.feed(token) if may_end else tracker.skip(token) for tracker in self._trackers[row]]
+            reasons[row] = "eos" if token in self._eos else "stop_string" if any(stops) else None
+            self._steering.advance(row, token)
 
-    def _mark(self, done: list[bool], device: torch.device) -> None:
-        if self._pad is not None and done != self._done and not all(done):
-            self._done_mask = torch.tensor(done, device=device)
-        self._done = done
+    def _mark(self, reasons: list[str | None]) -> None:
+        done = [reason is not None for reason in reasons]
+        if self._pad is not None and done != self.done and not all(done):
+            self._done_mask = torch.tensor(done, device=self._device)
+        self._reasons = reasons
 
 
 def _as_list(criterion: Any, said: Any, num_rows: int) -> list[bool]:

@@ -1,6 +1,7 @@
 """Running the model over the prompt and then token by token."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,16 +47,20 @@ class Runner(ABC):
         """Give each row `times` copies side by side, cache included."""
 
     @abstractmethod
-    def step(self, tokens: Tensor, ids: Columns) -> Any:
+    def step(self, tokens: Tensor, ids: Columns, done: Sequence[bool]) -> Any:
         """Run one more token per row.
 
         Args:
             tokens: int64 `[batch]`.
             ids: everything so far, `tokens` included.
+            done: rows that have ended, of which nobody looks at what comes.
 
         Returns:
             The model's output.
         """
+
+    def finish(self, length: int) -> None:  # noqa: B027 - most have nothing to do
+        """The last token has been chosen, `length` in all; nothing more will be run."""
 
 
 class ModelRunner(Runner):
@@ -105,7 +110,7 @@ class ModelRunner(Runner):
         if self._positions is not None and self._positions.shape[0] > 1:
             self._positions = self._positions.repeat_interleave(times, dim=0)
 
-    def step(self, tokens: Tensor, ids: Columns) -> Any:
+    def step(self, tokens: Tensor, ids: Columns, done: Sequence[bool]) -> Any:
         """See Runner.step."""
         if self._mask is not None:
             self._mask.append(torch.ones_like(tokens, dtype=torch.bool))

@@ -110,6 +110,12 @@ class StopStringTracker:
         self._state, end = self._matcher.search(self._state, piece)
         return end is not None
 
+    def skip(self, token_id: int) -> bool:
+        """Take a token in whose text no stop string counts, nor one that begins in it; always False."""
+        self._decoder.feed([token_id])
+        self._state = self._matcher.start
+        return False
+
     def _skip(self, text: str) -> None:
         end: int | None = 0
         while end is not None:
