@@ -108,7 +108,7 @@ def test_what_is_not_implemented_is_refused_when_used(name: str):
 
 
 def test_fields_that_are_not_implemented_answer_none():
-    assert GenerationConfig().no_repeat_ngram_size is None
+    assert GenerationConfig().num_beam_groups is None
     with pytest.raises(AttributeError, match="no attribute 'not_a_field'"):
         _ = GenerationConfig().not_a_field
 

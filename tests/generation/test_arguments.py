@@ -66,8 +66,9 @@ def test_names_of_the_reference_that_are_not_available(name: str) -> None:
     "setting",
     [
         {"num_beams": 4},
-        {"typical_p": 0.9},
-        {"no_repeat_ngram_size": 2},
+        {"typical_p": 1.9},
+        {"no_repeat_ngram_size": -2},
+        {"num_beam_groups": 2},
         {"prompt_lookup_num_tokens": 3},
         {"cache_implementation": "quantized"},
         {"temperature": -1.0, "do_sample": True},

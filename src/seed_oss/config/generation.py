@@ -32,6 +32,8 @@ from seed_oss.config.unimplemented import UNIMPLEMENTED, is_used
 from seed_oss.errors import ConfigError
 
 MAX_SEED = 2**64 - 1
+MAX_DRAFT = 1024
+MAX_NGRAM = 64
 
 _TOKEN_ID = optional(integer(0))
 
@@ -74,6 +76,10 @@ _FIELDS = {
     "suppress_tokens": Field(None, optional(token_ids)),
     "begin_suppress_tokens": Field(None, optional(token_ids)),
     "renormalize_logits": Field(False, boolean),
+    "prompt_lookup_num_tokens": Field(None, optional(integer(1, MAX_DRAFT))),
+    "max_matching_ngram_size": Field(None, optional(integer(1, MAX_NGRAM))),
+    "num_assistant_tokens": Field(None, optional(integer(1, MAX_DRAFT))),
+    "assistant_confidence_threshold": Field(None, optional(number(0.0, 1.0))),
     "seed": Field(None, optional(integer(0, MAX_SEED))),
     "num_return_sequences": Field(1, integer(1)),
     "output_attentions": Field(False, boolean),
@@ -137,6 +143,10 @@ class GenerationConfig(StoredConfig):
         forced_eos_token_id: the last token where the longest length is reached; may be a list.
         suppress_tokens, begin_suppress_tokens: token ids that may not come, or not as the first new token.
         renormalize_logits: turn processed scores into log-probabilities (False).
+        prompt_lookup_num_tokens: guess up to this many tokens ahead by copying what followed the newest tokens where
+            they occurred before; max_matching_ngram_size: look for runs of up to this many tokens (2).
+        num_assistant_tokens: guess up to this many tokens ahead with `assistant_model` (20);
+            assistant_confidence_threshold: guess no further once a token had less than this probability (0.4).
         seed: of the random draws, so that they repeat; from 0 to 2**64 - 1. Ours, not in transformers.
         num_return_sequences: results per prompt (1); more than one needs do_sample.
         return_dict_in_generate: return an object with the sequences and what the output_* fields ask for.
@@ -193,6 +203,10 @@ class GenerationConfig(StoredConfig):
     suppress_tokens: list[int] | None
     begin_suppress_tokens: list[int] | None
     renormalize_logits: bool
+    prompt_lookup_num_tokens: int | None
+    max_matching_ngram_size: int | None
+    num_assistant_tokens: int | None
+    assistant_confidence_threshold: float | None
     seed: int | None
     num_return_sequences: int
     output_attentions: bool

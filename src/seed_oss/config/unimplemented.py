@@ -6,10 +6,10 @@ A checkpoint's file may name them with their neutral value; only another value i
 from dataclasses import dataclass
 from typing import Any
 
-_SAMPLING = "available are temperature, top_k, top_p, min_p and repetition_penalty"
+_SAMPLING = "available are temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff and penalties"
 _PROCESSOR = "give generate() a logits_processor that does it, or remove the field"
 _STRATEGY = "available are greedy decoding, and sampling with do_sample=True"
-_ASSISTED = "assisted and speculative decoding are not available; remove the field"
+_ASSISTED = "available are prompt_lookup_num_tokens and generate(assistant_model=); remove the field"
 _CACHE = "available is cache_implementation 'dynamic' or 'static', or pass a cache as past_key_values"
 
 
@@ -32,27 +32,15 @@ UNIMPLEMENTED: dict[str, Unimplemented] = {
     "dola_layers": Unimplemented(_STRATEGY),
     "low_memory": Unimplemented(_STRATEGY, (False,)),
     "use_mtp": Unimplemented(_ASSISTED, (False,)),
-    "prompt_lookup_num_tokens": Unimplemented(_ASSISTED),
     "assistant_early_exit": Unimplemented(_ASSISTED),
     "assistant_ensemble_weight": Unimplemented(_ASSISTED),
     "speculation_type": Unimplemented(_ASSISTED),
     "is_assistant": Unimplemented(_ASSISTED, (False,)),
     "top_h": Unimplemented(_SAMPLING),
-    "typical_p": Unimplemented(_SAMPLING, (1.0,)),
-    "epsilon_cutoff": Unimplemented(_SAMPLING, (0.0,)),
-    "eta_cutoff": Unimplemented(_SAMPLING, (0.0,)),
     "encoder_repetition_penalty": Unimplemented(_SAMPLING, (1.0,)),
-    "no_repeat_ngram_size": Unimplemented(_PROCESSOR, (0,)),
     "encoder_no_repeat_ngram_size": Unimplemented(_PROCESSOR, (0,)),
-    "bad_words_ids": Unimplemented(_PROCESSOR),
-    "renormalize_logits": Unimplemented(_PROCESSOR, (False,)),
-    "forced_bos_token_id": Unimplemented(_PROCESSOR),
-    "forced_eos_token_id": Unimplemented(_PROCESSOR),
     "remove_invalid_values": Unimplemented("NaN logits raise an error here; remove the field", (False,)),
     "exponential_decay_length_penalty": Unimplemented(_PROCESSOR),
-    "suppress_tokens": Unimplemented(_PROCESSOR, ([],)),
-    "begin_suppress_tokens": Unimplemented(_PROCESSOR, ([],)),
-    "sequence_bias": Unimplemented(_PROCESSOR),
     "token_healing": Unimplemented("end the prompt at a word instead", (False,)),
     "guidance_scale": Unimplemented(_PROCESSOR, (1.0,)),
     "watermarking_config": Unimplemented(_PROCESSOR),
@@ -61,7 +49,7 @@ UNIMPLEMENTED: dict[str, Unimplemented] = {
     "compile_config": Unimplemented("nothing compiles by itself; compile the model with torch.compile"),
     "continuous_batching_config": Unimplemented("give the prompts as one padded batch"),
 }
-"""Settings of assistants alone (num_assistant_tokens and the like) change nothing without one and are kept silently."""
+"""Other settings of assistants (num_assistant_tokens_schedule and the like) change no result and are kept silently."""
 
 
 def is_used(name: str, value: Any) -> bool:

@@ -1,17 +1,16 @@
 """Text from a causal language model: the loop, and what can be plugged into it."""
 
 from seed_oss.generation.api import generate
+from seed_oss.generation.log_probs import PromptLogProbs, perplexity, prompt_log_probs
 from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
+from seed_oss.generation.processor_base import LogitsProcessor, LogitsProcessorList
 from seed_oss.generation.processors import (
-    LogitsProcessor,
-    LogitsProcessorList,
+    DRYLogitsProcessor,
+    FrequencyPresencePenaltyLogitsProcessor,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
-    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from seed_oss.generation.seeding import set_seed
 from seed_oss.generation.stopping import (
@@ -23,11 +22,40 @@ from seed_oss.generation.stopping import (
     StopStringCriteria,
 )
 from seed_oss.generation.streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+from seed_oss.generation.token_rules import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    LogitBiasLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+from seed_oss.generation.warpers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    LogitNormalization,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopNSigmaLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+    XTCLogitsWarper,
+)
 
 __all__ = [
     "BaseStreamer",
+    "DRYLogitsProcessor",
     "EosTokenCriteria",
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "FrequencyPresencePenaltyLogitsProcessor",
     "GenerateDecoderOnlyOutput",
+    "LogitBiasLogitsProcessor",
+    "LogitNormalization",
     "LogitsProcessor",
     "LogitsProcessorList",
     "MaxLengthCriteria",
@@ -35,15 +63,26 @@ __all__ = [
     "MinLengthLogitsProcessor",
     "MinNewTokensLengthLogitsProcessor",
     "MinPLogitsWarper",
+    "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "PromptLogProbs",
     "RepetitionPenaltyLogitsProcessor",
+    "SequenceBiasLogitsProcessor",
     "StopStringCriteria",
     "StoppingCriteria",
     "StoppingCriteriaList",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
     "TemperatureLogitsWarper",
     "TextIteratorStreamer",
     "TextStreamer",
     "TopKLogitsWarper",
+    "TopNSigmaLogitsWarper",
     "TopPLogitsWarper",
+    "TypicalLogitsWarper",
+    "XTCLogitsWarper",
     "generate",
+    "perplexity",
+    "prompt_log_probs",
     "set_seed",
 ]

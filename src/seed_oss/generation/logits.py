@@ -100,3 +100,105 @@ def _outside_small_nucleus(scores: Tensor, top_p: float, min_tokens_to_keep: int
         ties = (scores[row] == threshold[row]).nonzero().squeeze(1)
         removed[row, ties[: int(num_extra[row])]] = True
     return removed
+
+
+def keep_typical(scores: Tensor, mass: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:
+    """Keep the entries whose information content is nearest to the distribution's entropy, up to a mass.
+
+    Args:
+        scores: `[batch, vocab]`.
+        mass: probability mass to keep, 0 to 1; what ties with the last entry is kept.
+        min_tokens_to_keep: entries kept at least.
+        fill: score of what is not kept.
+
+    Returns:
+        `[batch, vocab]`.
+
+    Source: C. Meister et al., "Locally typical sampling", 2022.
+    """
+    log_probs = scores.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    entropy = -(log_probs * probs).nansum(dim=-1, keepdim=True)
+    distance = (-log_probs - entropy).abs()
+    ordered, order = distance.sort(dim=-1)
+    num_below = (scores.gather(1, order).softmax(dim=-1).cumsum(dim=-1) < mass).sum(dim=-1, keepdim=True)
+    removed = distance > ordered.gather(1, num_below.clamp(max=scores.shape[-1] - 1))
+    if min_tokens_to_keep > 1:
+        removed = removed.scatter(1, order[:, :min_tokens_to_keep], False)
+    return scores.masked_fill(removed, fill)
+
+
+def keep_epsilon(scores: Tensor, epsilon: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:
+    """Keep entries with a probability of at least `epsilon`, and the `min_tokens_to_keep` best ones.
+
+    Source: J. Hewitt et al., "Truncation sampling as language model desmoothing", 2022.
+    """
+    return _drop(scores, scores.softmax(dim=-1) < epsilon, min_tokens_to_keep, fill)
+
+
+def keep_eta(scores: Tensor, epsilon: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:
+    """Keep entries with a probability of at least min(epsilon, sqrt(epsilon) * exp(-entropy)), and the best ones.
+
+    Source: J. Hewitt et al., "Truncation sampling as language model desmoothing", 2022.
+    """
+    log_probs = scores.log_softmax(dim=-1)
+    probs = log_probs.exp()
+    entropy = -(log_probs.clamp(min=torch.finfo(scores.dtype).min) * probs).sum(dim=-1, keepdim=True)
+    cutoff = (math.sqrt(epsilon) * (-entropy).exp()).clamp(max=epsilon)
+    return _drop(scores, scores.softmax(dim=-1) < cutoff, min_tokens_to_keep, fill)
+
+
+def keep_top_n_sigma(
+    scores: Tensor, top_n_sigma: float, min_tokens_to_keep: int = 1, fill: float = -math.inf
+) -> Tensor:
+    """Keep entries whose score is at most `top_n_sigma` standard deviations below the best.
+
+    The deviation is that of the row's finite scores around their mean. Temperature changes nothing about the choice.
+
+    Source: C. Tang et al., "Top-n-sigma: not all logits are you need", 2024; llama.cpp for what forbidden entries do.
+    """
+    finite = scores > -math.inf
+    num_finite = finite.sum(dim=-1, keepdim=True).clamp(min=1)
+    mean = scores.masked_fill(~finite, 0.0).sum(dim=-1, keepdim=True) / num_finite
+    squares = (scores - mean).masked_fill(~finite, 0.0).square().sum(dim=-1, keepdim=True)
+    lowest = scores.amax(dim=-1, keepdim=True) - top_n_sigma * (squares / num_finite).sqrt()
+    return _drop(scores, scores < lowest, min_tokens_to_keep, fill)
+
+
+def _drop(scores: Tensor, removed: Tensor, min_tokens_to_keep: int, fill: float) -> Tensor:
+    """Without the entries removed, but with the best ones and what ties with the last of them."""
+    lowest = scores.topk(min(min_tokens_to_keep, scores.shape[-1])).values[:, -1:]
+    return scores.masked_fill(removed & (scores < lowest), fill)
+
+
+def exclude_top_choices(
+    scores: Tensor,
+    threshold: float,
+    applies: Tensor,
+    protected_ids: Tensor | None = None,
+    min_tokens_to_keep: int = 1,
+    fill: float = -math.inf,
+) -> Tensor:
+    """Leave out all entries with a probability of at least `threshold` but the least probable of them.
+
+    Args:
+        scores: `[batch, vocab]`.
+        threshold: probability, 0 to 1.
+        applies: bool `[batch]`, rows to do it in.
+        protected_ids: int64 `[n]`; a row that would lose one of these stays as it is.
+        min_tokens_to_keep: a row that would keep fewer stays as it is.
+        fill: score of what is left out.
+
+    Returns:
+        `[batch, vocab]`.
+
+    Source: XTC, text-generation-webui, pull request 6335.
+    """
+    is_top = scores.softmax(dim=-1) >= threshold
+    least = scores.masked_fill(~is_top, math.inf).argmin(dim=-1, keepdim=True)
+    removed = is_top.scatter(1, least, False)
+    num_kept = (scores > -math.inf).sum(dim=-1) - removed.sum(dim=-1)
+    applies = applies & (num_kept >= min_tokens_to_keep)
+    if protected_ids is not None and protected_ids.numel():
+        applies = applies & ~removed[:, protected_ids].any(dim=-1)
+    return scores.masked_fill(removed & applies[:, None], fill)

@@ -20,6 +20,11 @@ _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _NUM_ROUNDS = 10
 _LARGEST_BELOW_ONE = 1.0 - 2.0**-24
 
+TOKEN_USE = 0
+"""Fourth word of the counter for the noise that tokens are drawn with."""
+XTC_USE = 1
+"""Fourth word of the counter for the chance that a step leaves out its best choices."""
+
 
 def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     """High and low 32 bits of `word * multiplier`. The 64-bit product itself would not fit a signed integer."""
@@ -101,7 +106,25 @@ def gumbel_noise_at(seed: tuple[int, int], rows: Tensor, token_index: int, vocab
     return _gumbel(words.gather(-1, (vocab_ids & 3)[:, None]).squeeze(-1))
 
 
-def _counter(quads: Tensor, token_index: int, rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # The fourth word is left for other uses of the same (seed, row, token index), such as speculative acceptance.
+def uniform_noise(seed: tuple[int, int], rows: Tensor, token_index: int, use: int) -> Tensor:
+    """One number per row, from 0 to 1 without 1.
+
+    Args:
+        seed: from `split_seed`.
+        rows: int64 `[batch]`, row numbers.
+        token_index: how many tokens the row has generated before this one.
+        use: what the number is for, such as XTC_USE: uses do not share noise.
+
+    Returns:
+        float32 `[batch]`.
+    """
+    words = philox(_counter(torch.zeros_like(rows), token_index, rows, use), seed)
+    return (words[0] >> 8).to(torch.float32) * 2.0**-24
+
+
+def _counter(
+    quads: Tensor, token_index: int, rows: Tensor, use: int = TOKEN_USE
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # The fourth word tells apart uses of the same (seed, row, token index).
     index = torch.full((), token_index & _WORD, dtype=torch.int64, device=rows.device)
-    return quads, index, rows, torch.zeros_like(index)
+    return quads, index, rows, torch.full_like(index, use)

@@ -4,20 +4,21 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import InputError
+from seed_oss.generation.dry import DEFAULT_BREAKERS, find_breakers
 from seed_oss.generation.lengths import Lengths
+from seed_oss.generation.processor_base import LogitsProcessorList
 from seed_oss.generation.processors import (
-    LogitsProcessorList,
+    DRYLogitsProcessor,
+    FrequencyPresencePenaltyLogitsProcessor,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
-    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 from seed_oss.generation.prompt import Prompt, eos_ids
 from seed_oss.generation.stopping import (
@@ -27,42 +28,157 @@ from seed_oss.generation.stopping import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
+from seed_oss.generation.token_rules import (
+    ForcedBOSTokenLogitsProcessor,
+    ForcedEOSTokenLogitsProcessor,
+    LogitBiasLogitsProcessor,
+    NoBadWordsLogitsProcessor,
+    SequenceBiasLogitsProcessor,
+    SuppressTokensAtBeginLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+)
+from seed_oss.generation.warpers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    LogitNormalization,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopNSigmaLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+    XTCLogitsWarper,
+)
 
 
-def make_processors(config: GenerationConfig, prompt: Prompt, lengths: Lengths, given: Any) -> LogitsProcessorList:
+def make_processors(
+    config: GenerationConfig,
+    prompt: Prompt,
+    lengths: Lengths,
+    given: Any,
+    *,
+    tokenizer: Any = None,
+    generator: torch.Generator | None = None,
+) -> LogitsProcessorList:
     """Processors in the reference's order: those that follow the text, the user's, then those that shape sampling.
+
+    What the reference does not have stands where llama.cpp has it: biases first, then penalties, DRY behind them; of
+    the filters top-n-sigma first and XTC last.
 
     Args:
         config: the settings.
-        prompt: already repeated for `num_return_sequences`.
+        prompt: already repeated for `num_return_sequences` (and beams).
         lengths: limits of the result.
         given: the user's processors, or None.
+        tokenizer: gives the text of tokens for DRY's sequence breakers.
+        generator: source of XTC's chance where `config.seed` is not set; None is torch's global one.
 
     Returns:
         The list, without those that would change nothing.
+
+    Raises:
+        InputError: DRY with breakers given as text, and no tokenizer.
     """
+    own = _padding_lengths(prompt)
+    wanted = [
+        *_biases(config, own),
+        *_penalties(config, own, prompt.input_ids.shape[1], tokenizer),
+        *_rules(config, own, prompt, lengths),
+    ]
+    merged = _merge(wanted, _as_list("logits_processor", given))
+    warpers = _warpers(config, prompt.input_ids.shape[1], generator) if config.do_sample else []
+    last = [LogitNormalization()] if config.renormalize_logits else []
+    return LogitsProcessorList([*merged, *warpers, *last])
+
+
+def _biases(config: GenerationConfig, own: Tensor | None) -> list[Any]:
+    wanted: list[Any] = []
+    if config.sequence_bias is not None:
+        wanted.append(SequenceBiasLogitsProcessor(config.sequence_bias, own))
+    if config.logit_bias:
+        wanted.append(LogitBiasLogitsProcessor(config.logit_bias))
+    return wanted
+
+
+def _penalties(config: GenerationConfig, own: Tensor | None, prompt_len: int, tokenizer: Any) -> list[Any]:
     wanted: list[Any] = []
     if config.repetition_penalty != 1.0:
-        wanted.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty, _padding_lengths(prompt)))
+        wanted.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty, own))
+    frequency, presence = config.frequency_penalty, config.presence_penalty
+    if frequency or presence:
+        wanted.append(FrequencyPresencePenaltyLogitsProcessor(frequency, presence, prompt_len))
+    if config.dry_multiplier > 0:
+        breakers = config.dry_sequence_breakers
+        found = find_breakers(DEFAULT_BREAKERS if breakers is None else breakers, tokenizer)
+        length, dry_range = config.dry_allowed_length, config.dry_range
+        wanted.append(DRYLogitsProcessor(config.dry_multiplier, config.dry_base, length, found, dry_range, own))
+    return wanted
+
+
+def _rules(config: GenerationConfig, own: Tensor | None, prompt: Prompt, lengths: Lengths) -> list[Any]:
+    """Tokens and sequences that may not, or must, come."""
+    wanted: list[Any] = []
     device, ids_len, eos = prompt.input_ids.device, prompt.input_ids.shape[1], eos_ids(config)
+    if config.no_repeat_ngram_size:
+        wanted.append(NoRepeatNGramLogitsProcessor(config.no_repeat_ngram_size, own))
+    if config.bad_words_ids:
+        wanted.append(NoBadWordsLogitsProcessor(config.bad_words_ids, eos, own))
     if eos and config.min_new_tokens:
         wanted.append(MinNewTokensLengthLogitsProcessor(ids_len, config.min_new_tokens, eos, device))
     elif eos and lengths.min_length > ids_len:
         wanted.append(MinLengthLogitsProcessor(lengths.min_length, eos, device))
-    merged = _merge(wanted, _as_list("logits_processor", given))
-    return LogitsProcessorList([*merged, *_warpers(config)] if config.do_sample else merged)
+    forced_bos = config.forced_bos_token_id
+    if forced_bos is not None:
+        wanted.append(ForcedBOSTokenLogitsProcessor(forced_bos))
+    if config.forced_eos_token_id is not None:
+        wanted.append(ForcedEOSTokenLogitsProcessor(lengths.max_length, config.forced_eos_token_id))
+    if config.suppress_tokens:
+        wanted.append(SuppressTokensLogitsProcessor(config.suppress_tokens, device))
+    if config.begin_suppress_tokens:
+        begin = ids_len if ids_len > 1 or forced_bos is None else ids_len + 1
+        wanted.append(SuppressTokensAtBeginLogitsProcessor(config.begin_suppress_tokens, begin, device))
+    return wanted
 
 
-def _warpers(config: GenerationConfig) -> list[Any]:
+def _warpers(config: GenerationConfig, prompt_len: int, generator: torch.Generator | None) -> list[Any]:
+    # Beams go on from several tokens: an end of sequence must leave at least one that is none.
+    keep = 1 if config.num_beams == 1 else max(len(eos_ids(config)), 1) + 1
     warpers: list[Any] = []
     if config.temperature != 1.0:
         warpers.append(TemperatureLogitsWarper(config.temperature))
+    if config.top_n_sigma > 0.0:
+        warpers.append(TopNSigmaLogitsWarper(config.top_n_sigma, min_tokens_to_keep=keep))
     if config.top_k > 0:
-        warpers.append(TopKLogitsWarper(config.top_k))
+        warpers.append(TopKLogitsWarper(config.top_k, min_tokens_to_keep=keep))
     if config.top_p < 1.0:
-        warpers.append(TopPLogitsWarper(config.top_p))
+        warpers.append(TopPLogitsWarper(config.top_p, min_tokens_to_keep=keep))
     if config.min_p is not None and config.min_p > 0.0:
-        warpers.append(MinPLogitsWarper(config.min_p))
+        warpers.append(MinPLogitsWarper(config.min_p, min_tokens_to_keep=keep))
+    return warpers + _further_warpers(config, keep, prompt_len, generator)
+
+
+def _further_warpers(
+    config: GenerationConfig, keep: int, prompt_len: int, generator: torch.Generator | None
+) -> list[Any]:
+    warpers: list[Any] = []
+    if config.typical_p < 1.0:
+        warpers.append(TypicalLogitsWarper(config.typical_p, min_tokens_to_keep=keep))
+    if 0.0 < config.epsilon_cutoff < 1.0:
+        warpers.append(EpsilonLogitsWarper(config.epsilon_cutoff, min_tokens_to_keep=keep))
+    if 0.0 < config.eta_cutoff < 1.0:
+        warpers.append(EtaLogitsWarper(config.eta_cutoff, min_tokens_to_keep=keep))
+    if config.xtc_probability > 0.0 and config.xtc_threshold <= 0.5:
+        warpers.append(
+            XTCLogitsWarper(
+                config.xtc_threshold,
+                config.xtc_probability,
+                prompt_length_to_skip=prompt_len,
+                seed=config.seed,
+                generator=generator,
+                protected_ids=eos_ids(config),
+                min_tokens_to_keep=keep,
+            )
+        )
     return warpers
 
 

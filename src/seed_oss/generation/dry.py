@@ -1,0 +1,195 @@
+"""DRY: a penalty on tokens that continue a repetition, growing with the length of what is repeated already.
+
+How many tokens at the end of the text also stand before some earlier token decides what that token costs. The lengths
+are counted backwards in tensors, one step per repeated token, up to where the penalty would leave the range of
+float32; so a step is linear in the text, and only on the CPU does it look at how far the repetition goes.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.errors import InputError
+from seed_oss.generation.penalties import spare_slot
+from seed_oss.generation.processor_base import id_list
+
+DEFAULT_BREAKERS = ("\n", ":", '"', "*")
+"""llama.cpp's sequence breakers."""
+_MAX_LOG = 88.0  # of a float32
+
+
+@dataclass(frozen=True)
+class DrySettings:
+    """See DRYLogitsProcessor.
+
+    Attributes:
+        multiplier: >= 0.
+        base: >= 1.
+        allowed_length: >= 1.
+    """
+
+    multiplier: float
+    base: float
+    allowed_length: int
+
+    @property
+    def max_exponent(self) -> int:
+        """The largest exponent of `base` whose penalty is still a float32."""
+        if self.base <= 1.000001 or self.multiplier == 0:
+            return 0
+        return max(int((_MAX_LOG - max(math.log(self.multiplier), 0.0)) / math.log(self.base)), 0)
+
+
+@dataclass(frozen=True)
+class DryBreakers:
+    """What no repetition goes across.
+
+    Attributes:
+        sequences: (heads, tail): a breaker is any of some tokens followed by the ids `tail`. `heads` is bool `[n + 1]`,
+            True at these tokens, the largest of which is at most n - 1; the last entry stands for all larger ids.
+        single_ids: int64 `[n]`, the tokens that are breakers by themselves.
+    """
+
+    sequences: tuple[tuple[Tensor, tuple[int, ...]], ...]
+    single_ids: Tensor
+
+    @staticmethod
+    def of_ids(ids: Any) -> "DryBreakers":
+        """Each of these tokens is a breaker."""
+        return DryBreakers.of({(): set(id_list("dry_sequence_breakers", ids))})
+
+    @staticmethod
+    def of(heads_of_tail: dict[tuple[int, ...], set[int]]) -> "DryBreakers":
+        """From the heads that go with each tail."""
+        sequences: list[tuple[Tensor, tuple[int, ...]]] = []
+        for tail, heads in heads_of_tail.items():
+            if heads:
+                table = torch.zeros(max(heads) + 2, dtype=torch.bool)
+                table[sorted(heads)] = True
+                sequences.append((table, tail))
+        return DryBreakers(tuple(sequences), torch.tensor(sorted(heads_of_tail.get((), ())), dtype=torch.int64))
+
+    def to(self, device: torch.device) -> "DryBreakers":
+        """The same on a device."""
+        if self.single_ids.device == device:
+            return self
+        return DryBreakers(
+            tuple((heads.to(device), tail) for heads, tail in self.sequences), self.single_ids.to(device)
+        )
+
+
+def find_breakers(breakers: Sequence[str | int], tokenizer: Any) -> DryBreakers:
+    """Breakers given as text or ids.
+
+    A text is a breaker wherever it appears: every token that holds it is one, and so is every token that ends with its
+    beginning, followed by the ids of the rest.
+
+    Args:
+        breakers: texts and token ids.
+        tokenizer: knows the text of each token; may be None for ids alone.
+
+    Returns:
+        The breakers.
+
+    Raises:
+        InputError: text without a tokenizer.
+    """
+    texts = [one for one in breakers if isinstance(one, str)]
+    found: dict[tuple[int, ...], set[int]] = {(): {one for one in breakers if isinstance(one, int)}}
+    if texts:
+        for token_id, token in enumerate(_token_texts(tokenizer)):
+            for text in texts:
+                for rest in _rests(token, text):
+                    tail = tuple(tokenizer.encode(rest, add_special_tokens=False)) if rest else ()
+                    found.setdefault(tail, set()).add(token_id)
+    return DryBreakers.of(found)
+
+
+def _token_texts(tokenizer: Any) -> list[str]:
+    if tokenizer is None:
+        raise InputError(
+            "dry_sequence_breakers has text (the default has), which is looked for in the text of tokens; pass "
+            "tokenizer= to generate(), or token ids, or [] for no breakers"
+        )
+    return tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
+
+
+def _rests(token: str, breaker: str) -> list[str]:
+    """What has to follow a token to complete a breaker that begins in it; an empty text where it holds all of it."""
+    if breaker in token:
+        return [""]
+    lengths = range(1, min(len(token) + 1, len(breaker)))
+    return [breaker[length:] for length in lengths if token.endswith(breaker[:length])]
+
+
+def penalize_continuations(scores: Tensor, input_ids: Tensor, settings: DrySettings, breakers: DryBreakers) -> Tensor:
+    """Make tokens less likely that would continue a repetition.
+
+    Args:
+        scores: `[batch, vocab]`.
+        input_ids: int64 `[batch, length]`; ids below 0 do not count.
+        settings: how much.
+        breakers: what no repetition goes across, on the same device. A token that is one by itself costs nothing.
+
+    Returns:
+        `[batch, vocab]`: `multiplier * base ** (n - allowed_length)` is taken off a token that continues n repeated
+        ones, for the largest such n, if that is at least `allowed_length`.
+    """
+    if input_ids.shape[1] <= settings.allowed_length or settings.multiplier == 0:
+        return scores
+    limits = num_since_breaker(input_ids, breakers)
+    lengths = repeat_lengths(input_ids, limits, settings.allowed_length + settings.max_exponent)
+    vocab_size = scores.shape[-1]
+    slots = spare_slot(input_ids[:, 1:], vocab_size)
+    longest = torch.zeros(scores.shape[0], vocab_size + 1, dtype=torch.int64, device=scores.device)
+    longest = longest.scatter_reduce_(1, slots, lengths, "amax")
+    longest = longest.index_fill_(1, spare_slot(breakers.single_ids, vocab_size), 0)[:, :vocab_size]
+    exponents = (longest - settings.allowed_length).to(scores.dtype)
+    penalties = settings.multiplier * settings.base**exponents
+    return torch.where(exponents >= 0, scores - penalties, scores)
+
+
+def repeat_lengths(input_ids: Tensor, limits: Tensor, max_len: int) -> Tensor:
+    """For each token but the newest, how many tokens up to it are the same as those up to the newest.
+
+    Args:
+        input_ids: int64 `[batch, length]`; ids below 0 equal nothing.
+        limits: int64 `[batch]`, the most tokens that may count.
+        max_len: where counting ends.
+
+    Returns:
+        int64 `[batch, length - 1]`.
+    """
+    length = input_ids.shape[1]
+    earlier = input_ids[:, :-1]
+    counts = torch.zeros_like(earlier)
+    same = torch.ones_like(earlier, dtype=torch.bool)
+    for step in range(min(max_len, length - 1)):
+        newest = input_ids[:, length - 1 - step, None]
+        # Column j of `same` belongs to the token at j + step: what has no token that far back falls off in front.
+        same = same[:, 1:] if step else same
+        same = same & (earlier[:, : length - 1 - step] == newest) & (newest >= 0) & (step < limits)[:, None]
+        counts[:, step:] += same
+        if same.device.type == "cpu" and not bool(same.any()):
+            break
+    return counts
+
+
+def num_since_breaker(input_ids: Tensor, breakers: DryBreakers) -> Tensor:
+    """How many tokens follow the last breaker of each row; the whole length where there is none: int64 `[batch]`."""
+    length = input_ids.shape[1]
+    ends = torch.zeros_like(input_ids, dtype=torch.bool)
+    for heads, tail in breakers.sequences:
+        span = length - len(tail)
+        if span <= 0:
+            continue
+        found = heads[spare_slot(input_ids[:, :span], heads.shape[0] - 1)]
+        for offset, token_id in enumerate(tail, start=1):
+            found &= input_ids[:, offset : offset + span] == token_id
+        ends[:, len(tail) :] |= found
+    last = torch.where(ends, torch.arange(1, length + 1, device=input_ids.device), 0).amax(dim=1)
+    return length - last
