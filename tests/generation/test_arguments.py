@@ -47,7 +47,6 @@ def test_all_unknown_names_at_once() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "assistant_model",
         "assistant_tokenizer",
         "prefix_allowed_tokens_fn",
         "negative_prompt_ids",
@@ -69,7 +68,7 @@ def test_names_of_the_reference_that_are_not_available(name: str) -> None:
         {"typical_p": 1.9},
         {"no_repeat_ngram_size": -2},
         {"num_beam_groups": 2},
-        {"prompt_lookup_num_tokens": 3},
+        {"prompt_lookup_num_tokens": 0},
         {"cache_implementation": "quantized"},
         {"temperature": -1.0, "do_sample": True},
         {"num_return_sequences": 2},

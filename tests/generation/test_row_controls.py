@@ -135,7 +135,8 @@ class TestWhoSteersWhichRow:
 
     def test_prompts_come_without_padding(self) -> None:
         control = Says()
-        generate(ScriptedModel([[9]], vocab_size=160), **left_padded(4, 2), row_controls=control, max_new_tokens=2)
+        batch: dict[str, Any] = left_padded(4, 2)
+        generate(ScriptedModel([[9]], vocab_size=160), **batch, row_controls=control, max_new_tokens=2)
         assert [len(prompt) for prompt, _ in control.started] == [4, 2]
 
     @pytest.mark.parametrize(
@@ -207,6 +208,7 @@ class TestReasons:
         model.generation_config.eos_token_id = None
         monkeypatch.setattr("seed_oss.generation.row_watch.RowWatch._read", lambda *_: pytest.fail("tokens were read"))
         result = generate(model, IDS, max_new_tokens=3, return_dict_in_generate=True)
+        assert isinstance(result, GenerateDecoderOnlyOutput)
         assert result.finish_reasons == ["length"]
 
 

@@ -24,6 +24,7 @@ def generate(
     tokenizer: Any = None,
     generator: torch.Generator | None = None,
     row_controls: Any = None,
+    assistant_model: Any = None,
     **kwargs: Any,
 ) -> Tensor | GenerateDecoderOnlyOutput:
     """Continue prompts, greedily or by sampling.
@@ -41,6 +42,8 @@ def generate(
         generator: source of the random draws; without it and without `seed`, torch's global one.
         row_controls: what steers single rows, such as a thinking budget or a grammar: a RowControl for all rows, or a
             list with one (or None, or a list of them) per prompt, which its `num_return_sequences` rows share.
+        assistant_model: a smaller causal language model with the same vocabulary that guesses tokens ahead, to be
+            verified several at a time; the result is distributed as without it, and with `seed` the same.
         **kwargs: fields of GenerationConfig, which win over `generation_config`, and model inputs: `attention_mask`
             `[batch, cached + new]`, `position_ids`, `inputs_embeds` `[batch, length, hidden]` (the result then holds
             new tokens only), `past_key_values` (with all tokens, or only new ones and a mask over all),
@@ -59,7 +62,15 @@ def generate(
     Source: transformers generation/utils.py for names and meanings.
     """
     call = CallArguments(
-        inputs, generation_config, logits_processor, stopping_criteria, tokenizer, generator, kwargs, row_controls
+        inputs,
+        generation_config,
+        logits_processor,
+        stopping_criteria,
+        tokenizer,
+        generator,
+        kwargs,
+        row_controls,
+        assistant_model,
     )
     try:
         with torch.no_grad():

@@ -10,8 +10,7 @@ from seed_oss.errors import InputError
 
 _NO_CODE = "no code from a model folder is ever run"
 _REFUSED = {
-    "assistant_model": "assisted decoding is not available; remove the argument",
-    "assistant_tokenizer": "assisted decoding is not available; remove the argument",
+    "assistant_tokenizer": "an assistant_model must have the model's own vocabulary; remove the argument",
     "custom_generate": _NO_CODE,
     "negative_prompt_ids": "guidance is not available; give a logits_processor that does it",
     "negative_prompt_attention_mask": "guidance is not available; give a logits_processor that does it",
@@ -19,6 +18,7 @@ _REFUSED = {
     "synced_gpus": "one process generates alone",
     "trust_remote_code": _NO_CODE,
 }
+_NAMED = ("logits_processor", "stopping_criteria", "streamer", "tokenizer", "row_controls", "assistant_model")
 _WITHOUT_EFFECT = ("token_type_ids",)  # tokenizers hand them out, the model has no use for them
 
 
@@ -94,6 +94,6 @@ def _check_unknown(given: Mapping[str, Any]) -> None:
 
 
 def _hint(name: str) -> str:
-    known = [*GenerationConfig.FIELDS, *_INPUT_NAMES, "logits_processor", "stopping_criteria", "streamer", "tokenizer"]
+    known = [*GenerationConfig.FIELDS, *_INPUT_NAMES, *_NAMED]
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else "remove it"

@@ -72,7 +72,7 @@ def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnl
     num_top = plan.record.top_logprobs
     record = Record(plan.record, None if num_top is None else LogProbRecord(num_top))
     _decode(plan, plan.runner, ids, watch, record)
-    plan.runner.finish(len(ids))
+    plan.runner.finish()
     watch.check_numbers()
     if streamer is not None:
         streamer.end()
@@ -99,7 +99,7 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
             return
         token_index += 1
         _warn_beyond_model(plan, token_index)
-        output = runner.step(tokens, ids, watch.done)
+        output = runner.step(tokens, ids, watch.filled)
         logits = _last_logits(output, plan.record)
 
 

@@ -11,6 +11,7 @@ from seed_oss.cache import Cache, DynamicCache, StaticCache
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import CacheFullError, InputError
 from seed_oss.generation.arguments import resolve_arguments
+from seed_oss.generation.drafting import Drafter
 from seed_oss.generation.lengths import settle_lengths
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prepared import PreparedRunner, replaced_preparation
@@ -19,6 +20,13 @@ from seed_oss.generation.prompt import Prompt, eos_ids, make_prompt
 from seed_oss.generation.runner import ForwardOptions, ModelRunner, Runner
 from seed_oss.generation.sampling import Chooser, choose_greedily, sampler
 from seed_oss.generation.settings import make_criteria, make_processors
+from seed_oss.generation.speculation import (
+    check_speculation,
+    draft_model,
+    is_speculative,
+    make_speculative_runner,
+    prompt_lookup,
+)
 from seed_oss.generation.steering import Steering, controls_per_row
 from seed_oss.generation.stopping import StoppingCriteriaList
 
@@ -105,18 +113,30 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
     full = prompt.repeated(repeats)
     lengths = settle_lengths(config, prompt, model.config.max_position_embeddings)
     criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
+    if is_speculative(config, call.assistant_model):
+        check_speculation(model, config, call.assistant_model)
     max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
     cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
     options = _forward_options(model, config, record, given.logits_to_keep, cache, start.total_len)
+    steering = _make_steering(call.row_controls, config, full, max_new)
+    choose = _make_chooser(config, call.generator, model.device, call.assistant_model is not None)
+    runner = _make_runner(model, start, cache, options, max_new)
+    if is_speculative(config, call.assistant_model):
+        if call.assistant_model is None:
+            drafter: Drafter = prompt_lookup(config, full)
+        else:
+            processors = make_processors(config, full, lengths, None)  # the user's own may remember what they saw
+            drafter = draft_model(call.assistant_model, model, config, prompt, max_new, choose, processors)
+        runner = make_speculative_runner(runner, drafter, steering, full.input_ids.shape[1] + max_new)
     first_beyond = max(model.config.max_position_embeddings - prompt.total_len + 1, 0)
     return GenerationPlan(
         input_ids=full.input_ids,
         max_new=max_new,
-        runner=_make_runner(model, start, cache, options, max_new),
+        runner=runner,
         repeats_after_prefill=late,
         processors=make_processors(config, full, lengths, call.logits_processor),
-        choose=_make_chooser(config, call.generator, model.device),
-        steering=_make_steering(call.row_controls, config, full, max_new),
+        choose=choose,
+        steering=steering,
         criteria=criteria,
         pad_token_id=_pad_token_id(config),
         record=record,
@@ -234,7 +254,7 @@ def default_chunk_len(total_len: int) -> int:
     return min(MAX_CHUNK_LEN, max(MAX_MASK_ENTRIES // max(total_len, 1), 256))
 
 
-def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device) -> Chooser:
+def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device, is_assisted: bool) -> Chooser:
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             raise InputError(f"generator is a {type(generator).__name__}; it must be a torch.Generator")
@@ -242,7 +262,12 @@ def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device
             raise InputError("seed and generator are both given; give one of them")
         if generator.device.type != device.type:
             raise InputError(f"the generator is on {generator.device} and the model on {device}; they must be on one")
-    return sampler(config.seed, generator) if config.do_sample else choose_greedily
+    if not config.do_sample:
+        return choose_greedily
+    seed = config.seed
+    if seed is None and is_assisted:  # the assistant draws with the same noise: one seed in place of a stream
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    return sampler(seed, generator)
 
 
 def _make_steering(given: Any, config: GenerationConfig, full: Prompt, max_new: int) -> Steering:

@@ -58,6 +58,11 @@ class RowWatch:
         return [reason is not None for reason in self._reasons]
 
     @property
+    def filled(self) -> list[bool]:
+        """Per row, whether it gets pads, so that nobody looks at what the model says of it."""
+        return self.done if self._pad is not None else [False] * len(self._reasons)
+
+    @property
     def reasons(self) -> list[str | None]:
         """Per row, why it ended: "eos", "stop_string", "criteria", "length", "time", or what a row control said."""
         return list(self._reasons)

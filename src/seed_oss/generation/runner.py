@@ -59,8 +59,8 @@ class Runner(ABC):
             The model's output.
         """
 
-    def finish(self, length: int) -> None:  # noqa: B027 - most have nothing to do
-        """The last token has been chosen, `length` in all; nothing more will be run."""
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """Nothing more will be run."""
 
 
 class ModelRunner(Runner):
@@ -123,6 +123,27 @@ class ModelRunner(Runner):
             {"input_ids": input_ids}, self._positions, None if self._mask is None else self._mask.view()
         )
 
+    def run(self, tokens: Tensor) -> Any:
+        """Run several more tokens per row, int64 `[batch, n]`, into the cache; the output has logits for each."""
+        num_new = tokens.shape[1]
+        if self._mask is not None:
+            self._mask.extend(torch.ones_like(tokens, dtype=torch.bool))
+        if self._positions is not None:
+            self._positions = self._positions[:, -1:] + torch.arange(1, num_new + 1, device=tokens.device)
+        mask = None if self._mask is None else self._mask.view()
+        return self._forward({"input_ids": tokens}, self._positions, mask, num_new)
+
+    def take_back(self, num_tokens: int) -> None:
+        """Forget the last tokens that were run."""
+        if not num_tokens:
+            return
+        assert self._cache is not None
+        self._cache.crop(-num_tokens)
+        if self._mask is not None:
+            self._mask.crop(len(self._mask) - num_tokens)
+        if self._positions is not None:
+            self._positions = self._positions[:, -1:] - num_tokens
+
     def _run_prompt(self, start: int, end: int) -> Any:
         prompt = self._prompt
         first, last = start - prompt.num_new, end - prompt.num_new or None
@@ -134,7 +155,13 @@ class ModelRunner(Runner):
         mask = None if prompt.attention_mask is None else prompt.attention_mask[:, : prompt.past_len + end]
         return self._forward(inputs, positions, mask)
 
-    def _forward(self, inputs: dict[str, Tensor], positions: Tensor | None, mask: Tensor | None) -> Any:
+    def _forward(
+        self,
+        inputs: dict[str, Tensor],
+        positions: Tensor | None,
+        mask: Tensor | None,
+        logits_to_keep: int | None = None,
+    ) -> Any:
         if positions is not None:
             inputs["position_ids"] = positions
         if mask is not None:
@@ -143,7 +170,7 @@ class ModelRunner(Runner):
             **inputs,
             past_key_values=self._cache,
             use_cache=self._cache is not None,
-            logits_to_keep=self._options.logits_to_keep,
+            logits_to_keep=self._options.logits_to_keep if logits_to_keep is None else logits_to_keep,
             return_dict=True,
             **self._options.outputs,
         )
