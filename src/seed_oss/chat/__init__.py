@@ -3,6 +3,7 @@
 from seed_oss.chat.assistant_message import AssistantMessage, BrokenCall, ToolCall
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding
+from seed_oss.chat.seed_template import render
 from seed_oss.chat.stream_parser import StreamParser, parse
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
@@ -18,4 +19,5 @@ __all__ = [
     "StreamParser",
     "ToolCall",
     "parse",
+    "render",
 ]

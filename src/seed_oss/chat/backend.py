@@ -2,10 +2,10 @@
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tokenizers import AddedToken, Encoding, Tokenizer
 
@@ -14,6 +14,7 @@ from seed_oss.errors import CheckpointError, SeedOssError, TokenizerError
 from seed_oss.files import MAX_TOKENIZER_JSON_BYTES, parse_json
 
 _MAX_MESSAGE_LEN = 300
+_Made = TypeVar("_Made")
 
 
 class backend_errors:  # noqa: N801 - reads as a statement: `with backend_errors("..."):`
@@ -140,6 +141,7 @@ class Backend:
         self.tokenizer = tokenizer
         self.special_tokens = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
         self._twin: Tokenizer | None = None
+        self._remembered: dict[Any, Any] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -167,7 +169,19 @@ class Backend:
                 if special or (isinstance(token, AddedToken) and token.special)
             }
             self._twin = None
+            self._remembered = {}
         return num_added
+
+    def remembered(self, make: Callable[[Tokenizer], _Made]) -> _Made:
+        """What `make` makes of the tokenizer, made once for its tokens as they are.
+
+        Args:
+            make: A function of the tokenizer, or a class.
+        """
+        memory = self._remembered  # another one as soon as tokens are added
+        if make not in memory:
+            memory[make] = make(self.tokenizer)
+        return memory[make]
 
     def set_bos_eos(self, bos: str | None, eos: str | None) -> None:
         """Replace the post-processor: put these tokens before and after every text.

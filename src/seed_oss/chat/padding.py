@@ -206,6 +206,7 @@ def _pad_columns(
         "attention_mask": 0,
         "token_type_ids": padding.pad_type_id,
         "special_tokens_mask": 1,
+        "assistant_masks": 0,
     }
     target = padding.target(lengths)
     missing = [max(0, target - length) for length in lengths]

@@ -47,13 +47,20 @@ class TemplateProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._ready = False
 
-    def render(self, template: str, variables: dict[str, Any], limits: RenderLimits) -> str:
+    def render(
+        self,
+        template: str,
+        variables: dict[str, Any],
+        limits: RenderLimits,
+        marks: tuple[str, str] | None = None,
+    ) -> str:
         """Render a template.
 
         Args:
             template: The template's text.
             variables: What it may read: None, bool, int, float, str, and lists, tuples and dicts of these.
             limits: What it may take.
+            marks: Put before and after what each generation block renders.
 
         Raises:
             TemplateError: The template is wrong, raises, or exceeds a limit; or the process cannot be started.
@@ -61,7 +68,7 @@ class TemplateProcess:
         if len(template) > MAX_TEMPLATE_LEN:
             raise TemplateError(f"the chat template has {len(template)} characters; the limit is {MAX_TEMPLATE_LEN}")
         try:
-            request = marshal.dumps((template, variables, limits.max_chars, limits.seconds))
+            request = marshal.dumps((template, variables, limits.max_chars, limits.seconds, marks))
         except ValueError as error:
             raise TemplateError(f"the messages cannot be given to a chat template: {error}") from None
         if len(request) > MAX_INPUT_BYTES:

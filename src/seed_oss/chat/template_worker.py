@@ -4,7 +4,8 @@ A template is somebody else's code. The sandbox keeps it from reaching Python's 
 taking time, memory or files: it has a bound on each, and is ended when one is reached. It imports nothing but the
 standard library and jinja2.
 
-    request   length (4 bytes), marshal of (template, variables, max_chars, seconds); from the parent, which is trusted
+    request   length (4 bytes), marshal of (template, variables, max_chars, seconds, marks); from the parent, which is
+              trusted
     answer    length (4 bytes), one letter, UTF-8: T text, E reason; to the parent, which trusts none of it
 """
 
@@ -32,10 +33,10 @@ def main() -> None:
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     _send(answers, _READY)
     while (data := _receive(requests)) is not None:
-        template, variables, max_chars, seconds = marshal.loads(data)
+        template, variables, max_chars, seconds, marks = marshal.loads(data)
         _limit_time(seconds)
         try:
-            answer = b"T" + renderer(template, variables, max_chars).encode("utf-8", "surrogatepass")
+            answer = b"T" + renderer(template, variables, max_chars, marks).encode("utf-8", "surrogatepass")
         except TemplateError as error:
             answer = _reason(f"{type(error).__name__}: {error.message or ''}", error)
         except MemoryError:
@@ -59,13 +60,17 @@ def _warm_up(renderer: Any) -> None:
 
 
 def make_renderer() -> Any:
-    """A function of (template, variables, max_chars) that renders as transformers does."""
+    """A function of (template, variables, max_chars, marks) that renders as transformers does.
+
+    Marks are two texts put around what generation blocks render; None puts none.
+    """
     from functools import lru_cache
 
     environment = make_environment()
     compiled = lru_cache(maxsize=16)(environment.from_string)
 
-    def render(template: str, variables: dict[str, Any], max_chars: int) -> str:
+    def render(template: str, variables: dict[str, Any], max_chars: int, marks: tuple[str, str] | None = None) -> str:
+        environment.generation_marks = marks or ("", "")
         pieces: list[str] = []
         room = max_chars
         for piece in compiled(template).generate(variables):
@@ -100,7 +105,9 @@ def make_environment() -> Any:
             return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
 
         def _body(self, caller: Any) -> str:
-            return caller()
+            environment: Any = self.environment
+            start, end = environment.generation_marks
+            return start + caller() + end
 
     class PublicNamespace(Namespace):
         """A namespace without underscore names, which could reach Python's own attributes."""

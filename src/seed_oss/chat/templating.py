@@ -1,15 +1,16 @@
 """Chat messages to text through a checkpoint's own template."""
 
+import copy
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from seed_oss.chat.normalize import REASONING_FIELDS
 from seed_oss.chat.plain_data import plain_data
 from seed_oss.chat.template_process import SHARED, RenderLimits
 from seed_oss.errors import TemplateError
 
 LIMITS = RenderLimits()
-_REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 def split_conversations(conversation: Any) -> tuple[list[list[Any]], bool]:
@@ -56,50 +57,68 @@ def choose_template(own: str | Mapping[str, str] | None, asked: str | None, *, w
     )
 
 
-def render_conversation(
-    template: str,
+def client_values(
     messages: Sequence[Any],
     *,
     tools: Sequence[Any] | None,
     documents: Sequence[Any] | None,
+    variables: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a client gave, as a template may see it.
+
+    Args:
+        messages: Messages: mappings, dataclasses or pydantic models. Fields that are None are left out; reasoning
+            given under another name is given under `reasoning_content` and `thinking` too.
+        tools: Tools as JSON schemas.
+        documents: Documents as mappings.
+        variables: Further variables of the template.
+
+    Raises:
+        TemplateError: A value is no plain data; the message names the place.
+    """
+    return {
+        "messages": [_message(message, f"messages[{index}]") for index, message in enumerate(messages)],
+        "tools": _tools(tools),
+        "documents": plain_data(documents, "documents"),
+        **{str(name): plain_data(value, str(name)) for name, value in variables.items()},
+    }
+
+
+def render_values(
+    template: str,
+    values: Mapping[str, Any],
+    *,
+    special_tokens: Mapping[str, str],
     add_generation_prompt: bool,
     continue_final_message: bool | str,
-    variables: Mapping[str, Any],
+    marks: tuple[str, str] | None = None,
     limits: RenderLimits = LIMITS,
 ) -> str:
     """Render one conversation.
 
     Args:
         template: The template's text.
-        messages: Messages: mappings, dataclasses or pydantic models. Fields that are None are left out; reasoning
-            given under another name is given under `reasoning_content` and `thinking` too.
-        tools: Tools as JSON schemas.
-        documents: Documents as mappings.
+        values: What `client_values` returned.
+        special_tokens: The tokenizer's special tokens by name; `values` go before them.
         add_generation_prompt: Whether the template is asked to open the assistant's turn.
         continue_final_message: Whether the text ends where the last message ends, so that the model goes on with it;
             a string names the field to continue.
-        variables: Further variables of the template.
+        marks: Put before and after what each generation block renders.
         limits: What rendering may take.
 
     Raises:
         TemplateError: The template cannot render the messages, or exceeds a limit.
     """
-    chat = [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    given: dict[str, Any] = {"add_generation_prompt": bool(add_generation_prompt), **special_tokens, **values}
+    if not continue_final_message:
+        return SHARED.render(template, given, limits, marks)
     field = continue_final_message if isinstance(continue_final_message, str) else "content"
     marker = f"CONTINUE{secrets.token_hex(8)} "
-    final = _mark_end(chat[-1], field, marker) if continue_final_message else ""
-    text = SHARED.render(
-        template,
-        {
-            "messages": chat,
-            "tools": _tools(tools),
-            "documents": plain_data(documents, "documents"),
-            "add_generation_prompt": bool(add_generation_prompt),
-            **{str(name): plain_data(value, str(name)) for name, value in variables.items()},
-        },
-        limits,
-    )
-    return _cut_at_marker(text, marker, final, field) if continue_final_message else text
+    messages: list[Any] = list(values["messages"])
+    messages[-1] = copy.deepcopy(messages[-1])
+    final = _mark_end(messages[-1], field, marker)
+    text = SHARED.render(template, {**given, "messages": messages}, limits, marks)
+    return _cut_at_marker(text, marker, final, field)
 
 
 def _message(message: Any, place: str) -> dict[str, Any]:
@@ -107,7 +126,7 @@ def _message(message: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TemplateError(f"{place} must be a mapping with a role and content, got {type(value).__name__}")
     fields = {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
-    reasoning = next((fields[name] for name in _REASONING if name in fields), None)
+    reasoning = next((fields[name] for name in REASONING_FIELDS if name in fields), None)
     return fields if reasoning is None else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
 
 
@@ -132,7 +151,7 @@ def _mark_end(message: dict[str, Any], field: str, marker: str) -> str:
             return final
     if not isinstance(content, str):
         raise TemplateError(f"continue_final_message needs text in {field!r} of the last message")
-    for name in _REASONING if field in _REASONING else (field,):
+    for name in REASONING_FIELDS if field in REASONING_FIELDS else (field,):
         if message.get(name) == content:
             message[name] = content + marker
     return content

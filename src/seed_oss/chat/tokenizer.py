@@ -15,6 +15,7 @@ from seed_oss.chat.chat_calls import ChatCalls
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.chat.padding import NO_LIMIT, Padding, check_length, check_side, pad_features, resolve_lengths
+from seed_oss.chat.prompt_rows import RowArguments
 from seed_oss.chat.settings import TokenizerSettings, check_keywords, read_settings
 from seed_oss.chat.tokenizer_files import TOKENIZER_PATTERNS, read_tokenizer_files, template_setting
 from seed_oss.chat.tokenizer_saving import save_tokenizer_files
@@ -235,7 +236,7 @@ class SeedOssTokenizer(ChatCalls):
             return_tensors=return_tensors,
         )
         if verbose and max_length is None:
-            self._tell_if_too_long(encoded)
+            self._tell_if_too_long(max((len(encoding) for encoding in encoded.encodings or []), default=0))
         return encoded
 
     def encode(self, text: str | Sequence[Any], text_pair: str | Sequence[Any] | None = None, **kwargs: Any) -> Any:
@@ -382,10 +383,21 @@ class SeedOssTokenizer(ChatCalls):
         side = check_side(padding_side or self.padding_side, "padding_side")
         return Padding(length, side, pad_id, pad_token, self._settings.pad_token_type_id, multiple_of)
 
-    def _tell_if_too_long(self, encoded: BatchEncoding) -> None:
+    def _pad_rows(self, rows: Mapping[str, Any], arguments: RowArguments) -> BatchEncoding:
+        ids: list[Any] = rows["input_ids"]
+        batch: list[list[int]] = ids if ids and isinstance(ids[0], list) else [ids]
+        if arguments.tell_if_too_long:
+            self._tell_if_too_long(max(map(len, batch)))
+        wanted = arguments.token_type_ids
+        if self._takes("token_type_ids") if wanted is None else wanted:
+            zeros = [[0] * len(row) for row in batch]
+            rows = {**rows, "token_type_ids": zeros if batch is ids else zeros[0]}
+        settings: dict[str, Any] = {"padding": False, **arguments.padding}
+        return self.pad(rows, **settings)
+
+    def _tell_if_too_long(self, longest: int) -> None:
         if self._told_too_long or self.model_max_length >= NO_LIMIT:
             return
-        longest = max((len(encoding) for encoding in encoded.encodings or []), default=0)
         if longest > self.model_max_length:
             self._told_too_long = True
             _LOG.warning(

@@ -1,0 +1,267 @@
+"""What a JSON schema may say for output to be held to it. What could not be enforced is refused, with its place."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from seed_oss.errors import CheckpointError, InputError
+from seed_oss.files import parse_json
+
+MAX_SCHEMA_BYTES = 64 * 1024
+MAX_SCHEMA_DEPTH = 32
+MAX_REFERENCE_DEPTH = 500  # levels of all that $ref leads to, together; the compiler recurses through them
+MAX_PATTERN_LEN = 2048
+TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
+NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI; they say nothing that a validator would check
+DEFINITIONS = ("$defs", "definitions")
+
+_ANNOTATIONS = frozenset(
+    ("title", "description", "default", "examples", "example", "$comment", "$schema", "deprecated", "readOnly")
+    + ("writeOnly", "discriminator")
+)
+_SCHEMA = frozenset(("items", "additionalProperties"))
+_SCHEMA_LISTS = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
+_SCHEMA_MAPS = frozenset(("properties", "patternProperties", *DEFINITIONS))
+_COUNTS = frozenset(("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength"))
+_NUMBERS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
+_OTHERS = frozenset(("type", "enum", "const", "required", "pattern", "format", "$ref"))
+_KNOWN = _SCHEMA | _SCHEMA_LISTS | _SCHEMA_MAPS | _COUNTS | _NUMBERS | _OTHERS
+_INSTEAD = {
+    "nullable": 'list the types instead: "type": ["string", "null"]',
+    "dependencies": "spell the cases out with anyOf",
+    "additionalItems": "use prefixItems and items",
+}
+
+
+def is_annotation(keyword: str) -> bool:
+    """Whether a keyword allows every value."""
+    return keyword in _ANNOTATIONS or (keyword.startswith("x-") and keyword != "x-guidance")
+
+
+@dataclass
+class CheckedSchema:
+    """A schema within the limits.
+
+    Attributes:
+        schema: its data.
+        place: what it is called in messages.
+        first_places: where each keyword stands first.
+    """
+
+    schema: Any
+    place: str
+    first_places: dict[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def text(self) -> str:
+        """The schema as JSON, without what allows every value."""
+        return json.dumps(self.schema, ensure_ascii=False, separators=(",", ":"))
+
+
+def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> Any:
+    """Copy data that JSON can hold.
+
+    Args:
+        value: the data.
+        place: what it is called in messages.
+        max_bytes: how long its JSON text may be.
+
+    Raises:
+        InputError: it is too large, or not JSON.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    except RecursionError:
+        raise InputError(f"{place} is nested too deeply, or contains itself; at most {MAX_SCHEMA_DEPTH} levels") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{place} is not JSON: {error}") from None
+    if len(text) > max_bytes:
+        raise InputError(f"{place} has {len(text)} bytes of JSON; at most {max_bytes} are allowed")
+    try:
+        return parse_json(text, source=place)
+    except CheckpointError as error:
+        raise InputError(str(error)) from None
+
+
+def check_schema(schema: Any, place: str) -> CheckedSchema:
+    """Check that every keyword of a schema is one that output can be held to.
+
+    Args:
+        schema: a JSON schema (draft 2020-12): a dict, or a bool.
+        place: what it is called in messages.
+
+    Raises:
+        InputError: over 64 KiB or 32 levels, a keyword or format that is not supported, a value of the wrong kind, or
+            a `$ref` that leads nowhere. The message names keyword and place.
+    """
+    data = plain_json(schema, place)
+    checked = CheckedSchema(data, place)
+    checker = _Checker(checked.first_places)
+    checker.schema(data, place, 1, is_root=True)
+    checker.follow_references(data, place)
+    return checked
+
+
+class _Checker:
+    def __init__(self, first_places: dict[str, str]) -> None:
+        self._first_places = first_places
+        self._references: dict[str, str] = {}  # target -> place of the first $ref to it
+
+    def schema(self, schema: Any, place: str, level: int, *, is_root: bool = False) -> int:
+        """Check one schema and those in it; returns how many levels it has."""
+        if level > MAX_SCHEMA_DEPTH:
+            raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
+        if isinstance(schema, bool):
+            return 1
+        if not isinstance(schema, dict):
+            raise InputError(f"{place} is {_shown(schema)}; a schema is an object, true or false")
+        levels = 0
+        for keyword, value in cast("dict[str, Any]", schema).items():
+            here = f"{place}.{keyword}"
+            self._first_places.setdefault(keyword, here)
+            if is_annotation(keyword) or (is_root and keyword == "$id"):
+                continue
+            if keyword not in _KNOWN:
+                instead = _INSTEAD.get(keyword, "leave it out, or say the same with keywords that are")
+                raise InputError(f"{here}: the keyword {keyword[:40]!r} is not supported; {instead}")
+            levels = max(levels, self._keyword(keyword, value, here, level))
+        self._check_sizes(cast("dict[str, Any]", schema), place)
+        return levels + 1
+
+    def _keyword(self, keyword: str, value: Any, place: str, level: int) -> int:
+        if keyword in _SCHEMA:
+            return self.schema(value, place, level + 1)
+        if keyword in _SCHEMA_LISTS:
+            items = _list_of(value, place)
+            return max([self.schema(one, f"{place}[{index}]", level + 1) for index, one in enumerate(items)])
+        if keyword in _SCHEMA_MAPS:
+            members = _object(value, place)
+            if keyword == "patternProperties":
+                _check_patterns(members, place)
+            return max([self.schema(one, f"{place}.{name}", level + 1) for name, one in members.items()], default=0)
+        self._check_value(keyword, value, place, level)
+        return 0
+
+    def _check_value(self, keyword: str, value: Any, place: str, level: int) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if keyword in _COUNTS:
+            if not is_number or value != int(value) or value < 0:
+                raise InputError(f"{place} is {_shown(value)}; it must be a whole number, 0 or more")
+        elif keyword in _NUMBERS:
+            if not is_number or (keyword == "multipleOf" and value <= 0):
+                raise InputError(f"{place} is {_shown(value)}; it must be a number")
+        elif keyword == "type":
+            _check_types(value, place)
+        elif keyword == "enum":
+            for index, one in enumerate(_list_of(value, place)):
+                _check_depth(one, f"{place}[{index}]", level)
+        elif keyword == "const":
+            _check_depth(value, place, level)
+        elif keyword == "required":
+            if not isinstance(value, list) or not all(isinstance(one, str) for one in cast("list[Any]", value)):
+                raise InputError(f"{place} is {_shown(value)}; it must be a list of names")
+        else:
+            self._check_text(keyword, value, place)
+
+    def _check_text(self, keyword: str, value: Any, place: str) -> None:
+        if not isinstance(value, str):
+            raise InputError(f"{place} is {_shown(value)}; it must be text")
+        if keyword == "$ref":
+            if value != "#" and not value.startswith("#/"):
+                raise InputError(f"{place} is {_shown(value)}; only references into the same schema (#/...) are followed")
+            self._references.setdefault(value, place)
+        elif keyword == "format":
+            if value not in FORMATS + NUMBER_FORMATS:
+                raise InputError(f"{place}: the format {_shown(value)} is not supported; there are {', '.join(FORMATS)}")
+        else:
+            _check_pattern(value, place)
+
+    def _check_sizes(self, schema: dict[str, Any], place: str) -> None:
+        # Names that stand in no "properties" may come twice in the text, and count once when it is read.
+        least, sure = schema.get("minProperties", 0), len(set(schema.get("required", ()))) + 1
+        if least > sure:
+            raise InputError(
+                f"{place}.minProperties is {least}; at most one more than what is required ({sure}) can be enforced"
+            )
+
+    def follow_references(self, root: Any, place: str) -> None:
+        """Check what `$ref` leads to: that it is there, and how deep it is all together."""
+        total, todo = 0, list(self._references)
+        seen: set[str] = set()
+        while todo:
+            target = todo.pop()
+            if target in seen:
+                continue
+            seen.add(target)
+            found = resolve(root, target, self._references[target])
+            total += self.schema(found, f"{place}{target[1:].replace('/', '.')}", 1)
+            if total > MAX_REFERENCE_DEPTH:
+                raise InputError(
+                    f"{place}: what its $ref lead to has more than {MAX_REFERENCE_DEPTH} levels together, the limit"
+                )
+            todo = [one for one in self._references if one not in seen]
+
+
+def resolve(root: Any, target: str, place: str) -> Any:
+    """The schema that a `$ref` of the form `#/a/b` means.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = root
+    for part in target.split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, dict) and name in found:
+            found = cast("dict[str, Any]", found)[name]
+        elif isinstance(found, list) and name.isdecimal() and len(name) < 6 and int(name) < len(cast("list[Any]", found)):
+            found = cast("list[Any]", found)[int(name)]
+        else:
+            raise InputError(f"{place} is {_shown(target)}, which leads nowhere in this schema")
+    return found
+
+
+def _check_types(value: Any, place: str) -> None:
+    types = cast("list[Any]", value) if isinstance(value, list) else [value]
+    wrong = [one for one in types if one not in TYPES]
+    if wrong or not types:
+        raise InputError(f"{place} is {_shown(wrong[0] if wrong else value)}; types are {', '.join(TYPES)}")
+
+
+def _check_patterns(patterns: Mapping[str, Any], place: str) -> None:
+    for index, pattern in enumerate(patterns):
+        _check_pattern(pattern, f"{place} (number {index})")
+
+
+def _check_pattern(pattern: str, place: str) -> None:
+    if len(pattern) > MAX_PATTERN_LEN:
+        raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
+
+
+def _check_depth(value: Any, place: str, level: int) -> None:
+    todo: list[tuple[Any, int]] = [(value, level)]
+    while todo:
+        item, depth = todo.pop()
+        if depth > MAX_SCHEMA_DEPTH:
+            raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
+        if isinstance(item, dict):
+            todo += [(one, depth + 1) for one in cast("dict[str, Any]", item).values()]
+        elif isinstance(item, list):
+            todo += [(one, depth + 1) for one in cast("list[Any]", item)]
+
+
+def _list_of(value: Any, place: str) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise InputError(f"{place} is {_shown(cast('Any', value))}; it must be a list with at least one entry")
+    return cast("list[Any]", value)
+
+
+def _object(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"{place} is {_shown(value)}; it must be an object")
+    return cast("dict[str, Any]", value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value!r:.60}" if isinstance(value, str | int | float | bool | None) else f"a {type(value).__name__}"
