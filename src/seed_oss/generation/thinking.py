@@ -52,9 +52,10 @@ class ThinkingTokens:
         Raises:
             TokenizerError: the vocabulary has no markers of thinking.
         """
+        added: dict[str, int] = tokenizer.get_added_vocab()
 
         def id_of(token: ControlToken) -> int | None:
-            return tokenizer.added_tokens_encoder.get(token.text)
+            return added.get(token.text)
 
         ids = {token: id_of(token) for token in (THINK, END_THINK, REFLECT, END_REFLECT)}
         missing = [token.text for token, token_id in ids.items() if token_id is None]

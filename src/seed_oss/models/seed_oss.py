@@ -1,7 +1,7 @@
 """The Seed-OSS decoder and its language-model head (reference: transformers' `models/seed_oss`)."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +21,7 @@ from seed_oss.cache import (
 from seed_oss.config import GenerationConfig, SeedOssConfig
 from seed_oss.generation import generate
 from seed_oss.models.base import SeedOssPreTrainedModel
+from seed_oss.models.chat import chat
 from seed_oss.models.inputs import (
     check_cache_position,
     check_mask_length,
@@ -264,6 +265,38 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
     ) -> Any:
         """Continue prompts; see `seed_oss.generation.generate` for the arguments."""
         return generate(self, inputs, generation_config, logits_processor, stopping_criteria, **kwargs)
+
+    def chat(
+        self,
+        tokenizer: Any,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking_budget: Any = None,
+        stream: bool = False,
+        **settings: Any,
+    ) -> Any:
+        """Answer a conversation.
+
+        Args:
+            tokenizer: with the checkpoint's chat template.
+            messages: mappings with `role` and `content`, as OpenAI's API takes them.
+            tools: tools as JSON schemas. Calls are returned, never run.
+            thinking_budget: tokens of thinking, 0 for none, None for no limit; a ThinkingBudget for the mode too.
+            stream: return the events of the answer while it is generated.
+            **settings: `max_new_tokens` (4,096 unless the model's files say otherwise), `loop_guard`, `row_controls`,
+                `template_variables`, `past_key_values` and all that `generate` takes.
+
+        Returns:
+            An AssistantMessage; with `stream` a ChatStream, an iterator of events that has the message, the number of
+            tokens and the reason of the end when it is through.
+
+        Raises:
+            InputError: an argument of a wrong type or value.
+            TemplateError: the messages cannot be rendered.
+            TokenizerError: a budget for a model that does not think.
+        """
+        return chat(self, tokenizer, messages, tools=tools, thinking_budget=thinking_budget, stream=stream, **settings)
 
     def prepare_inputs_for_generation(
         self,

@@ -1,0 +1,152 @@
+"""model.chat: prompt, budget, generation and parser together."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from seed_oss import SeedOssForCausalLM, SeedOssTokenizer
+from seed_oss.chat.budget import BUDGET_SPENT, ThinkingBudget
+from seed_oss.chat.events import ContentDelta, ReasoningDelta, ThinkClosed
+from seed_oss.errors import InputError, TokenizerError
+from seed_oss.generation.loop_guard import LoopGuard
+from seed_oss.models.chat import chat, prepare_turn
+from tests.chat.tokenizer_factory import metaspace_backend
+from tests.factory import tiny_config, tiny_model
+from tests.scripted_model import ScriptedModel
+from tests.seed_tokenizer import seed_tokenizer
+
+ASK = [{"role": "user", "content": "What is 2 + 2?"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+    },
+}
+CALL = (
+    "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n<parameter=days>3</parameter>\n"
+    "</function>\n</seed:tool_call>"
+)
+
+
+def says(text: str) -> Any:
+    """A model that wants to say a text in which markers are control tokens."""
+    ids = seed_tokenizer()(text, add_special_tokens=False)["input_ids"]
+    return ScriptedModel(ids, len(seed_tokenizer()))
+
+
+def ask(model: Any, messages: Any = ASK, **arguments: Any) -> Any:
+    return chat(model, seed_tokenizer(), messages, **{"max_new_tokens": 2000, **arguments})
+
+
+def test_a_whole_answer() -> None:
+    message = ask(says("<seed:think>Two and two.</seed:think>\nFour.<seed:eos>"))
+    assert (message.reasoning, message.content, message.ended) == ("Two and two.", "Four.", True)
+
+
+def test_events_as_they_come() -> None:
+    stream = ask(says("<seed:think>Two.</seed:think>\nFour.<seed:eos>"), stream=True)
+    events = list(stream)
+    assert "".join(event.text for event in events if isinstance(event, ReasoningDelta)) == "Two."
+    assert "".join(event.text for event in events if isinstance(event, ContentDelta)) == "\nFour."
+    assert any(isinstance(event, ThinkClosed) for event in events)
+    assert stream.finish_reason == "eos"
+    num_prompt = prepare_turn(seed_tokenizer(), ASK).input_ids.shape[1]
+    assert stream.usage.prompt_tokens == num_prompt
+    assert stream.usage.completion_tokens == len(stream.new_ids)
+    assert stream.usage.reasoning_tokens == len(seed_tokenizer()("Two.", add_special_tokens=False)["input_ids"])
+
+
+@pytest.mark.parametrize("mode", ["both", "hard"])
+def test_the_budget_holds(mode: Any) -> None:
+    budget = ThinkingBudget(64, mode)
+    model = says("<seed:think>" + "so on " * 400 + "</seed:think>\nFour.<seed:eos>")
+    stream = ask(model, thinking_budget=budget, stream=True)
+    list(stream)
+    assert stream.usage.reasoning_tokens <= 64 + budget.grace
+    assert BUDGET_SPENT in stream.message.reasoning
+    assert stream.message.content
+    assert stream.message.reflections[-1].remaining == 0
+
+
+def test_budgets_in_the_prompt() -> None:
+    tokenizer = seed_tokenizer()
+    plain = prepare_turn(tokenizer, ASK).input_ids[0].tolist()
+    hard = prepare_turn(tokenizer, ASK, thinking_budget=ThinkingBudget(512, "hard")).input_ids[0].tolist()
+    soft = tokenizer.decode(prepare_turn(tokenizer, ASK, thinking_budget=512).input_ids[0])
+    assert hard == plain
+    assert "the thinking budget, which is 512" in soft
+    none = tokenizer.decode(prepare_turn(tokenizer, ASK, thinking_budget=ThinkingBudget(0, "hard")).input_ids[0])
+    assert none.startswith(tokenizer.decode(plain))
+    assert none.endswith("</seed:cot_budget_reflect>\n</seed:think>")
+    both = tokenizer.decode(prepare_turn(tokenizer, ASK, thinking_budget=0).input_ids[0])
+    assert both.count("The current thinking budget is 0") == 1
+
+
+def test_no_budget_is_no_thinking_and_never_an_empty_answer() -> None:
+    message = ask(says("<seed:eos>" * 3 + "\nFour.<seed:eos>"), thinking_budget=0)
+    assert (message.reasoning, message.content) == ("", "Four.")
+
+
+def test_tool_calls() -> None:
+    message = ask(says(f"<seed:think>Look.</seed:think>\n{CALL}<seed:eos>"), tools=[WEATHER])
+    (call,) = message.tool_calls
+    assert (call.name, call.parsed_arguments()) == ("get_weather", {"city": "Paris", "days": 3})
+    assert message.finish_reason == "tool_calls"
+
+
+def test_calls_inside_thinking_are_thoughts() -> None:
+    message = ask(says(f"<seed:think>{CALL}</seed:think>\nNo.<seed:eos>"), tools=[WEATHER])
+    assert message.tool_calls == ()
+    assert "get_weather" in message.reasoning
+    assert message.content == "No."
+
+
+def test_a_loop_is_ended() -> None:
+    stream = ask(says("over and " * 2000), loop_guard=LoopGuard(), stream=True)
+    list(stream)
+    assert stream.finish_reason == "loop"
+    assert len(stream.new_ids) < 1000
+
+
+def test_closing_a_stream_stops_the_model() -> None:
+    with ask(says("<seed:think>" + "so on " * 10_000), max_new_tokens=100_000, stream=True) as stream:
+        next(stream)
+    list(stream)
+    assert stream.finish_reason == "criteria"
+    assert len(stream.new_ids) < 60_000
+
+
+def test_an_error_is_raised_where_events_are_read() -> None:
+    model = says("a")
+    model.config.vocab_size = 5
+    with pytest.raises(InputError, match="vocabulary"):
+        ask(model)
+
+
+def test_a_real_model_on_tiny_weights() -> None:
+    model = tiny_model(SeedOssForCausalLM, vocab_size=len(seed_tokenizer()), max_position_embeddings=4096)
+    assert model.config.hidden_size == tiny_config().hidden_size
+    torch.manual_seed(0)
+    for budget in (None, 0, 8):
+        stream = model.chat(
+            seed_tokenizer(), ASK, thinking_budget=budget, stream=True, max_new_tokens=200, do_sample=True, seed=1
+        )
+        list(stream)
+        assert stream.usage.reasoning_tokens <= (10**9 if budget is None else budget + 1)
+        assert len(stream.new_ids) <= 200
+
+
+@pytest.mark.parametrize("arguments", [{"thinking_budget": "much"}, {"max_new_tokens": 0}, {"max_new_tokens": 2.5}])
+def test_wrong_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(arguments))):
+        ask(says("a"), **arguments)
+
+
+def test_a_budget_for_a_model_that_does_not_think() -> None:
+    tokenizer = SeedOssTokenizer(metaspace_backend(), chat_template="{{ messages[0].content }}")
+    model = ScriptedModel([5], len(tokenizer))
+    with pytest.raises(TokenizerError, match="does not think"):
+        chat(model, tokenizer, ASK, thinking_budget=512)
