@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seed_oss.chat import SeedOssTokenizer
 from seed_oss.errors import InputError
 from seed_oss.generation.penalties import spare_slot
 from seed_oss.generation.processor_base import id_list
@@ -86,26 +87,29 @@ def find_breakers(breakers: Sequence[str | int], tokenizer: Any) -> DryBreakers:
     """Breakers given as text or ids.
 
     A text is a breaker wherever it appears: every token that holds it is one, and so is every token that ends with its
-    beginning, followed by the ids of the rest.
+    beginning, followed by the ids of the rest. Looking through a large vocabulary takes some tenths of a second.
 
     Args:
         breakers: texts and token ids.
         tokenizer: knows the text of each token; may be None for ids alone.
 
     Returns:
-        The breakers.
+        The breakers; the same for every row, so that whoever serves many requests may keep them.
 
     Raises:
         InputError: text without a tokenizer.
     """
     texts = [one for one in breakers if isinstance(one, str)]
     found: dict[tuple[int, ...], set[int]] = {(): {one for one in breakers if isinstance(one, int)}}
-    if texts:
-        for token_id, token in enumerate(_token_texts(tokenizer)):
-            for text in texts:
-                for rest in _rests(token, text):
-                    tail = tuple(tokenizer.encode(rest, add_special_tokens=False)) if rest else ()
-                    found.setdefault(tail, set()).add(token_id)
+    tokens = _token_texts(tokenizer) if texts else []
+    for text in texts:
+        found[()].update(index for index, token in enumerate(tokens) if text in token)
+        for length in range(1, len(text)):
+            start = text[:length]
+            heads = {index for index, token in enumerate(tokens) if token.endswith(start) and text not in token}
+            if heads:
+                tail = tuple(tokenizer.encode(text[length:], add_special_tokens=False))
+                found.setdefault(tail, set()).update(heads)
     return DryBreakers.of(found)
 
 
@@ -115,15 +119,10 @@ def _token_texts(tokenizer: Any) -> list[str]:
             "dry_sequence_breakers has text (the default has), which is looked for in the text of tokens; pass "
             "tokenizer= to generate(), or token ids, or [] for no breakers"
         )
-    return tokenizer.batch_decode([[token_id] for token_id in range(len(tokenizer))])
-
-
-def _rests(token: str, breaker: str) -> list[str]:
-    """What has to follow a token to complete a breaker that begins in it; an empty text where it holds all of it."""
-    if breaker in token:
-        return [""]
-    lengths = range(1, min(len(token) + 1, len(breaker)))
-    return [breaker[length:] for length in lengths if token.endswith(breaker[:length])]
+    rows = [[token_id] for token_id in range(max(tokenizer.get_vocab().values(), default=-1) + 1)]
+    if isinstance(tokenizer, SeedOssTokenizer):
+        return tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
+    return tokenizer.batch_decode(rows)
 
 
 def penalize_continuations(scores: Tensor, input_ids: Tensor, settings: DrySettings, breakers: DryBreakers) -> Tensor:

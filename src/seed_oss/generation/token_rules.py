@@ -33,6 +33,8 @@ class SequenceBiasLogitsProcessor(LogitsProcessor):
             lengths of left padding. Ours.
     """
 
+    _name = "sequence_bias"
+
     def __init__(self, sequence_bias: Any, prompt_ignore_length: int | Tensor | None = None) -> None:
         pairs = read_sequence_bias("sequence_bias", sequence_bias)
         self._keep([(ids, bias) for ids, bias in pairs], prompt_ignore_length)
@@ -45,7 +47,7 @@ class SequenceBiasLogitsProcessor(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """See LogitsProcessor."""
-        check_in_vocabulary(type(self).__name__, self._ids, scores.shape[-1])
+        check_in_vocabulary(self._name, self._ids, scores.shape[-1])
         self._biases = self._biases.to(scores.device)
         return add_sequence_biases(scores, self._own.mark(input_ids), self._biases)
 
@@ -58,6 +60,8 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
         eos_token_id: one id, a list, or a tensor of them; a sequence that is just one of these is left out.
         prompt_ignore_length: see SequenceBiasLogitsProcessor.
     """
+
+    _name = "bad_words_ids"
 
     def __init__(
         self, bad_words_ids: Any, eos_token_id: Any = None, prompt_ignore_length: int | Tensor | None = None
