@@ -9,6 +9,8 @@ A value may hold anything, tags of this very format included. It ends
 - where `</parameter>` is missing, at a `</function>` followed by nothing but whitespace up to the end of the call;
 - else at the end of the call.
 
+The end of the call is `</seed:tool_call>`, or the end of the answer; after a closing tag also a new `<seed:tool_call>`.
+Other control tokens inside a value are its text.
 A closing tag that may end the value waits, with the whitespace after it, until the next character decides. Names reach
 to the first `>`, on one line, and have 1 to MAX_NAME_LEN characters; what has not is text that belongs nowhere.
 """
@@ -16,6 +18,7 @@ to the first `>`, on one line, and have 1 to MAX_NAME_LEN characters; what has n
 from enum import Enum, auto
 
 from seed_oss.chat.argument_writer import ArgumentWriter
+from seed_oss.chat.control_tokens import END_TOOL_CALL, EOS, TOOL_CALL, ControlToken
 from seed_oss.chat.events import (
     CallMarkup,
     Event,
@@ -57,10 +60,10 @@ class CallReader:
         self._waiting: list[str] = []  # that tag and the whitespace after it
         self._writer = ArgumentWriter(types, "")
 
-    @property
-    def in_value(self) -> bool:
-        """Control tokens but for the call's end are text here."""
-        return self._state is _State.VALUE
+    def holds(self, token: ControlToken) -> bool:
+        """Whether a control token is text of a value here, rather than one that ends the call."""
+        ends = token in (END_TOOL_CALL, EOS) or (token == TOOL_CALL and self._closing is not None)
+        return self._state is _State.VALUE and not ends
 
     def open(self) -> None:
         """A block begins."""

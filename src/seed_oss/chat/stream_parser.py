@@ -155,7 +155,7 @@ class StreamParser:
         return [ReasoningDelta(text) if self._mode == "thinking" else ContentDelta(text)]
 
     def _take_control(self, token: ControlToken) -> list[Event]:
-        if self._mode == "call" and self._calls.in_value and token not in (END_TOOL_CALL, EOS):
+        if self._mode == "call" and self._calls.holds(token):
             return self._calls.take(token)
         if token == END_REFLECT and self._mode != "call":
             return [self._end_reflection(token.text)]
