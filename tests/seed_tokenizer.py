@@ -78,7 +78,8 @@ _TEMPLATE = r"""
         else 1024 -%}
     {{- "<seed:bos>system\nYou are an intelligent assistant with reflective ability. In the process of thinking " -}}
     {{- "and reasoning, you need to strictly follow the thinking budget, which is " ~ budget -}}
-    {{- ". That is, you need to complete your thinking within " ~ budget ~ " tokens and start answering the user's questions. You will " -}}
+    {{- ". That is, you need to complete your thinking within " ~ budget ~ " tokens " -}}
+    {{- "and start answering the user's questions. You will " -}}
     {{- "reflect on your thinking process every " ~ every ~ " tokens, stating how many tokens have been used and " -}}
     {{- "how many are left.\n<seed:eos>" -}}
 {%- endif -%}

@@ -183,8 +183,6 @@ def test_arguments_that_do_not_go_together(ours: SeedOssTokenizer) -> None:
     chat = CONVERSATIONS["one"]
     with pytest.raises(InputError, match="exclude each other"):
         ours.apply_chat_template(chat, add_generation_prompt=True, continue_final_message=True)
-    with pytest.raises(InputError, match="not supported yet"):
-        ours.apply_chat_template(chat, sanitize_control_tokens=True)
     with pytest.raises(TemplateError, match=r"tools\[0\] must be a JSON schema"):
         ours.apply_chat_template(chat, tools=[print])
 

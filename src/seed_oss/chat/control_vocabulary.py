@@ -43,8 +43,9 @@ class ControlVocabulary:
         self._twin = twin(tokenizer, added_tokens=False)
         self._cutter = _make_cutter(tokenizer, ordered)
         self._texts = {index: token.content for index, token in self._cutter.get_added_tokens_decoder().items()}
-        self._control_ids = frozenset(
-            token_id for token_id, token in tokens.items() if len(token.content) > 1 and not token.content.isspace()
+        unknown = self._twin.encode(_UNKNOWN, add_special_tokens=False).ids  # of unknown text, which is harmless
+        self._control_ids = frozenset(tokens).difference(
+            unknown, (token_id for token_id, token in tokens.items() if token.content.isspace())
         )
         markup = [token.content for token in ordered if not token.content.isalnum()]
         # Ends and starts of markers, from which strings side by side could make a whole one.
