@@ -243,7 +243,19 @@ def test_static_cache_sizes(model: Any, bad: Any) -> None:
         StaticCache(model.config, bad)
 
 
-@pytest.mark.parametrize("bad", [3, "cache", object()])
+def test_caches_of_other_models(model: Any) -> None:
+    config = model.config
+    fits = torch.zeros(1, config.num_key_value_heads, 2, config.head_dim)
+    for num_layers in (1, config.num_hidden_layers + 6):
+        with pytest.raises(InputError, match=f"has {num_layers} layers and the model {config.num_hidden_layers}"):
+            model(random_ids(1, 2), past_key_values=[(fits, fits)] * num_layers)
+    for shape in ((2, *fits.shape[1:]), (1, 1, 2, config.head_dim), (1, config.num_key_value_heads, 2, 3)):
+        other = [(torch.zeros(shape), torch.zeros(shape))] * config.num_hidden_layers
+        with pytest.raises(InputError, match="a cache of this model and this batch"):
+            model(random_ids(1, 2), past_key_values=other)
+
+
+@pytest.mark.parametrize("bad", [3, "cache", object(), (1, 2), [(1, 2)], [(torch.zeros(1, 1, 1, 1),)], [None]])
 def test_things_that_are_no_cache(model: Any, bad: Any) -> None:
     with pytest.raises(InputError, match="past_key_values"):
         model(random_ids(1, 2), past_key_values=bad)

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ WRONG = [
     ("problem_type", "ranking"),
     ("num_labels", 0),
     ("num_labels", True),
-    ("num_labels", 2**20 + 1),
+    ("num_labels", 2**16 + 1),
     ("id2label", {}),
     ("id2label", ["a"]),
     ("label2id", 3),
@@ -349,3 +350,16 @@ def test_peft_and_others_ask_for_the_text_config():
     config = SeedOssConfig()
     assert config.get_text_config(decoder=True) is config
     assert config.model_type == "seed_oss"
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"eos_token_id": list(range(2**14 + 1))}, "eos_token_id has 16385 items; the limit is 16384"),
+        ({f"key_{index}": 1 for index in range(2**14 + 1)}, "has 16385 keys; the limit is 16384"),
+        ({"label2id": {f"name {index}": index for index in range(2**16 + 1)}}, "at most 65536 label names"),
+    ],
+)
+def test_long_lists_are_refused_at_once(fields: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        SeedOssConfig.from_dict(fields)

@@ -139,6 +139,8 @@ WRONG: list[tuple[str, str, Any]] = [
     ("yarn", "attention_factor", 0.0),
     ("yarn", "beta_fast", "fast"),
     ("yarn", "beta_fast", 0.5),
+    ("yarn", "beta_fast", 1e308),
+    ("yarn", "beta_slow", 1e-320),
     ("yarn", "beta_slow", 33),
     ("yarn", "mscale", -1.0),
     ("yarn", "mscale_all_dim", []),

@@ -1,8 +1,8 @@
 """The caches that users hold: one object, a layer of keys and values per decoder layer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -179,22 +179,42 @@ class StaticCache(Cache):
         return self.max_cache_len
 
 
-def as_cache(past_key_values: Any) -> Cache:
+def as_cache(past_key_values: Any, num_layers: int | None = None) -> Cache:
     """What a user passed as `past_key_values`: our caches as they are, 4.x tuples and foreign caches taken over.
 
     A foreign cache (one with `.layers` of `.keys` and `.values`, as peft makes for prefix tuning) is read, not written.
 
+    Args:
+        past_key_values: what was passed.
+        num_layers: of the model; None if it is not known.
+
     Raises:
-        InputError: anything else.
+        InputError: anything else, or a cache of a model with another number of layers.
     """
+    cache = _taken_over(past_key_values)
+    if num_layers is not None and len(cache.layers) not in (0, num_layers):
+        raise InputError(
+            f"past_key_values has {len(cache.layers)} layers and the model {num_layers}; pass a cache of this model"
+        )
+    return cache
+
+
+def _taken_over(past_key_values: Any) -> Cache:
     if isinstance(past_key_values, Cache):
         return past_key_values
     if isinstance(past_key_values, (tuple, list)):
-        return DynamicCache(past_key_values)
-    layers = getattr(past_key_values, "layers", None)
-    if layers is not None and all(isinstance(getattr(layer, "keys", None), Tensor) for layer in layers):
-        return DynamicCache([(layer.keys, layer.values) for layer in layers])
-    raise InputError(
-        f"past_key_values is a {type(past_key_values).__name__}; pass a DynamicCache, a StaticCache, or a tuple of "
-        "(keys, values) per layer"
-    )
+        pairs = cast("Sequence[Any]", past_key_values)
+    else:
+        layers = getattr(past_key_values, "layers", None)
+        pairs = None if layers is None else [(getattr(one, "keys", 0), getattr(one, "values", 0)) for one in layers]
+    if pairs is None or not all(_is_pair(pair) for pair in pairs):
+        raise InputError(
+            f"past_key_values is a {type(past_key_values).__name__}; pass a DynamicCache, a StaticCache, or a tuple of "
+            "(keys, values) per layer, tensors [batch, kv_heads, length, head_dim]"
+        )
+    return DynamicCache(pairs)
+
+
+def _is_pair(pair: Any) -> bool:
+    is_sequence = isinstance(pair, (tuple, list)) and len(cast("Sequence[Any]", pair)) >= 2
+    return is_sequence and all(isinstance(one, Tensor) for one in pair[:2])

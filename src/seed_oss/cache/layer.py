@@ -95,7 +95,13 @@ class DynamicLayer(CacheLayer):
         self._keys, self._values, self._length, self._owned = keys, values, keys.shape[2], False
 
     def write(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new tokens; in place where autograd does not need the old tensors."""
+        """Store new tokens; in place where autograd does not need the old tensors.
+
+        Raises:
+            InputError: they do not fit what is cached.
+        """
+        if self._length:
+            _check_fits(self._keys, key)
         needs_graph = torch.is_grad_enabled() and (key.requires_grad or self._keys.requires_grad)
         if needs_graph or torch.compiler.is_compiling():
             return self._append(key, value)
@@ -149,6 +155,14 @@ class DynamicLayer(CacheLayer):
     def reset(self) -> None:
         """Forget every token."""
         self._length = 0
+
+
+def _check_fits(old: Tensor, new: Tensor) -> None:
+    if old.shape[:2] != new.shape[:2] or old.shape[3] != new.shape[3]:
+        raise InputError(
+            f"cached keys are {list(old.shape)} and new ones {list(new.shape)}; all but the length, [batch, kv_heads, "
+            "length, head_dim], must be equal: pass a cache of this model and this batch"
+        )
 
 
 class StaticLayer(CacheLayer):

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, cast
 
-from seed_oss.config.fields import Field, json_copy, shown
+from seed_oss.config.fields import MAX_ITEMS, Field, json_copy, shown
 from seed_oss.errors import ConfigError
 
 
@@ -95,6 +95,8 @@ def check_keys(owner: str, given: object) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise ConfigError(f"{owner} is {shown(given)}; it must be an object of named fields")
     mapping = cast("Mapping[Any, Any]", given)
+    if len(mapping) > MAX_ITEMS:
+        raise ConfigError(f"{owner} has {len(mapping)} keys; the limit is {MAX_ITEMS}")
     for key in mapping:
         if not isinstance(key, str):
             raise ConfigError(f"{owner} has the key {shown(key)}; keys must be strings")

@@ -17,7 +17,8 @@ Check = Callable[[str, Any], Any]
 MAX_SIZE = 2**31 - 1
 """Largest size of one dimension: what a 32-bit index can address."""
 MAX_LAYERS = 10_000
-MAX_LABELS = 2**20
+MAX_LABELS = 2**16
+MAX_ITEMS = 2**14  # of a list, and of the keys of a config
 MAX_JSON_DEPTH = 64
 
 _DTYPE_ALIASES = {"half": "float16", "float": "float32", "double": "float64"}
@@ -141,6 +142,8 @@ def list_of(check: Check) -> Check:
         if not isinstance(value, list | tuple):
             refuse(field, value, "a list")
         items = cast("Sequence[Any]", value)
+        if len(items) > MAX_ITEMS:
+            raise ConfigError(f"{field} has {len(items)} items; the limit is {MAX_ITEMS}")
         return [check(f"{field}[{index}]", item) for index, item in enumerate(items)]
 
     return run
@@ -173,12 +176,19 @@ def id_to_label(field: str, value: Any) -> dict[int, str]:
     items = _mapping(field, value, f"an object of 1 to {MAX_LABELS} label ids and names")
     if not 1 <= len(items) <= MAX_LABELS:
         refuse(field, items, f"an object of 1 to {MAX_LABELS} label ids and names")
-    return {_label_id(f"{field} key", key): text(f"{field}[{shown(key)}]", name) for key, name in items.items()}
+    if not all(isinstance(name, str) and name for name in items.values()):
+        for key, name in items.items():
+            text(f"{field}[{shown(key)}]", name)
+    return {_label_id(f"{field} key", key): name for key, name in items.items()}
 
 
 def label_to_id(field: str, value: Any) -> dict[str, int]:
     """A mapping of label names to ids."""
     items = _mapping(field, value, "an object of label names and ids")
+    if len(items) > MAX_LABELS:
+        refuse(field, items, f"an object of at most {MAX_LABELS} label names and ids")
+    if all(type(index) is int and 0 <= index <= MAX_SIZE for index in items.values()):
+        return {text(f"{field} key", name): index for name, index in items.items()}
     return {text(f"{field} key", name): _label_id(f"{field}[{shown(name)}]", index) for name, index in items.items()}
 
 

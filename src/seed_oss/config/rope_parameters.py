@@ -29,6 +29,7 @@ DEFAULT_THETA = 10_000.0
 
 _FACTOR = number(1.0)
 _POSITIVE = number(0.0, above=True)
+_ROTATIONS = number(1e-6, 1e6)  # their logarithms are taken
 _LENGTH = integer(1)
 _FILLED_ORIGINAL = ("yarn", "longrope", "llama3")
 
@@ -47,8 +48,8 @@ ROPE_TYPES: dict[str, _RopeType] = {
         {"factor": optional(_FACTOR), "original_max_position_embeddings": _LENGTH},
         {
             "attention_factor": optional(_POSITIVE),
-            "beta_fast": optional(_POSITIVE),
-            "beta_slow": optional(_POSITIVE),
+            "beta_fast": optional(_ROTATIONS),
+            "beta_slow": optional(_ROTATIONS),
             "mscale": optional(number(0.0)),
             "mscale_all_dim": optional(number(0.0)),
             "truncate": boolean,

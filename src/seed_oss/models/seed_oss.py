@@ -129,7 +129,7 @@ class SeedOssModel(SeedOssPreTrainedModel):
                 warnings.warn("gradient checkpointing: past_key_values are not used while training", stacklevel=3)
             return None
         if past_key_values is not None:
-            return as_cache(past_key_values)
+            return as_cache(past_key_values, self.config.num_hidden_layers)
         return DynamicCache(config=self.config) if use_cache else None
 
     def _context(
