@@ -84,6 +84,12 @@ def test_strings_that_are_none(strings: Any) -> None:
         StopMatcher(strings)
 
 
+def test_more_text_than_anybody_looks_for() -> None:
+    StopMatcher(["a" * 65_536])
+    with pytest.raises(InputError, match="65537 characters; the limit is 65536"):
+        StopMatcher(["a" * 65_536, "b"])
+
+
 @settings(deadline=None)
 @given(
     st.lists(st.text("abé🙂 ", max_size=4), max_size=12), st.lists(st.text("abé🙂 ", max_size=4), max_size=4), STRINGS

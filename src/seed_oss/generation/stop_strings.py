@@ -22,11 +22,15 @@ class StopMatcher:
     """
 
     start = 0
+    max_chars = 65_536  # of all strings together
 
     def __init__(self, strings: Sequence[str]) -> None:
         self.strings = tuple(strings)
         if not self.strings or not all(isinstance(string, str) and string for string in self.strings):
             raise InputError(f"stop_strings is {list(strings)!r}; it must be a string or a list of non-empty strings")
+        num_chars = sum(map(len, self.strings))
+        if num_chars > self.max_chars:
+            raise InputError(f"stop_strings has {num_chars} characters; the limit is {self.max_chars}")
         self._children: list[dict[str, int]] = [{}]
         self._depth = [0]
         self._ends = [False]

@@ -222,7 +222,7 @@ class ChatStream(Iterator[Event]):
                 tokenizer=tokenizer,
                 max_new_tokens=self.turn.max_new_tokens,
                 return_dict_in_generate=True,
-                **settings,
+                **{"num_return_sequences": 1, **settings},
             )
         except BaseException as error:  # noqa: BLE001 - raised again where the events are read
             self._steps.put(error)
