@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from seed_oss.chat.control_vocabulary import ControlVocabulary
+from seed_oss.chat.control_vocabulary import ControlVocabulary, without_surrogates
 from seed_oss.chat.encoding import BatchEncoding
 from seed_oss.chat.prompt_rows import PromptRows, RowArguments
 from seed_oss.chat.prompts import Prompt, PromptRequest, foreign_prompt, seed_prompt
@@ -161,7 +161,7 @@ class ChatCalls(Vocabulary):
     ) -> BatchEncoding:
         as_written = not sanitize or all(prompt.segments is None for prompt in prompts)
         if as_written and not with_mask:
-            texts = [prompt.text for prompt in prompts]
+            texts = [without_surrogates(prompt.text) if sanitize else prompt.text for prompt in prompts]
             return self._call(texts if batched else texts[0], arguments)
         checked = RowArguments.read(arguments, self.model_max_length, self.truncation_side)
         rows = PromptRows(self._control_vocabulary(), prompts, checked, sanitize=sanitize, with_mask=with_mask)
