@@ -94,17 +94,15 @@ class OutputFormat:
         """
         if response_format is None or isinstance(response_format, OutputFormat):
             return response_format
-        given = cast("Mapping[str, Any]", response_format) if isinstance(response_format, Mapping) else {}
+        given = cast("Mapping[str, Any]", response_format if isinstance(response_format, Mapping) else {})
         kind = given.get("type")
         if kind == "text":
             return None
         if kind == "json_object":
             return cls.json_object()
         if kind != "json_schema":
-            shown = repr(kind) if given else type(response_format).__name__
-            raise InputError(
-                f"response_format.type is {shown[:80]}; it must be 'text', 'json_object' or 'json_schema'"
-            )
+            shown = repr(kind) if given else repr(cast("Any", response_format))
+            raise InputError(f"response_format.type is {shown[:80]}; it must be 'text', 'json_object' or 'json_schema'")
         inner = given.get("json_schema")
         if not isinstance(inner, Mapping) or "schema" not in inner:
             raise InputError("response_format.json_schema has no schema; give one, or use 'json_object'")

@@ -56,8 +56,12 @@ class CheckedSchema:
 
     @property
     def text(self) -> str:
-        """The schema as JSON, without what allows every value."""
-        return json.dumps(self.schema, ensure_ascii=False, separators=(",", ":"))
+        """The schema as JSON, without its own name and that of its dialect."""
+        data = self.schema
+        if isinstance(data, dict):
+            members = cast("dict[str, Any]", data)
+            data = {key: value for key, value in members.items() if key not in ("$schema", "$id")}
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
 
 
 def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> Any:
@@ -74,7 +78,9 @@ def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> 
     try:
         text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     except RecursionError:
-        raise InputError(f"{place} is nested too deeply, or contains itself; at most {MAX_SCHEMA_DEPTH} levels") from None
+        raise InputError(
+            f"{place} is nested too deeply, or contains itself; at most {MAX_SCHEMA_DEPTH} levels"
+        ) from None
     except (TypeError, ValueError) as error:
         raise InputError(f"{place} is not JSON: {error}") from None
     if len(text) > max_bytes:
@@ -170,11 +176,15 @@ class _Checker:
             raise InputError(f"{place} is {_shown(value)}; it must be text")
         if keyword == "$ref":
             if value != "#" and not value.startswith("#/"):
-                raise InputError(f"{place} is {_shown(value)}; only references into the same schema (#/...) are followed")
+                raise InputError(
+                    f"{place} is {_shown(value)}; only references into the same schema (#/...) are followed"
+                )
             self._references.setdefault(value, place)
         elif keyword == "format":
             if value not in FORMATS + NUMBER_FORMATS:
-                raise InputError(f"{place}: the format {_shown(value)} is not supported; there are {', '.join(FORMATS)}")
+                raise InputError(
+                    f"{place}: the format {_shown(value)} is not supported; there are {', '.join(FORMATS)}"
+                )
         else:
             _check_pattern(value, place)
 
@@ -215,11 +225,13 @@ def resolve(root: Any, target: str, place: str) -> Any:
         name = part.replace("~1", "/").replace("~0", "~")
         if isinstance(found, dict) and name in found:
             found = cast("dict[str, Any]", found)[name]
-        elif isinstance(found, list) and name.isdecimal() and len(name) < 6 and int(name) < len(cast("list[Any]", found)):
-            found = cast("list[Any]", found)[int(name)]
+        elif isinstance(found, list) and name.isdecimal() and len(name) < 6:
+            found = cast("list[Any]", found)[int(name)] if int(name) < len(cast("list[Any]", found)) else None
         else:
             raise InputError(f"{place} is {_shown(target)}, which leads nowhere in this schema")
-    return found
+    if not isinstance(found, dict | bool):
+        raise InputError(f"{place} is {_shown(target)}, which leads to no schema")
+    return cast("dict[str, Any] | bool", found)
 
 
 def _check_types(value: Any, place: str) -> None:

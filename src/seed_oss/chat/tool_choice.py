@@ -67,9 +67,9 @@ class ToolChoice:
         if isinstance(value, ToolChoice):
             return value
         if value == "none" or value == "auto" or value == "required":
-            return cls(cast('Literal["none", "auto", "required"]', value))
-        given = cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
-        inner = given.get("function", given)
+            return cls(value)
+        given = cast("Mapping[str, Any]", value if isinstance(value, Mapping) else {})
+        inner: Any = given.get("function", given)
         name = cast("Mapping[str, Any]", inner).get("name") if isinstance(inner, Mapping) else None
         if given.get("type") == "function" and isinstance(name, str):
             return cls("named", name)

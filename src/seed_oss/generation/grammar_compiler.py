@@ -1,0 +1,251 @@
+"""From what an answer must be to a compiled grammar, within bounds of size, time and memory."""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from seed_oss.chat.control_tokens import END_TOOL_CALL, TOOL_CALL
+from seed_oss.chat.output_format import OutputFormat
+from seed_oss.chat.schema_checks import CheckedSchema
+from seed_oss.chat.tool_choice import ToolFunction
+from seed_oss.chat.tool_grammar import JSON_WRITING, call_rules, regex_literal
+from seed_oss.errors import InputError, TokenizerError
+from seed_oss.generation.grammar_package import first_line, package_errors, require_llguidance
+
+MAX_COMPILE_SECONDS = 1.0
+MAX_CACHE_BYTES = 64 * 2**20
+MAX_SOURCE_BYTES = 2 * 2**20  # of the grammar made from all tools of a request
+
+# A compiled grammar's size cannot be asked for. Measured were up to 90 bytes for one of its text, on top of 100 KiB.
+_BYTES_PER_SOURCE_BYTE = 100
+_BYTES_PER_GRAMMAR = 128 * 1024
+_STACK_BYTES = 64 * 2**20  # the package recurses along chains of rules and references
+_LIMITS = {
+    "initial_lexer_fuel": 300_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 100_000,
+    "max_items_in_row": 16_000,
+    "max_lexer_states": 50_000,
+    "max_grammar_size": 200_000,
+    "precompute_large_lexemes": False,
+    "verbose_errors": False,
+}
+_stack_lock = threading.Lock()
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledGrammar:
+    """A grammar over one vocabulary. It never changes; rows work on copies of its matcher.
+
+    Args:
+        prototype: the package's matcher in its first state.
+        num_tokens: tokens that the matcher knows.
+        eos_ids: ids that the matcher takes for an end; they are masked by whoever uses it.
+    """
+
+    prototype: Any
+    num_tokens: int
+    eos_ids: tuple[int, ...]
+
+    def matcher(self) -> Any:
+        """A matcher of one's own."""
+        return self.prototype.deep_copy()
+
+    def mask(self, matcher: Any, vocab_size: int) -> Tensor:
+        """What a matcher allows next, ends left out.
+
+        Args:
+            matcher: made by `matcher`.
+            vocab_size: length of the mask; ids that the tokenizer does not have are not allowed.
+
+        Returns:
+            bool `[vocab_size]` on the CPU.
+        """
+        packed = numpy.frombuffer(matcher.compute_bitmask(), dtype=numpy.uint8)
+        num = min(self.num_tokens, vocab_size)
+        mask = numpy.zeros(vocab_size, dtype=numpy.bool_)
+        mask[:num] = numpy.unpackbits(packed, count=num, bitorder="little")
+        mask[[one for one in self.eos_ids if one < num]] = False
+        return torch.from_numpy(mask)
+
+
+class GrammarCompiler:
+    """Compiles grammars for one tokenizer, and keeps the last ones. Making one takes about a second for 155,136 tokens.
+
+    Args:
+        tokenizer: a SeedOssTokenizer.
+
+    Raises:
+        MissingExtraError: the package llguidance is not installed.
+        TokenizerError: the tokenizer is of a kind that the package cannot read.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        package = require_llguidance()
+        self.tokenizer = tokenizer
+        eos = tokenizer.eos_token_id
+        self._eos_ids = () if eos is None else (int(eos),)
+        try:
+            with package_errors("the tokenizer cannot be used for grammars"):
+                backend = tokenizer.backend_tokenizer.to_str()
+                self._vocabulary = package.LLTokenizer(backend, eos_token=list(self._eos_ids) or None)
+        except InputError as error:
+            raise TokenizerError(str(error)) from error
+        self._eos_ids = tuple(self._vocabulary.eos_tokens)
+        self._cache: OrderedDict[bytes, tuple[CompiledGrammar, int]] = OrderedDict()
+        self._cached_bytes = 0
+        self._lock = threading.Lock()
+
+    def id_of(self, text: str) -> int | None:
+        """The id of an added token, or None."""
+        return self.tokenizer.get_added_vocab().get(text)
+
+    def compile(
+        self,
+        output: OutputFormat | None = None,
+        functions: Sequence[ToolFunction] = (),
+        *,
+        several_calls: bool = True,
+    ) -> CompiledGrammar:
+        """Compile what an answer may be: of a form, or calls of functions, or either.
+
+        Args:
+            output: the form.
+            functions: the functions.
+            several_calls: whether there may be more than one call.
+
+        Raises:
+            InputError: it cannot be compiled, not within the bounds, or allows nothing. The message names the place.
+            TokenizerError: there are functions, and the vocabulary has no `<seed:tool_call>`.
+        """
+        source = self._source(output, functions, several_calls)
+        places = [*([output.checked] if output and output.checked else []), *(one.parameters for one in functions)]
+        name = output.place if output else "tools"
+        if len(source) > MAX_SOURCE_BYTES:
+            raise InputError(f"{name}: the grammar has {len(source)} characters; {MAX_SOURCE_BYTES} are allowed")
+        key = hashlib.sha256(source.encode("utf-8")).digest()
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key][0]
+        grammar = CompiledGrammar(self._built(source, name, places), self._vocabulary.vocab_size, self._eos_ids)
+        self._keep(key, grammar, _BYTES_PER_GRAMMAR + _BYTES_PER_SOURCE_BYTE * len(source))
+        return grammar
+
+    def _keep(self, key: bytes, grammar: CompiledGrammar, num_bytes: int) -> None:
+        with self._lock:
+            if num_bytes > MAX_CACHE_BYTES or key in self._cache:
+                return
+            self._cache[key] = (grammar, num_bytes)
+            self._cached_bytes += num_bytes
+            while self._cached_bytes > MAX_CACHE_BYTES:
+                self._cached_bytes -= self._cache.popitem(last=False)[1][1]
+
+    # Sources
+
+    def _source(self, output: OutputFormat | None, functions: Sequence[ToolFunction], several: bool) -> str:
+        """The grammar in the package's own form."""
+        if not functions:
+            if output is None:
+                raise InputError("there is nothing to compile: neither a form for the answer nor tools")
+            return self._source_of(output)
+        ids = [self.id_of(token.text) for token in (TOOL_CALL, END_TOOL_CALL)]
+        if None in ids:
+            raise TokenizerError(f"the vocabulary has no {TOOL_CALL} and {END_TOOL_CALL}, so it cannot call tools")
+        rules = call_rules(functions, *ids)  # type: ignore[arg-type]
+        calls = 'calls: call ("\\n"? call)*\n' if several else "calls: call\n"
+        if output is None:
+            return require_llguidance().LLMatcher.grammar_from_lark(f"start: calls\n{calls}{rules}")
+        if output.kind == "lark":
+            main = {"lark_grammar": f"start: calls | answer\nanswer: @answer\n{calls}{rules}"}
+            return json.dumps({"grammars": [main, {"name": "answer", "lark_grammar": output.source}]})
+        answer = regex_literal(output.source) if output.kind == "regex" else _inline_json(output.source)
+        lark = f"start: calls | answer\nanswer: {answer}\n{calls}{rules}"
+        return require_llguidance().LLMatcher.grammar_from_lark(lark)
+
+    def _source_of(self, output: OutputFormat) -> str:
+        maker = require_llguidance().LLMatcher
+        if output.kind == "regex":
+            return maker.grammar_from_regex(output.source)
+        if output.kind == "lark":
+            return maker.grammar_from_lark(output.source)
+        return maker.grammar_from_lark(f"start: {_inline_json(output.source)}\n")
+
+    # Building
+
+    def _built(self, source: str, name: str, places: Sequence[CheckedSchema]) -> Any:
+        matcher, error = self._in_time(source, name)
+        error = error.rpartition("failed to compile JSON schema: ")[2]
+        if error:
+            raise InputError(f"{_place_of(error, name, places)}: {_explained(error)}")
+        return matcher
+
+    def _in_time(self, source: str, name: str) -> tuple[Any, str]:
+        """Build on a thread with a large stack; what the limits let through but takes too long is left to it."""
+        pool = ThreadPoolExecutor(1, thread_name_prefix="seed-oss-grammar")
+        with _stack_lock:
+            before = threading.stack_size(_STACK_BYTES)
+            try:
+                future = pool.submit(self._build, source)
+            finally:
+                threading.stack_size(before)
+        pool.shutdown(wait=False)
+        try:
+            with package_errors(name):
+                return future.result(MAX_COMPILE_SECONDS)
+        except InputError as error:
+            if isinstance(error.__cause__, FutureTimeoutError):
+                raise InputError(
+                    f"{name} took longer than {MAX_COMPILE_SECONDS:g} s to compile, the limit; make it simpler"
+                ) from None
+            raise
+
+    def _build(self, source: str) -> tuple[Any, str]:
+        package = require_llguidance()
+        limits = package.LLParserLimits(**_LIMITS)
+        matcher = package.LLMatcher(self._vocabulary, source, log_level=0, limits=limits)
+        if not matcher.is_error():
+            probe = matcher.deep_copy()  # the first step shows what the limits refuse only when used
+            mask = probe.compute_bitmask()
+            if not any(mask) and not probe.is_error():
+                return None, "Unsatisfiable: it allows no text at all"
+            if probe.is_error():
+                return None, probe.get_error()
+        return matcher, matcher.get_error()
+
+
+def _inline_json(schema: str) -> str:
+    data = json.loads(schema)
+    members = data if isinstance(data, dict) else {} if data else {"enum": []}
+    return "%json " + json.dumps({"x-guidance": JSON_WRITING, **members})
+
+
+def _place_of(error: str, name: str, places: Sequence[CheckedSchema]) -> str:
+    """Where the keyword stands that an error speaks of, as far as that can be told."""
+    for keyword in ("oneOf", "patternProperty", "minProperties", "maxProperties", "min/maxProperties", "pattern"):
+        if keyword not in error:
+            continue
+        known = {"patternProperty": ("patternProperties",), "min/maxProperties": ("minProperties", "maxProperties")}
+        for checked in places:
+            for one in known.get(keyword, (keyword,)):
+                if one in checked.first_places:
+                    return checked.first_places[one]
+    return name
+
+
+def _explained(error: str) -> str:
+    if error.startswith("oneOf constraints"):
+        return "oneOf is supported only where its alternatives exclude each other by type or const; use anyOf"
+    if "fuel exhausted" in error or "too big" in error or "too large" in error or "too many" in error:
+        return f"it is too complex; make it smaller ({first_line(error)})"
+    return first_line(error)
