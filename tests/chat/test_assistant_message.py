@@ -8,7 +8,7 @@ import pytest
 from openai.types.chat import ChatCompletionAssistantMessageParam, ChatCompletionChunk, ChatCompletionMessage
 from pydantic import TypeAdapter
 
-from seed_oss.chat import AssistantMessage, parse
+from seed_oss.chat import AssistantMessage, parse, render
 from seed_oss.chat.events import Event, ToolCallDelta, ToolCallStarted, merged
 from tests.chat.answer_texts import TOOLS, as_pieces, characters, events_of, hostile_text, random_message
 
@@ -97,3 +97,29 @@ def test_broken_ones_are_no_calls(text: str) -> None:
     message = parse(text)
     assert (message.finish_reason, message.tool_calls) == ("length", ())
     check_openai(message)
+
+
+def test_a_message_rendered_again_is_the_text_it_was_read_from() -> None:
+    """Values in Python's form, reflections with their tags, calls and content: byte for byte."""
+    rng = random.Random(8)
+    for _ in range(200):
+        before = parse(random_message(rng).text, tools=TOOLS)
+        text = render([{"role": "user", "content": "q"}, before.to_openai()]).split("<seed:bos>assistant", 1)[1]
+        again = parse(text, tools=TOOLS)
+        assert (again.reasoning, again.content, again.tool_calls) == (
+            before.reasoning,
+            before.content,
+            before.tool_calls,
+        )
+        assert render([{"role": "user", "content": "q"}, again.to_openai()]).endswith(text)
+
+
+@pytest.mark.parametrize("variant", ["current", "initial"])
+def test_the_start_comes_from_the_prompt_of_a_budget_of_zero(variant: Any) -> None:
+    said = "The current thinking budget is 0, so I will directly start answering the question."
+    messages = [{"role": "user", "content": "q"}]
+    prompt = render(messages, thinking_budget=0, add_generation_prompt=True, variant=variant)
+    answer = "" if variant == "current" else f"{said}</seed:cot_budget_reflect>\n</seed:think>"
+    call = TEXT.split("\n\n")[1]
+    message = parse(answer + call, tools=TOOLS, prompt=prompt)
+    assert (message.content, len(message.tool_calls), message.late_think_end) == ("", 1, False)

@@ -102,6 +102,9 @@ def test_any_decoder_keeps_control_tokens_apart(name: str) -> None:
         pieces = joined([*detokenizer.put_pieces(ids), *detokenizer.finish_pieces()])
         wanted = [tokenizer.id_to_token(token_id) for token_id in ids if token_id in control]
         assert [piece.text for piece in pieces if isinstance(piece, ControlToken)] == wanted
+        assert not any(
+            token.text in piece for token in SEED_CONTROL_TOKENS for piece in pieces if isinstance(piece, str)
+        )
         one_by_one = Detokenizer(Backend(tokenizer))
         again = [piece for token_id in ids for piece in one_by_one.put_pieces(token_id)]
         assert joined([*again, *one_by_one.finish_pieces()]) == pieces

@@ -196,6 +196,8 @@ class TestReflections:
     def test_numbers_are_those_since_the_last_control_token(self) -> None:
         text = f"<seed:think>{COUNTS}</seed:cot_budget_reflect>x</seed:cot_budget_reflect>"
         assert [event.used for event in read(text) if isinstance(event, Reflection)] == [129, None]
+        text = f"<seed:think>{COUNTS}</seed:think></seed:cot_budget_reflect>"
+        assert [event.used for event in read(text) if isinstance(event, Reflection)] == [None]
 
     @pytest.mark.parametrize("after", ["</seed:think>", "<seed:cot_budget_reflect>", "<seed:eos>", ""])
     def test_closing_tag_missing(self, after: str) -> None:
