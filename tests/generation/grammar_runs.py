@@ -95,7 +95,7 @@ def run(
     return done
 
 
-def random_wishes(seed: int, *, closing: float = 0.3, size: int = 448) -> Iterator[list[float]]:
+def random_wishes(seed: int, *, closing: float = 0.3, openers: float = 0.0, size: int = 448) -> Iterator[list[float]]:
     """Random, but that what closes something is often wanted, so that texts come to an end."""
     source = random.Random(seed)
     closers = [EOS, END_TOOL_CALL, *(ids_of(char)[0] for char in '"}]</,:')]
@@ -106,6 +106,8 @@ def random_wishes(seed: int, *, closing: float = 0.3, size: int = 448) -> Iterat
         if pending or source.random() < 0.1:
             pending = pending or list(end_of_value)
             wish[pending.pop(0)] += 3
+        elif source.random() < openers:
+            wish[TOOL_CALL] += 1
         elif source.random() < closing:
             for token in closers:
                 wish[token] += 1
