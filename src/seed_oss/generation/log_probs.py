@@ -16,8 +16,9 @@ from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.generation.token_log_probs import token_log_probs
 
-CHUNK_ELEMENTS = 1 << 23  # logits alive at a time: 32 MiB in fp32, and as much again while they are summed
-CHUNK_LEN = 2048  # prompt tokens in one forward, where chunks save memory
+CHUNK_ELEMENTS = 5 << 21  # logits alive at a time: 40 MiB in fp32, which malloc gives back; 32 MiB it may keep
+CHUNK_LEN = 512  # prompt tokens in one forward, where chunks save memory; the mask grows with it, too
+_RANK_COLUMNS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,11 @@ def token_ranks(logits: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         int64 `[batch]`.
     """
-    return (logits > logits.gather(1, tokens[:, None])).sum(dim=-1) + 1
+    own = logits.gather(1, tokens[:, None])
+    ranks = torch.ones_like(tokens)
+    for part in logits.split(_RANK_COLUMNS, dim=1):  # a sum of bool tensors makes int64 ones first
+        ranks += (part > own).sum(dim=-1)
+    return ranks
 
 
 @torch.no_grad()
@@ -92,14 +97,19 @@ def prompt_log_probs(
 
 def _score(head: nn.Module, hidden_states: Tensor, tokens: Tensor, top_n: int, vocab_size: int) -> tuple[Tensor, ...]:
     """The fields of PromptLogProbs for `[n, hidden]` states and the tokens `[n]` that follow them."""
-    step = max(1, CHUNK_ELEMENTS // vocab_size)
-    parts: list[tuple[Tensor, ...]] = []
-    for states, chosen in zip(hidden_states.split(step), tokens.split(step), strict=True):
-        logits = head(states).float()
-        own, top, top_ids = token_log_probs(logits, chosen, top_n)
-        parts.append((own, token_ranks(logits, chosen), top_ids, top))
-        del logits
-    return tuple(torch.cat(kind) for kind in zip(*parts, strict=True))
+    step, num_tokens = max(1, CHUNK_ELEMENTS // vocab_size), tokens.shape[0]
+    # Made beforehand: small results that stay, between large ones that go, would leave holes in the heap.
+    own = torch.empty(num_tokens, dtype=torch.float32, device=tokens.device)
+    ranks = torch.empty_like(tokens)
+    top_ids = torch.empty(num_tokens, top_n, dtype=torch.int64, device=tokens.device)
+    top = torch.empty(num_tokens, top_n, dtype=torch.float32, device=tokens.device)
+    for start in range(0, num_tokens, step):
+        part = slice(start, start + step)
+        logits = head(hidden_states[part]).float()
+        own[part], top[part], top_ids[part] = token_log_probs(logits, tokens[part], top_n)
+        ranks[part] = token_ranks(logits, tokens[part])
+        del logits  # before the next ones need the memory
+    return own, ranks, top_ids, top
 
 
 def perplexity(
