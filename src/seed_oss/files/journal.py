@@ -58,7 +58,8 @@ def read_journal(folder: Path) -> Journal | None:
     """The journal of an unfinished save; None in the ordinary case that there is none.
 
     Raises:
-        CheckpointError: There is one and it is malformed, which a killed save does not leave behind.
+        CheckpointError: There is one and it is malformed, or its staging folder is a link or a file, which a killed
+            save does not leave behind.
     """
     path = folder / JOURNAL_FILE
     try:
@@ -71,7 +72,7 @@ def read_journal(folder: Path) -> Journal | None:
         data = file.read(MAX_JOURNAL_BYTES + 1)
     journal = _parse(data, path)
     # The journal goes before its staging folder, so without the folder it says nothing any more.
-    return journal if (folder / journal.staging).is_dir() else None
+    return journal if _is_own_folder(folder / journal.staging, path) else None
 
 
 def write_journal(folder: Path, journal: Journal, temporary: Path) -> None:
@@ -96,8 +97,12 @@ def finish(folder: Path, journal: Journal, owned: Callable[[str], bool]) -> None
         folder: The model folder.
         journal: Its journal.
         owned: Which names a save may remove; others stay, whatever the journal says.
+
+    Raises:
+        CheckpointError: Something other than regular files was staged; nothing was moved then.
     """
     staging = folder / journal.staging
+    _check_regular(journal.install, staging)
     weights = [name for name in journal.install if owned(name)]
     # Weights first, then what refers to them, then away with the old: readers that know no journal profit from it.
     _move(sorted(weights, key=lambda name: name.endswith(".json")), staging, folder)
@@ -109,6 +114,27 @@ def finish(folder: Path, journal: Journal, owned: Callable[[str], bool]) -> None
     (folder / JOURNAL_FILE).unlink(missing_ok=True)
     fsync_folder(folder)
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_own_folder(staging: Path, journal_path: Path) -> bool:
+    """Whether the staging folder is there; a link in its place would lead the reader and the mover elsewhere."""
+    try:
+        mode = staging.lstat().st_mode
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(mode):
+        raise _malformed(journal_path)
+    return True
+
+
+def _check_regular(names: Iterable[str], staging: Path) -> None:
+    for name in names:
+        path = staging / name
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise CheckpointError(
+                f"{path} is not a regular file, which no save leaves behind; delete {staging} and {JOURNAL_FILE} "
+                "beside it if you trust the rest of the folder"
+            )
 
 
 def _move(names: Iterable[str], source: Path, destination: Path) -> None:

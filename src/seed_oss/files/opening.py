@@ -56,10 +56,10 @@ def open_model_file(root: str | Path, name: str) -> BinaryIO:
     check_plain_name(name)
     folder = Path(root)
     path = _located(folder, name)
-    if path is not None and path.parent != folder:
-        with contextlib.suppress(FileNotFoundError):  # just moved to its place by the save that is finishing
-            return _open_in(path.parent, name)
     try:
+        if path is not None and path.parent != folder:
+            with contextlib.suppress(FileNotFoundError):  # just moved to its place by the save that is finishing
+                return _open_in(path.parent, name, getattr(os, "O_NOFOLLOW", 0))
         if path is not None:
             return _open_in(folder, name)
     except MissingFileError:
@@ -99,10 +99,10 @@ def _located(folder: Path, name: str) -> Path | None:
         raise _refused(error, folder) from None
 
 
-def _open_in(folder: Path, name: str) -> BinaryIO:
+def _open_in(folder: Path, name: str, more_flags: int = 0) -> BinaryIO:
     if not _HAS_DIR_FD:
         return _open_by_resolved_path(folder, name)
-    root_fd = os.open(folder, _FOLDER_FLAGS)
+    root_fd = os.open(folder, _FOLDER_FLAGS | more_flags)
     try:
         mode = os.stat(name, dir_fd=root_fd, follow_symlinks=False).st_mode
         if stat.S_ISLNK(mode):
