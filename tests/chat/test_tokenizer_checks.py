@@ -15,6 +15,7 @@ from seed_oss.chat.tokenizer_checks import (
     MAX_COMPONENTS,
     MAX_GROWTH,
     MAX_PATTERN_LEN,
+    MAX_PIECE_LEN,
     MAX_TEMPLATE_TOKENS,
     MAX_TOKEN_LEN,
     MAX_WORD_LEN,
@@ -58,6 +59,10 @@ def _special(num_ids: int) -> dict[str, Any]:
     return {"s": {"id": "s", "ids": [0] * num_ids, "tokens": ["a"] * num_ids}}
 
 
+def _unigram(*words: str) -> dict[str, Any]:
+    return {"type": "Unigram", "vocab": [[word, -1.0] for word in words], "unk_id": 0}
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "no model": ({"model": None}, "model must be a JSON object"),
     "model a list": ({"model": []}, "model must be a JSON object, got list"),
@@ -96,6 +101,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "number of special tokens",
     ),
     "long words": ({"model": {"type": "WordPiece", "max_input_chars_per_word": 10**9}}, "max_input_chars_per_word"),
+    "long words of Unigram": ({"model": _unigram("a" * 200_000)}, "length of a word of the Unigram model"),
+    "long words without a type": ({"model": {**_unigram("a" * 200_000), "type": None}}, "length of a word"),
     "many added tokens": ({"added_tokens": [_added()] * (MAX_ADDED_TOKENS + 1)}, "number of added tokens"),
     "long added token": ({"added_tokens": [_added(content="x" * (MAX_TOKEN_LEN + 1))]}, "length of an added token"),
     "added tokens an object": ({"added_tokens": {}}, "added_tokens must be a JSON list"),
@@ -123,6 +130,7 @@ def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
         (lambda n: {"added_tokens": [_added()] * n}, MAX_ADDED_TOKENS),
         (lambda n: {"added_tokens": [_added(content="x" * n)]}, MAX_TOKEN_LEN),
         (lambda n: {"post_processor": _template([_BOS, _TEXT_A], _special(n))}, MAX_TEMPLATE_TOKENS),
+        (lambda n: {"model": _unigram("a" * n)}, MAX_PIECE_LEN),
         (lambda n: {"model": {**_MODEL, "max_input_chars_per_word": n}}, MAX_WORD_LEN),
     ],
 )
@@ -130,6 +138,12 @@ def test_limits_are_exact(change: Any, limit: int) -> None:
     check_tokenizer_json({"model": _MODEL, **change(limit)}, "x")
     with pytest.raises(TokenizerError, match=f"the limit is {limit}"):
         check_tokenizer_json({"model": _MODEL, **change(limit + 1)}, "x")
+
+
+def test_the_longest_words_allowed_load_and_encode() -> None:
+    tokenizer = _with(model=_unigram("<unk>", "b" * MAX_PIECE_LEN, "🙂" * MAX_PIECE_LEN))
+    assert tokenizer.encode("b" * MAX_PIECE_LEN) == [1]
+    assert tokenizer.encode("🙂" * MAX_PIECE_LEN) == [2]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ MAX_GROWTH = 4_096  # bytes that one byte of text can become in normalizers, or 
 MAX_PATTERN_LEN = 8_192  # characters of a regular expression
 MAX_TEMPLATE_TOKENS = 1_024  # special tokens that the post-processor adds to one text
 MAX_COMPONENTS = 256  # normalizers, pre-tokenizers, decoders or post-processors in one file
+MAX_PIECE_LEN = 1_024  # characters of a word of a Unigram model, whose tree the package takes apart by recursion
 MAX_WORD_LEN = 10_000  # max_input_chars_per_word of a WordPiece model, whose time grows with its square
 MAX_CHARSMAP_PIECE = 256  # bytes that one character can become in a precompiled normalizer
 
@@ -51,6 +52,7 @@ class _Check:
         tokenizer = self._object(value, "the file")
         model = self._object(tokenizer.get("model"), "model")
         self._limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
+        self._pieces(model)
         self._merges(model)
         self._added_tokens(tokenizer.get("added_tokens"))
         for name in _PARTS:
@@ -61,6 +63,14 @@ class _Check:
                 self._component(component, name)
         self._templates([c for c in self._components(tokenizer.get("post_processor")) if _is(c, "TemplateProcessing")])
         return tokenizer
+
+    def _pieces(self, model: dict[str, Any]) -> None:
+        """The words of a Unigram model: a list of pairs, where other models have a mapping."""
+        vocabulary = model.get("vocab")
+        if isinstance(vocabulary, list):
+            pairs = [cast("list[Any]", pair) for pair in cast("list[Any]", vocabulary) if isinstance(pair, list)]
+            longest = max((len(pair[0]) for pair in pairs if pair and isinstance(pair[0], str)), default=0)
+            self._limit(longest, MAX_PIECE_LEN, "length of a word of the Unigram model")
 
     def _merges(self, model: dict[str, Any]) -> None:
         """The package cuts as many bytes off the right half of a merge as the prefix has characters, unchecked."""
