@@ -113,10 +113,12 @@ def test_fields_that_are_not_implemented_answer_none():
         _ = GenerationConfig().not_a_field
 
 
-def test_beam_search_is_refused_when_used():
-    config = GenerationConfig(num_beams=4)
-    with pytest.raises(ConfigError, match="num_beams is 4, but this release has no beam search; leave it at 1"):
-        config.validate()
+def test_beams_give_as_many_results_as_there_are():
+    with pytest.raises(ConfigError, match="num_return_sequences is 5; it must be at most num_beams, which is 4"):
+        GenerationConfig(num_beams=4, num_return_sequences=5).validate()
+    GenerationConfig(num_beams=4, num_return_sequences=4, early_stopping="never").validate()
+    with pytest.raises(ConfigError, match="early_stopping is 1; it must be true, false or 'never'"):
+        GenerationConfig(early_stopping=1)
 
 
 def test_several_results_need_sampling():

@@ -64,7 +64,7 @@ def test_names_of_the_reference_that_are_not_available(name: str) -> None:
 @pytest.mark.parametrize(
     "setting",
     [
-        {"num_beams": 4},
+        {"num_beams": 0},
         {"typical_p": 1.9},
         {"no_repeat_ngram_size": -2},
         {"num_beam_groups": 2},

@@ -33,9 +33,18 @@ from seed_oss.errors import ConfigError
 
 MAX_SEED = 2**64 - 1
 MAX_DRAFT = 1024
+MAX_BEAMS = 1024
+MAX_LENGTH_PENALTY = 50.0
 MAX_NGRAM = 64
 
 _TOKEN_ID = optional(integer(0))
+
+
+def _read_early_stopping(field: str, value: Any) -> bool | str:
+    if value != "never" and not isinstance(value, bool):
+        refuse(field, value, "true, false or 'never'")
+    return value
+
 
 _FIELDS = {
     "max_length": Field(20, integer(1)),
@@ -45,11 +54,13 @@ _FIELDS = {
     "max_time": Field(None, optional(number(0.0, above=True))),
     "stop_strings": Field(None, optional(either(text, list_of(text)))),
     "do_sample": Field(False, boolean),
-    "num_beams": Field(1, integer(1)),
+    "num_beams": Field(1, integer(1, MAX_BEAMS)),
+    "length_penalty": Field(1.0, number(-MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)),
+    "early_stopping": Field(False, _read_early_stopping),
     "use_cache": Field(True, boolean),
     "cache_implementation": Field(None, optional(choice("dynamic", "static"))),
     "prefill_chunk_size": Field(None, optional(integer(1))),
-    "temperature": Field(1.0, number(0.0, above=True)),
+    "temperature": Field(1.0, number(0.0)),
     "top_k": Field(50, integer(0)),
     "top_p": Field(1.0, number(0.0, 1.0)),
     "min_p": Field(None, optional(number(0.0, 1.0))),
@@ -78,8 +89,8 @@ _FIELDS = {
     "renormalize_logits": Field(False, boolean),
     "prompt_lookup_num_tokens": Field(None, optional(integer(1, MAX_DRAFT))),
     "max_matching_ngram_size": Field(None, optional(integer(1, MAX_NGRAM))),
-    "num_assistant_tokens": Field(None, optional(integer(1, MAX_DRAFT))),
-    "assistant_confidence_threshold": Field(None, optional(number(0.0, 1.0))),
+    "num_assistant_tokens": Field(20, integer(1, MAX_DRAFT)),
+    "assistant_confidence_threshold": Field(0.4, number(0.0, 1.0)),
     "seed": Field(None, optional(integer(0, MAX_SEED))),
     "num_return_sequences": Field(1, integer(1)),
     "output_attentions": Field(False, boolean),
@@ -112,11 +123,14 @@ class GenerationConfig(StoredConfig):
         max_time: seconds after which no further token is started.
         stop_strings: a text or list of texts that end the result where they appear in it.
         do_sample: draw tokens at random (False: take the most likely one).
-        num_beams: 1; beam search is not implemented.
+        num_beams: continuations kept side by side (1); more than one is beam search, with do_sample drawn at random.
+        length_penalty: beams are ranked by log-probability divided by length to this power (1.0).
+        early_stopping: True ends once num_beams results are found; False (the default) when the running beams are not
+            better at their present length; "never" when they cannot become better.
         use_cache: keep keys and values of earlier tokens (True).
         cache_implementation: "dynamic" (the default) or "static".
         prefill_chunk_size: most prompt tokens in one forward.
-        temperature: divides the logits (1.0), above 0.
+        temperature: divides the logits (1.0); above 0 where tokens are drawn.
         top_k: draw from this many most likely tokens (50); 0 switches it off.
         top_p: draw from the fewest tokens whose probabilities reach this sum (1.0), from 0 to 1.
         min_p: draw from tokens with at least this share of the largest probability, from 0 to 1.
@@ -173,6 +187,8 @@ class GenerationConfig(StoredConfig):
     stop_strings: str | list[str] | None
     do_sample: bool
     num_beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
     use_cache: bool
     cache_implementation: Literal["dynamic", "static"] | None
     prefill_chunk_size: int | None
@@ -205,8 +221,8 @@ class GenerationConfig(StoredConfig):
     renormalize_logits: bool
     prompt_lookup_num_tokens: int | None
     max_matching_ngram_size: int | None
-    num_assistant_tokens: int | None
-    assistant_confidence_threshold: float | None
+    num_assistant_tokens: int
+    assistant_confidence_threshold: float
     seed: int | None
     num_return_sequences: int
     output_attentions: bool
@@ -283,11 +299,6 @@ class GenerationConfig(StoredConfig):
         Raises:
             ConfigError: fields contradict each other, or one is not implemented in this release.
         """
-        if self.num_beams > 1:
-            raise ConfigError(
-                f"num_beams is {self.num_beams}, but this release has no beam search; leave it at 1 (available are "
-                "greedy decoding, and sampling with do_sample=True)"
-            )
         for key, value in self._extra.items():
             if key in UNIMPLEMENTED and is_used(key, value):
                 raise ConfigError(
@@ -295,9 +306,13 @@ class GenerationConfig(StoredConfig):
                 )
         if self.top_logprobs and not self.output_logprobs:
             refuse("top_logprobs", self.top_logprobs, "0 unless output_logprobs is true")
-        if self.num_return_sequences > 1 and not self.do_sample:
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            refuse("num_return_sequences", self.num_return_sequences, f"at most num_beams, which is {self.num_beams}")
+        if self.num_return_sequences > 1 and self.num_beams == 1 and not self.do_sample:
             refuse(
-                "num_return_sequences", self.num_return_sequences, "1 unless do_sample is true: greedy has one result"
+                "num_return_sequences",
+                self.num_return_sequences,
+                "1 unless do_sample is true or num_beams is larger: greedy has one result",
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 _SAMPLING = "available are temperature, top_k, top_p, min_p, typical_p, epsilon_cutoff, eta_cutoff and penalties"
 _PROCESSOR = "give generate() a logits_processor that does it, or remove the field"
-_STRATEGY = "available are greedy decoding, and sampling with do_sample=True"
+_STRATEGY = "available are greedy decoding, sampling with do_sample=True, and beam search with num_beams"
 _ASSISTED = "available are prompt_lookup_num_tokens and generate(assistant_model=); remove the field"
 _CACHE = "available is cache_implementation 'dynamic' or 'static', or pass a cache as past_key_values"
 
@@ -22,13 +22,11 @@ class Unimplemented:
 
 
 UNIMPLEMENTED: dict[str, Unimplemented] = {
-    "early_stopping": Unimplemented("it belongs to beam search, and " + _STRATEGY, (False,)),
-    "length_penalty": Unimplemented("it belongs to beam search, and " + _STRATEGY, (1.0,)),
     "num_beam_groups": Unimplemented(_STRATEGY, (1,)),
     "diversity_penalty": Unimplemented(_STRATEGY, (0.0,)),
     "constraints": Unimplemented(_STRATEGY),
     "force_words_ids": Unimplemented(_STRATEGY),
-    "penalty_alpha": Unimplemented(_STRATEGY, (0.0,)),
+    "penalty_alpha": Unimplemented("contrastive search is not offered; " + _STRATEGY, (0.0,)),
     "dola_layers": Unimplemented(_STRATEGY),
     "low_memory": Unimplemented(_STRATEGY, (False,)),
     "use_mtp": Unimplemented(_ASSISTED, (False,)),

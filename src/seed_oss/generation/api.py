@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from seed_oss.config import GenerationConfig
+from seed_oss.generation.beam_loop import run_beams
 from seed_oss.generation.loop import run_plan
 from seed_oss.generation.model import CausalModel
-from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
+from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import CallArguments, make_plan
 from seed_oss.generation.streamers import end_with_error
 
@@ -26,8 +27,8 @@ def generate(
     row_controls: Any = None,
     assistant_model: Any = None,
     **kwargs: Any,
-) -> Tensor | GenerateDecoderOnlyOutput:
-    """Continue prompts, greedily or by sampling.
+) -> Tensor | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
+    """Continue prompts: greedily, by sampling, or by beam search.
 
     Args:
         model: a causal language model.
@@ -51,7 +52,7 @@ def generate(
 
     Returns:
         int64 `[batch * num_return_sequences, length]`: prompt and new tokens, rows that ended early filled with the
-        pad token. With `return_dict_in_generate`, a GenerateDecoderOnlyOutput.
+        pad token. With `return_dict_in_generate`, a GenerateDecoderOnlyOutput, or GenerateBeamDecoderOnlyOutput.
 
     Raises:
         InputError: an argument that is unknown, or of a wrong shape, type, value or combination.
@@ -74,7 +75,8 @@ def generate(
     )
     try:
         with torch.no_grad():
-            return run_plan(make_plan(model, call), streamer)
+            plan = make_plan(model, call)
+            return run_plan(plan, streamer) if plan.beams is None else run_beams(plan, streamer)
     except BaseException as error:
         end_with_error(streamer, error)
         raise

@@ -80,15 +80,15 @@ def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnl
 
 
 def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch, record: Record) -> None:
-    _warn_beyond_model(plan, 0)
+    warn_beyond_model(plan, 0)
     output = runner.prefill()
-    logits = _last_logits(output, plan.record)
+    logits = last_logits(output, plan.record)
     if plan.repeats_after_prefill > 1:
         runner.repeat(plan.repeats_after_prefill)
         logits = logits.repeat_interleave(plan.repeats_after_prefill, dim=0)
     token_index = 0
     while not watch.look():
-        scores = _process(plan, ids, plan.steering.restrict(logits))
+        scores = process(plan, ids.view(), plan.steering.restrict(logits))
         record.add(output, logits, scores)
         del output
         tokens = watch.settle(plan.steering.force(plan.choose(scores, token_index), logits.shape[-1]))
@@ -98,25 +98,27 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         if watch.update(tokens, ids, record.scores_so_far()):
             return
         token_index += 1
-        _warn_beyond_model(plan, token_index)
+        warn_beyond_model(plan, token_index)
         output = runner.step(tokens, ids, watch.filled)
-        logits = _last_logits(output, plan.record)
+        logits = last_logits(output, plan.record)
 
 
-def _process(plan: GenerationPlan, ids: Columns, logits: Tensor) -> Tensor:
-    scores = plan.processors(ids.view(), logits.clone() if plan.record.logits else logits)
+def process(plan: GenerationPlan, ids: Tensor, logits: Tensor) -> Tensor:
+    """Apply the logits processors; `ids` `[batch, length]`, `logits` float32 `[batch, vocab]`."""
+    scores = plan.processors(ids, logits.clone() if plan.record.logits else logits)
     if not isinstance(scores, Tensor) or scores.shape != logits.shape:
         given = list(scores.shape) if isinstance(scores, Tensor) else repr(scores)
         raise InputError(f"the logits processors returned {given}; they must return scores {list(logits.shape)}")
     return scores
 
 
-def _last_logits(output: Any, flags: RecordFlags) -> Tensor:
+def last_logits(output: Any, flags: RecordFlags) -> Tensor:
     """Float32 `[batch, vocab]`. A copy if it will be kept: a compiled model may write into its output again."""
     return output.logits[:, -1].to(torch.float32, copy=flags.logits or flags.scores)
 
 
-def _warn_beyond_model(plan: GenerationPlan, token_index: int) -> None:
+def warn_beyond_model(plan: GenerationPlan, token_index: int) -> None:
+    """Say once that positions outgrow the model."""
     if token_index == plan.warns_at:
         warnings.warn(
             f"positions go beyond max_position_embeddings={plan.max_position_embeddings}; the model was not made for "

@@ -30,3 +30,20 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     logprobs: Tensor | None
     top_logprobs: Tensor | None
     top_logprob_ids: Tensor | None
+
+
+class GenerateBeamDecoderOnlyOutput(ModelOutput):
+    """The best beams `[batch * num_return_sequences, length]` and, with `output_scores`, the log-probability of each
+    divided by its length to the power of `length_penalty`, float32; per new token and as asked for: processed
+    log-probabilities and raw logits of the running beams `[batch * num_beams, vocab]` in float32, attention weights and
+    hidden states; `beam_indices` int32 `[batch * num_return_sequences, new]`, for each new token the running beam it
+    continued, -1 behind the end; and the cache, where there is one."""
+
+    sequences: Tensor
+    sequences_scores: Tensor | None
+    scores: tuple[Tensor, ...] | None
+    logits: tuple[Tensor, ...] | None
+    beam_indices: Tensor
+    attentions: tuple[tuple[Tensor, ...], ...] | None
+    hidden_states: tuple[tuple[Tensor, ...], ...] | None
+    past_key_values: Cache | None

@@ -11,8 +11,9 @@ from seed_oss.cache import Cache, DynamicCache, StaticCache
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import CacheFullError, InputError
 from seed_oss.generation.arguments import resolve_arguments
+from seed_oss.generation.beams import BeamSettings, Picker, pick_best, sampling_picker
 from seed_oss.generation.drafting import Drafter
-from seed_oss.generation.lengths import settle_lengths
+from seed_oss.generation.lengths import Lengths, settle_lengths
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prepared import PreparedRunner, replaced_preparation
 from seed_oss.generation.processors import LogitsProcessorList
@@ -72,6 +73,8 @@ class GenerationPlan:
         repeats_after_prefill: how often to repeat each row once the prompt has run.
         processors: change the scores.
         choose: picks tokens.
+        beams: what beam search is asked for; None without it.
+        pick: picks the continuations of beams.
         steering: the row controls.
         criteria: decide who is done.
         pad_token_id: fills rows that are done; None lets them run on.
@@ -87,6 +90,8 @@ class GenerationPlan:
     repeats_after_prefill: int
     processors: LogitsProcessorList
     choose: Chooser
+    beams: BeamSettings | None
+    pick: Picker
     steering: Steering
     criteria: StoppingCriteriaList
     pad_token_id: int | None
@@ -105,28 +110,24 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
         CacheFullError: a StaticCache is too small for the longest possible result.
     """
     config, given = resolve_arguments(model.generation_config, call.inputs, call.generation_config, call.kwargs)
+    _settle_seed(config, call, model.device)
     prompt = make_prompt(model, given, config)
     record = _record_flags(config)
-    repeats = config.num_return_sequences
-    late = repeats if _repeats_late(config, prompt, record) else 1
+    repeats = max(config.num_beams, config.num_return_sequences)
+    late = repeats if _repeats_late(config, prompt, record, repeats) else 1
     start = prompt.repeated(repeats // late)
     full = prompt.repeated(repeats)
     lengths = settle_lengths(config, prompt, model.config.max_position_embeddings)
     criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
-    if is_speculative(config, call.assistant_model):
-        check_speculation(model, config, call.assistant_model)
     max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
     cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
     options = _forward_options(model, config, record, given.logits_to_keep, cache, start.total_len)
-    steering = _make_steering(call.row_controls, config, full, max_new)
-    choose = _make_chooser(config, call.generator, model.device, call.assistant_model is not None)
     runner = _make_runner(model, start, cache, options, max_new)
+    steering = _make_steering(call.row_controls, config, full, max_new)
+    choose = sampler(config.seed, call.generator) if config.do_sample else choose_greedily
     if is_speculative(config, call.assistant_model):
-        if call.assistant_model is None:
-            drafter: Drafter = prompt_lookup(config, full)
-        else:
-            processors = make_processors(config, full, lengths, None)  # the user's own may remember what they saw
-            drafter = draft_model(call.assistant_model, model, config, prompt, max_new, choose, processors)
+        check_speculation(model, config, call.assistant_model)
+        drafter = _make_drafter(model, call, config, prompt, lengths, max_new, choose)
         runner = make_speculative_runner(runner, drafter, steering, full.input_ids.shape[1] + max_new)
     first_beyond = max(model.config.max_position_embeddings - prompt.total_len + 1, 0)
     return GenerationPlan(
@@ -134,8 +135,12 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
         max_new=max_new,
         runner=runner,
         repeats_after_prefill=late,
-        processors=make_processors(config, full, lengths, call.logits_processor),
+        processors=make_processors(
+            config, full, lengths, call.logits_processor, tokenizer=call.tokenizer, generator=call.generator
+        ),
         choose=choose,
+        beams=_beam_settings(config, record, max_new) if config.num_beams > 1 else None,
+        pick=sampling_picker(config.seed, call.generator, config.num_beams) if config.do_sample else pick_best,
         steering=steering,
         criteria=criteria,
         pad_token_id=_pad_token_id(config),
@@ -165,12 +170,12 @@ def _cached_rows(cache: Cache | None) -> int | None:
     return cache[0][0].shape[0]
 
 
-def _repeats_late(config: GenerationConfig, prompt: Prompt, record: RecordFlags) -> bool:
-    """Whether the prompt runs once for all its `num_return_sequences`; not where its own outputs are returned."""
+def _repeats_late(config: GenerationConfig, prompt: Prompt, record: RecordFlags, repeats: int) -> bool:
+    """Whether the prompt runs once for all its rows; not where its own outputs are returned."""
     if not config.use_cache and prompt.inputs_embeds is None:
         return False
     cached = _cached_rows(prompt.past)
-    already = cached is not None and cached == prompt.input_ids.shape[0] * config.num_return_sequences
+    already = cached is not None and cached == prompt.input_ids.shape[0] * repeats
     return not (record.attentions or record.hidden_states or already)
 
 
@@ -254,7 +259,43 @@ def default_chunk_len(total_len: int) -> int:
     return min(MAX_CHUNK_LEN, max(MAX_MASK_ENTRIES // max(total_len, 1), 256))
 
 
-def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device, is_assisted: bool) -> Chooser:
+def _make_drafter(
+    model: CausalModel,
+    call: CallArguments,
+    config: GenerationConfig,
+    prompt: Prompt,
+    lengths: Lengths,
+    max_new: int,
+    choose: Chooser,
+) -> Drafter:
+    full = prompt.repeated(config.num_return_sequences)
+    if call.assistant_model is None:
+        return prompt_lookup(config, full)
+    # Without the user's own processors, which may remember what they saw.
+    processors = make_processors(config, full, lengths, None, tokenizer=call.tokenizer)
+    return draft_model(call.assistant_model, model, config, prompt, max_new, choose, processors)
+
+
+def _beam_settings(config: GenerationConfig, record: RecordFlags, max_new: int) -> BeamSettings:
+    if record.top_logprobs is not None:
+        raise InputError(
+            f"output_logprobs is set and num_beams is {config.num_beams}; beams have output_scores instead"
+        )
+    pad = _pad_token_id(config)
+    return BeamSettings(
+        num_beams=config.num_beams,
+        num_returned=config.num_return_sequences,
+        num_candidates=max(2, 1 + len(eos_ids(config))) * config.num_beams,
+        length_penalty=config.length_penalty,
+        early_stopping=config.early_stopping,
+        fill=-1 if pad is None else pad,
+        max_new=max_new,
+    )
+
+
+def _settle_seed(config: GenerationConfig, call: CallArguments, device: torch.device) -> None:
+    """Check where random numbers come from; an assistant draws with the same noise, so a stream becomes one seed."""
+    generator: Any = call.generator
     if generator is not None:
         if not isinstance(generator, torch.Generator):
             raise InputError(f"generator is a {type(generator).__name__}; it must be a torch.Generator")
@@ -262,19 +303,20 @@ def _make_chooser(config: GenerationConfig, generator: Any, device: torch.device
             raise InputError("seed and generator are both given; give one of them")
         if generator.device.type != device.type:
             raise InputError(f"the generator is on {generator.device} and the model on {device}; they must be on one")
-    if not config.do_sample:
-        return choose_greedily
-    seed = config.seed
-    if seed is None and is_assisted:  # the assistant draws with the same noise: one seed in place of a stream
-        seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    return sampler(seed, generator)
+    if call.assistant_model is not None and config.do_sample and config.seed is None:
+        config.seed = int(torch.randint(2**62, (), generator=generator, device=device))
 
 
 def _make_steering(given: Any, config: GenerationConfig, full: Prompt, max_new: int) -> Steering:
-    repeats, num_rows = config.num_return_sequences, full.input_ids.shape[0]
+    repeats, num_rows = max(config.num_beams, config.num_return_sequences), full.input_ids.shape[0]
     controls = controls_per_row(given, num_rows // repeats, repeats)
     if not any(controls):
         return Steering([], [], max_new)
+    if config.num_beams > 1:
+        raise InputError(
+            f"row_controls are given and num_beams is {config.num_beams}; a control follows one row token by token: "
+            "set num_beams=1, and num_return_sequences with do_sample=True for several results"
+        )
     if num_rows > 1 and _pad_token_id(config) is None:
         raise InputError(f"row_controls of {num_rows} rows need pad_token_id, to fill rows that end early; set it")
     return Steering(controls, full.rows(), max_new)

@@ -59,6 +59,11 @@ class Runner(ABC):
             The model's output.
         """
 
+    def reorder(self, rows: Tensor) -> None:
+        """Let row i go on from what row `rows[i]`, another beam of the same prompt, has run."""
+        if self.cache is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
+            self.cache.reorder_cache(rows)
+
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """Nothing more will be run."""
 

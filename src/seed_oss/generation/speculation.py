@@ -19,8 +19,6 @@ from seed_oss.generation.sampling import Chooser
 from seed_oss.generation.speculative_runner import SpeculativeRunner
 from seed_oss.generation.steering import Steering
 
-NUM_ASSISTANT_TOKENS = 20
-CONFIDENCE_THRESHOLD = 0.4
 MATCHING_NGRAM_SIZE = 2
 
 
@@ -95,8 +93,8 @@ def draft_model(
     if prompt.inputs_embeds is not None or prompt.input_ids.shape[1] != prompt.total_len:
         raise InputError("assistant_model needs the whole prompt as input_ids, which it runs itself; give it so")
     own: GenerationConfig = assistant.generation_config or GenerationConfig()
-    num_tokens = _first(config, own, "num_assistant_tokens", NUM_ASSISTANT_TOKENS)
-    threshold = _first(config, own, "assistant_confidence_threshold", CONFIDENCE_THRESHOLD)
+    num_tokens = _set_in(config, own, "num_assistant_tokens").num_assistant_tokens
+    threshold = _set_in(config, own, "assistant_confidence_threshold").assistant_confidence_threshold
     options = ForwardOptions(torch.iinfo(torch.int64).max, 1, {})
     cache = DynamicCache(config=assistant.config)
     runner = ModelRunner(assistant, _from_start(prompt), cache, options, max_new)
@@ -126,7 +124,6 @@ def _check_assistant(assistant: Any, model: CausalModel) -> None:
         raise InputError(f"assistant_model is on {assistant.device} and the model on {model.device}; move one")
 
 
-def _first(config: GenerationConfig, own: GenerationConfig, name: str, default: Any) -> Any:
-    value = getattr(config, name)
-    value = getattr(own, name) if value is None else value
-    return default if value is None else value
+def _set_in(config: GenerationConfig, own: GenerationConfig, name: str) -> GenerationConfig:
+    """The config that counts for a field: the call's, unless only the assistant's own sets it."""
+    return own if own.is_set(name) and not config.is_set(name) else config
