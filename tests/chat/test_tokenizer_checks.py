@@ -59,6 +59,18 @@ def _special(num_ids: int) -> dict[str, Any]:
     return {"s": {"id": "s", "ids": [0] * num_ids, "tokens": ["a"] * num_ids}}
 
 
+def _byte_level(**flags: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False, **flags}
+
+
+def _split_by(*components: dict[str, Any]) -> dict[str, Any]:
+    return {"pre_tokenizer": {"type": "Sequence", "pretokenizers": list(components)}}
+
+
+_GROWING_CHARSMAP = _charsmap(b"\0" * 8, b"a" * 250 + b"\0")
+_METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+
+
 def _unigram(*words: str) -> dict[str, Any]:
     return {"type": "Unigram", "vocab": [[word, -1.0] for word in words], "unk_id": 0}
 
@@ -82,6 +94,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "growth of text in the decoder",
     ),
     "prepending": (_sequence(*[{"type": "Prepend", "prepend": "a" * 99}] * 5), "growth"),
+    "bytes of bytes": (_split_by(*[_byte_level()] * 13), "growth of text in the pre_tokenizer"),
+    "bytes of words": (_split_by(*[_byte_level(add_prefix_space=True, use_regex=True)] * 7), "growth of text"),
+    "bytes without a type": (_split_by(*[{"add_prefix_space": True, "trim_offsets": True}] * 5), "growth of text"),
+    "normalizing to bytes": (_sequence(*[{"type": "ByteLevel"}] * 16), "growth of text in the normalizer"),
+    "words of words": (_split_by(*[_METASPACE, {"type": "Punctuation", "behavior": "Isolated"}] * 5), "growth of text"),
+    "charsmaps that grow": (_sequence(_GROWING_CHARSMAP, _GROWING_CHARSMAP), "growth of text in the normalizer"),
+    "growth in two parts": (
+        {**_sequence(_GROWING_CHARSMAP), **_split_by(*[_byte_level()] * 5)},
+        "growth of text in normalizer and pre_tokenizer",
+    ),
     "many components": (_sequence(*[{"type": "NFC"}] * MAX_COMPONENTS), "number of components of the normalizer"),
     "long pattern": (_sequence(_replace("", Regex="a" * (MAX_PATTERN_LEN + 1))), "length of a pattern"),
     "bad pattern": (_sequence(_replace("", Regex="((((")), "not a tokenizer"),
@@ -138,6 +160,18 @@ def test_limits_are_exact(change: Any, limit: int) -> None:
     check_tokenizer_json({"model": _MODEL, **change(limit)}, "x")
     with pytest.raises(TokenizerError, match=f"the limit is {limit}"):
         check_tokenizer_json({"model": _MODEL, **change(limit + 1)}, "x")
+
+
+def test_what_real_tokenizers_do_before_the_model_is_within_the_growth_allowed() -> None:
+    longest = _charsmap(b"\0" * 8, b"x" * 33 + b"\0")  # as in the rules of SentencePiece
+    spaces = _replace("▁", Regex=" {2,}")
+    for change in (
+        {**_sequence(longest, spaces), "pre_tokenizer": _METASPACE},
+        {**_sequence({"type": "Prepend", "prepend": "▁"}, _replace("▁", String=" ")), "pre_tokenizer": None},
+        {"normalizer": {"type": "BertNormalizer"}, "pre_tokenizer": {"type": "BertPreTokenizer"}},
+        {"normalizer": {"type": "NFC"}, **_split_by({"type": "Digits"}, _byte_level(use_regex=True))},
+    ):
+        check_tokenizer_json({"model": _MODEL, **change}, "x")
 
 
 def test_the_longest_words_allowed_load_and_encode() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 from collections.abc import Iterator
 from typing import Any, NoReturn, cast
 
@@ -9,13 +10,18 @@ from seed_oss.errors import TokenizerError
 
 MAX_ADDED_TOKENS = 16_384  # adding them takes the package time quadratic in their number
 MAX_TOKEN_LEN = 1_024  # characters of an added token
-MAX_GROWTH = 4_096  # bytes that one byte of text can become in normalizers, or one byte of tokens in decoders
+MAX_GROWTH = 4_096  # bytes that one byte of text can become before the model, or one byte of tokens in decoders
 MAX_PATTERN_LEN = 8_192  # characters of a regular expression
 MAX_TEMPLATE_TOKENS = 1_024  # special tokens that the post-processor adds to one text
 MAX_COMPONENTS = 256  # normalizers, pre-tokenizers, decoders or post-processors in one file
 MAX_PIECE_LEN = 1_024  # characters of a word of a Unigram model, whose tree the package takes apart by recursion
 MAX_WORD_LEN = 10_000  # max_input_chars_per_word of a WordPiece model, whose time grows with its square
 MAX_CHARSMAP_PIECE = 256  # bytes that one character can become in a precompiled normalizer
+
+# Bytes that one byte can become: byte-level characters take two, each word may get a space of two more in front.
+_GROWTH_OF = {"ByteLevel": 2, "BertNormalizer": 2, "Metaspace": 4}
+_GROWTH_WITH_PREFIX = 2
+_GROWTH_WITHOUT_TYPE = 8
 
 _PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")
 _FIELD_OF = {
@@ -55,12 +61,15 @@ class _Check:
         self._pieces(model)
         self._merges(model)
         self._added_tokens(tokenizer.get("added_tokens"))
+        growth: dict[str, int] = {}
         for name in _PARTS:
             components = list(self._components(tokenizer.get(name)))
             self._limit(len(components), MAX_COMPONENTS, f"number of components of the {name}")
-            self._growth(components, name)
+            growth[name] = self._growth(components, name)
             for component in components:
                 self._component(component, name)
+        before_model = growth["normalizer"] * growth["pre_tokenizer"]
+        self._limit(before_model, MAX_GROWTH, "growth of text in normalizer and pre_tokenizer (bytes out per byte in)")
         self._templates([c for c in self._components(tokenizer.get("post_processor")) if _is(c, "TemplateProcessing")])
         return tokenizer
 
@@ -104,21 +113,27 @@ class _Check:
             self._limit(len(regex) if isinstance(regex, str) else 0, MAX_PATTERN_LEN, f"length of a pattern of {part}")
         if _is(component, "FixedLength") and not _int(component.get("length")):
             self._refuse("length of a FixedLength pre-tokenizer is 0; at least 1 is needed")
-        if _is(component, "Precompiled"):
-            self._charsmap(component.get("precompiled_charsmap"))
 
-    def _growth(self, components: list[dict[str, Any]], part: str) -> None:
+    def _growth(self, components: list[dict[str, Any]], part: str) -> int:
         """Replacements one after the other multiply: twenty of ten bytes each would make 10^20 bytes of one."""
-        growth = 1
-        for component in components:
-            if _is(component, "Replace") or _is(component, "Prepend"):
-                content = component.get("content") if _is(component, "Replace") else component.get("prepend")
-                length = len(content.encode("utf-8", "replace")) if isinstance(content, str) else 0
-                empty_pattern_too = 1
-                growth *= max(1, length) + (empty_pattern_too if _may_be_empty(component) else 0)
+        growth = math.prod(self._growth_of(component, part) for component in components)
         self._limit(growth, MAX_GROWTH, f"growth of text in the {part} (bytes out per byte in)")
+        return growth
 
-    def _charsmap(self, value: Any) -> None:
+    def _growth_of(self, component: dict[str, Any], part: str) -> int:
+        growth = 1
+        if _is(component, "Replace") or _is(component, "Prepend"):
+            content = component.get("content") if _is(component, "Replace") else component.get("prepend")
+            length = len(content.encode("utf-8", "replace")) if isinstance(content, str) else 0
+            empty_pattern_too = 1
+            growth = max(1, length) + (empty_pattern_too if _may_be_empty(component) else 0)
+        if _is(component, "Precompiled"):
+            growth *= max(1, *map(len, self._charsmap(component.get("precompiled_charsmap"))))
+        if part in ("normalizer", "pre_tokenizer"):
+            growth *= _growth_of_kind(component)
+        return growth
+
+    def _charsmap(self, value: Any) -> list[bytes]:
         """Header: size of the trie in bytes, the trie, then the replacements, each ended by a zero byte."""
         try:
             blob = base64.b64decode(value if isinstance(value, str) else "", validate=True)
@@ -129,6 +144,7 @@ class _Check:
             self._refuse(f"precompiled_charsmap has {len(blob)} bytes and a trie of {trie_bytes}; it is damaged")
         pieces = blob[4 + trie_bytes :].split(b"\0")
         self._limit(max(map(len, pieces)), MAX_CHARSMAP_PIECE, "length of a replacement in precompiled_charsmap")
+        return pieces
 
     def _templates(self, templates: list[dict[str, Any]]) -> None:
         total = sum(self._template_tokens(template, name) for template in templates for name in ("single", "pair"))
@@ -174,6 +190,21 @@ class _Check:
 def _is(component: dict[str, Any], kind: str) -> bool:
     """Whether the package may take a component for one of this kind: without a type, it goes by the fields."""
     return component.get("type") == kind or _FIELD_OF[kind] in component
+
+
+def _growth_of_kind(component: dict[str, Any]) -> int:
+    """The growth in a component that changes every byte, or puts something in front of every word."""
+    kind = component.get("type")
+    if not isinstance(kind, str):  # it goes by the fields; the outer part of that form is a list of others
+        return 1 if any(name in component for name in _CHILDREN) else _GROWTH_WITHOUT_TYPE
+    growth, prefixed = _GROWTH_OF.get(kind, 1), False
+    if kind == "ByteLevel":
+        prefixed = component.get("add_prefix_space") is not False
+    elif kind == "Metaspace":
+        replacement = component.get("replacement")
+        growth = max(1, len(replacement.encode("utf-8", "replace"))) if isinstance(replacement, str) else growth
+        prefixed = component.get("prepend_scheme") != "never"
+    return growth * _GROWTH_WITH_PREFIX if prefixed else growth
 
 
 def _int(value: Any) -> int:
