@@ -239,7 +239,7 @@ class StreamParser:
 
 
 def parse(
-    answer: str | Iterable[Piece],
+    text: str | Iterable[Piece],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     prompt: str | Iterable[Piece] | None = None,
@@ -249,7 +249,8 @@ def parse(
     """Read a whole answer.
 
     Args:
-        answer: Text, in which markers count; or pieces from `Detokenizer.put_pieces`, in which only control tokens do.
+        text: The answer, in which markers count; or its pieces from `Detokenizer.put_pieces`, in which only control
+            tokens do.
         tools: The tools that the model was shown; see `StreamParser`.
         prompt: The rendered prompt, as text or pieces.
         start: Where the answer starts, if there is no prompt to say it.
@@ -261,9 +262,9 @@ def parse(
     Raises:
         InputError: An argument is of a wrong type, or a start that there is not.
     """
-    in_pieces = not isinstance(answer, str)
+    in_pieces = not isinstance(text, str)
     parser = StreamParser(tools, prompt, start, text_is_plain=in_pieces, id_prefix=id_prefix)
-    events = [event for piece in _pieces(answer) for event in parser.feed(piece)]
+    events = [event for piece in _pieces(text) for event in parser.feed(piece)]
     return AssistantMessage.from_events([*events, *parser.finish()])
 
 
