@@ -129,6 +129,19 @@ def test_attention_can_be_switched_on_a_built_model() -> None:
         model.set_attn_implementation("paged")
 
 
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_a_finished_mask_means_the_same_under_both_implementations(attn: str, dtype: torch.dtype) -> None:
+    model, ids = tiny_model(SeedOssModel), random_ids(2, 4)
+    model.set_attn_implementation(attn)
+    mask = torch.ones(2, 1, 4, 4).tril().bool()
+    if dtype != torch.bool:
+        mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min).to(dtype)
+    with torch.no_grad():
+        got, causal = model(ids, mask).last_hidden_state, model(ids).last_hidden_state
+    torch.testing.assert_close(got, causal, atol=1e-5, rtol=1e-5, check_dtype=False)
+
+
 def test_prepare_inputs_for_generation() -> None:
     model = tiny_model(SeedOssForCausalLM)
     ids, mask = random_ids(2, 5), torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
@@ -168,6 +181,7 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 2)}, r"attention_mask is \[2, 2\]"),
     ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(3, 3)}, r"attention_mask is \[3, 3\]"),
     ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 1, 3, 4)}, "4D mask"),
+    ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 1, 3, 3).long()}, "4D mask of torch.int64"),
     ({"input_ids": random_ids(2, 3), "attention_mask": [[1, 1, 1]]}, "attention_mask is a list"),
     ({"input_ids": random_ids(2, 3), "position_ids": torch.zeros(2, 4, dtype=torch.long)}, "position_ids"),
     ({"input_ids": random_ids(2, 3), "cache_position": torch.arange(4)}, "cache_position"),

@@ -59,7 +59,8 @@ def attention_mask(
     """Build the mask of one forward.
 
     Args:
-        padding_mask: None; `[batch, <= kv_len]` with nonzero for real tokens; or a finished 4D mask, used as given.
+        padding_mask: None; `[batch, <= kv_len]` with nonzero for real tokens; or a finished 4D mask, boolean (True
+            attends) or additive.
         shape: sizes of this forward.
         sequence_ids: `[batch, query_len]` from `packed_sequence_ids`: no attention across different ids.
         is_causal: False lets every token see every other one.
@@ -71,20 +72,25 @@ def attention_mask(
         The mask; `tensor` is None wherever SDPA needs none.
 
     Raises:
-        InputError: a mask of a wrong shape.
+        InputError: a mask of a wrong shape, or a 4D one of integers.
     """
     if padding_mask is not None and padding_mask.dim() == 4:
         _check_4d(padding_mask, shape)
-        return AttentionMask(padding_mask, False)
+        return AttentionMask(_finished(padding_mask, eager, dtype), False)
     padding = _full_padding_mask(padding_mask, shape, device)
     if not eager and sequence_ids is None and _needs_no_tensor(padding, shape, is_causal):
         if is_causal and shape.query_len > 1:  # a branch: SDPA takes no symbolic boolean while compiling
             return AttentionMask(None, True)
         return AttentionMask(None, False)
     allowed = _allowed(padding, shape, sequence_ids, is_causal, device)
-    if not eager:
-        return AttentionMask(allowed, False)
-    return AttentionMask(torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype), False)
+    return AttentionMask(_finished(allowed, eager, dtype), False)
+
+
+def _finished(mask: Tensor, eager: bool, dtype: torch.dtype) -> Tensor:
+    """A boolean or additive mask as the backend takes it: eager only adds, SDPA knows few dtypes."""
+    if mask.dtype == torch.bool:
+        return torch.where(mask, 0.0, torch.finfo(dtype).min).to(dtype) if eager else mask
+    return mask if eager or mask.dtype == dtype else mask.float()
 
 
 def _allowed(
@@ -109,6 +115,11 @@ def _allowed(
 
 
 def _check_4d(mask: Tensor, shape: MaskShape) -> None:
+    if mask.dtype != torch.bool and not mask.is_floating_point():
+        raise InputError(
+            f"attention_mask is a 4D mask of {mask.dtype}; a 4D mask must be torch.bool (True attends; mask.bool() "
+            "makes it) or a float dtype (added to the scores)"
+        )
     batch, _, query_len, kv_len = mask.shape
     if batch not in (1, shape.batch) or query_len not in (1, shape.query_len) or kv_len != shape.kv_len:
         raise InputError(

@@ -70,8 +70,8 @@ class SeedOssModel(SeedOssPreTrainedModel):
 
         Args:
             input_ids: integer `[batch, length]`; either these or `inputs_embeds`.
-            attention_mask: `[batch, cached + length]`, nonzero for tokens to attend to; or a finished 4D mask,
-                boolean or additive.
+            attention_mask: `[batch, cached + length]`, nonzero for tokens to attend to; or a finished 4D mask, boolean
+                (True attends) or a float dtype (added to the scores).
             position_ids: integer `[batch or 1, length]`; counted on from the cache if None. Without mask and cache,
                 a step other than 1 starts another, separate sequence in the same row.
             past_key_values: a cache to read and extend, or the 4.x tuple form.
