@@ -2,7 +2,7 @@
 
 from seed_oss.generation.api import generate
 from seed_oss.generation.log_probs import PromptLogProbs, perplexity, prompt_log_probs
-from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
+from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.processor_base import LogitsProcessor, LogitsProcessorList
 from seed_oss.generation.processors import (
     DRYLogitsProcessor,
@@ -12,6 +12,7 @@ from seed_oss.generation.processors import (
     NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
 )
+from seed_oss.generation.row_control import Directive, RowControl
 from seed_oss.generation.seeding import set_seed
 from seed_oss.generation.stopping import (
     EosTokenCriteria,
@@ -47,12 +48,14 @@ from seed_oss.generation.warpers import (
 __all__ = [
     "BaseStreamer",
     "DRYLogitsProcessor",
+    "Directive",
     "EosTokenCriteria",
     "EpsilonLogitsWarper",
     "EtaLogitsWarper",
     "ForcedBOSTokenLogitsProcessor",
     "ForcedEOSTokenLogitsProcessor",
     "FrequencyPresencePenaltyLogitsProcessor",
+    "GenerateBeamDecoderOnlyOutput",
     "GenerateDecoderOnlyOutput",
     "LogitBiasLogitsProcessor",
     "LogitNormalization",
@@ -67,6 +70,7 @@ __all__ = [
     "NoRepeatNGramLogitsProcessor",
     "PromptLogProbs",
     "RepetitionPenaltyLogitsProcessor",
+    "RowControl",
     "SequenceBiasLogitsProcessor",
     "StopStringCriteria",
     "StoppingCriteria",
