@@ -2,6 +2,7 @@
 
 import base64
 import json
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from seed_oss.chat.tokenizer_checks import (
     MAX_PIECE_LEN,
     MAX_TEMPLATE_TOKENS,
     MAX_TOKEN_LEN,
+    MAX_TOKENS_LEN,
     MAX_WORD_LEN,
     check_tokenizer_json,
 )
@@ -151,6 +153,10 @@ def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
         (lambda n: _sequence(_charsmap(b"\0" * 8, b"x" * n + b"\0")), MAX_CHARSMAP_PIECE),
         (lambda n: {"added_tokens": [_added()] * n}, MAX_ADDED_TOKENS),
         (lambda n: {"added_tokens": [_added(content="x" * n)]}, MAX_TOKEN_LEN),
+        (
+            lambda n: {"added_tokens": [*[_added(content="x" * 512)] * 511, _added(content="x" * (n - 511 * 512))]},
+            2**18,
+        ),
         (lambda n: {"post_processor": _template([_BOS, _TEXT_A], _special(n))}, MAX_TEMPLATE_TOKENS),
         (lambda n: {"model": _unigram("a" * n)}, MAX_PIECE_LEN),
         (lambda n: {"model": {**_MODEL, "max_input_chars_per_word": n}}, MAX_WORD_LEN),
@@ -198,6 +204,48 @@ def test_what_stands_beside_it_is_checked_too(tmp_path: Path, name: str) -> None
         (tmp_path / name).write_bytes(content)
         with pytest.raises(TokenizerError):
             SeedOssTokenizer.from_pretrained(tmp_path)
+
+
+def _random_tokens(number: int, length: int) -> list[str]:
+    letters = random.Random(0)
+    return ["".join(letters.choices("abcdefghijklmnop", k=length)) for _ in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("number", "length", "message"),
+    [
+        (MAX_ADDED_TOKENS + 1, 8, f"number of added tokens is 16[34]..; the limit is {MAX_ADDED_TOKENS}"),
+        (1, MAX_TOKEN_LEN + 1, "length of an added token"),
+        (300, 1000, f"length of all added tokens together is 300...; the limit is {MAX_TOKENS_LEN}"),
+    ],
+)
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "decoder"])
+def test_many_or_long_tokens_beside_it(tmp_path: Path, name: str, number: int, length: int, message: str) -> None:
+    write_tiny_tokenizer(tmp_path)
+    tokens = _random_tokens(number, length)
+    content: dict[str, Any] = {"additional_special_tokens": tokens}
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    if name == "added_tokens.json":
+        content = {token: 1000 + index for index, token in enumerate(tokens)}
+    elif name == "decoder":
+        name = "tokenizer_config.json"
+        content = {"added_tokens_decoder": {str(1000 + i): {"content": token} for i, token in enumerate(tokens)}}
+    (tmp_path / name).write_text(json.dumps(content))
+    start = time.monotonic()
+    with pytest.raises(TokenizerError, match=message):
+        SeedOssTokenizer.from_pretrained(tmp_path)
+    assert time.monotonic() - start < 2
+
+
+def test_a_few_thousand_added_tokens_are_normal(tmp_path: Path) -> None:
+    write_tiny_tokenizer(tmp_path)
+    tokens = [f"<|reserved_special_token_{number}|>" for number in range(5_000)]
+    decoder = {str(1000 + index): {"content": token} for index, token in enumerate(tokens)}
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"added_tokens_decoder": decoder, "additional_special_tokens": tokens})
+    )
+    tokenizer = SeedOssTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.decode(tokenizer.encode(tokens[-1])) == tokens[-1]
 
 
 def test_a_template_that_is_no_text(tmp_path: Path) -> None:

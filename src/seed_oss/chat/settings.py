@@ -8,6 +8,7 @@ from tokenizers import AddedToken
 
 from seed_oss.chat.padding import NO_LIMIT, check_side
 from seed_oss.chat.special_tokens import NAMED_TOKENS, token_text, token_texts
+from seed_oss.chat.tokenizer_checks import check_added_tokens
 from seed_oss.errors import InputError, TokenizerError
 
 _FLAGS = ("clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token")
@@ -78,10 +79,13 @@ def read_settings(config: Mapping[str, Any]) -> TokenizerSettings:
         extra = []
     if len(named) > _MAX_NAMED:
         raise TokenizerError(f"the configuration names {len(named)} special tokens; the limit is {_MAX_NAMED}")
+    extra_tokens = token_texts(extra, "additional_special_tokens")
+    declared = _declared_tokens(config.get("added_tokens_decoder"))
+    check_added_tokens({*named.values(), *extra_tokens, *(declared or ())}, "the tokenizer's configuration")
     return TokenizerSettings(
         named_tokens=named,
-        extra_special_tokens=token_texts(extra, "additional_special_tokens"),
-        declared_tokens=_declared_tokens(config.get("added_tokens_decoder")),
+        extra_special_tokens=extra_tokens,
+        declared_tokens=declared,
         described_tokens=_described_tokens([*config.values(), *_as_list(extra)]),
         model_max_length=_model_max_length(config.get("model_max_length", config.get("max_len"))),
         padding_side=_side(config, "padding_side"),

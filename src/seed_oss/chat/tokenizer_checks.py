@@ -3,13 +3,14 @@
 import base64
 import binascii
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NoReturn, cast
 
 from seed_oss.errors import TokenizerError
 
 MAX_ADDED_TOKENS = 16_384  # adding them takes the package time quadratic in their number
 MAX_TOKEN_LEN = 1_024  # characters of an added token
+MAX_TOKENS_LEN = 2**18  # characters of all added tokens, from which the package builds a machine that finds them
 MAX_GROWTH = 4_096  # bytes that one byte of text can become before the model, or one byte of tokens in decoders
 MAX_PATTERN_LEN = 8_192  # characters of a regular expression
 MAX_TEMPLATE_TOKENS = 1_024  # special tokens that the post-processor adds to one text
@@ -50,6 +51,22 @@ def check_tokenizer_json(value: Any, source: str) -> dict[str, Any]:
     return _Check(source).whole(value)
 
 
+def check_added_tokens(texts: Collection[str], source: str) -> None:
+    """Check how many added tokens a file asks for, and how long they are.
+
+    Args:
+        texts: The tokens.
+        source: Name of the file, for messages.
+
+    Raises:
+        TokenizerError: They are too many, or too long.
+    """
+    limit = _Check(source).limit
+    limit(len(texts), MAX_ADDED_TOKENS, "number of added tokens")
+    limit(max(map(len, texts), default=0), MAX_TOKEN_LEN, "length of an added token")
+    limit(sum(map(len, texts)), MAX_TOKENS_LEN, "length of all added tokens together")
+
+
 class _Check:
     def __init__(self, source: str) -> None:
         self._source = source
@@ -57,19 +74,19 @@ class _Check:
     def whole(self, value: Any) -> dict[str, Any]:
         tokenizer = self._object(value, "the file")
         model = self._object(tokenizer.get("model"), "model")
-        self._limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
+        self.limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
         self._pieces(model)
         self._merges(model)
         self._added_tokens(tokenizer.get("added_tokens"))
         growth: dict[str, int] = {}
         for name in _PARTS:
             components = list(self._components(tokenizer.get(name)))
-            self._limit(len(components), MAX_COMPONENTS, f"number of components of the {name}")
+            self.limit(len(components), MAX_COMPONENTS, f"number of components of the {name}")
             growth[name] = self._growth(components, name)
             for component in components:
                 self._component(component, name)
         before_model = growth["normalizer"] * growth["pre_tokenizer"]
-        self._limit(before_model, MAX_GROWTH, "growth of text in normalizer and pre_tokenizer (bytes out per byte in)")
+        self.limit(before_model, MAX_GROWTH, "growth of text in normalizer and pre_tokenizer (bytes out per byte in)")
         self._templates([c for c in self._components(tokenizer.get("post_processor")) if _is(c, "TemplateProcessing")])
         return tokenizer
 
@@ -79,7 +96,7 @@ class _Check:
         if isinstance(vocabulary, list):
             pairs = [cast("list[Any]", pair) for pair in cast("list[Any]", vocabulary) if isinstance(pair, list)]
             longest = max((len(pair[0]) for pair in pairs if pair and isinstance(pair[0], str)), default=0)
-            self._limit(longest, MAX_PIECE_LEN, "length of a word of the Unigram model")
+            self.limit(longest, MAX_PIECE_LEN, "length of a word of the Unigram model")
 
     def _merges(self, model: dict[str, Any]) -> None:
         """The package cuts as many bytes off the right half of a merge as the prefix has characters, unchecked."""
@@ -91,11 +108,8 @@ class _Check:
             self._refuse("continuing_subword_prefix must be ASCII and start the right half of every merge")
 
     def _added_tokens(self, value: Any) -> None:
-        tokens = self._list(value, "added_tokens")
-        self._limit(len(tokens), MAX_ADDED_TOKENS, "number of added tokens")
-        for token in tokens:
-            content = self._object(token, "an added token").get("content")
-            self._limit(len(content) if isinstance(content, str) else 0, MAX_TOKEN_LEN, "length of an added token")
+        contents = [self._object(token, "an added token").get("content") for token in self._list(value, "added_tokens")]
+        check_added_tokens([text for text in contents if isinstance(text, str)], self._source)
 
     def _components(self, value: Any) -> Iterator[dict[str, Any]]:
         """The component and those nested in it, in the order they run."""
@@ -110,14 +124,14 @@ class _Check:
         pattern = component.get("pattern")
         if isinstance(pattern, dict):
             regex = cast("dict[str, Any]", pattern).get("Regex")
-            self._limit(len(regex) if isinstance(regex, str) else 0, MAX_PATTERN_LEN, f"length of a pattern of {part}")
+            self.limit(len(regex) if isinstance(regex, str) else 0, MAX_PATTERN_LEN, f"length of a pattern of {part}")
         if _is(component, "FixedLength") and not _int(component.get("length")):
             self._refuse("length of a FixedLength pre-tokenizer is 0; at least 1 is needed")
 
     def _growth(self, components: list[dict[str, Any]], part: str) -> int:
         """Replacements one after the other multiply: twenty of ten bytes each would make 10^20 bytes of one."""
         growth = math.prod(self._growth_of(component, part) for component in components)
-        self._limit(growth, MAX_GROWTH, f"growth of text in the {part} (bytes out per byte in)")
+        self.limit(growth, MAX_GROWTH, f"growth of text in the {part} (bytes out per byte in)")
         return growth
 
     def _growth_of(self, component: dict[str, Any], part: str) -> int:
@@ -143,12 +157,12 @@ class _Check:
         if len(blob) < 8 or trie_bytes % 4 or not 0 < trie_bytes <= len(blob) - 4:
             self._refuse(f"precompiled_charsmap has {len(blob)} bytes and a trie of {trie_bytes}; it is damaged")
         pieces = blob[4 + trie_bytes :].split(b"\0")
-        self._limit(max(map(len, pieces)), MAX_CHARSMAP_PIECE, "length of a replacement in precompiled_charsmap")
+        self.limit(max(map(len, pieces)), MAX_CHARSMAP_PIECE, "length of a replacement in precompiled_charsmap")
         return pieces
 
     def _templates(self, templates: list[dict[str, Any]]) -> None:
         total = sum(self._template_tokens(template, name) for template in templates for name in ("single", "pair"))
-        self._limit(total, MAX_TEMPLATE_TOKENS, "number of special tokens that the post-processor adds")
+        self.limit(total, MAX_TEMPLATE_TOKENS, "number of special tokens that the post-processor adds")
 
     def _template_tokens(self, template: dict[str, Any], name: str) -> int:
         specials = self._object(template.get("special_tokens") or {}, "special_tokens of the post-processor")
@@ -178,7 +192,7 @@ class _Check:
             self._refuse(f"{what} must be a JSON list, got {type(value).__name__}")
         return cast("list[Any]", value)
 
-    def _limit(self, value: int, limit: int, what: str) -> None:
+    def limit(self, value: int, limit: int, what: str) -> None:
         if value > limit:
             shown = value if value < 10**12 else "far more"
             self._refuse(f"{what} is {shown}; the limit is {limit}")
