@@ -5,6 +5,7 @@ from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding
 from seed_oss.chat.seed_template import render
 from seed_oss.chat.stream_parser import StreamParser, parse
+from seed_oss.chat.template_text import seed_chat_template
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
 AutoTokenizer = SeedOssTokenizer
@@ -20,4 +21,5 @@ __all__ = [
     "ToolCall",
     "parse",
     "render",
+    "seed_chat_template",
 ]
