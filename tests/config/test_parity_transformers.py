@@ -48,6 +48,8 @@ FIELDS: list[dict[str, Any]] = [
     {"vocab_size": 99, "num_hidden_layers": 2, "tie_word_embeddings": True, "attention_out_bias": True},
     {"pad_token_id": None, "bos_token_id": None, "eos_token_id": [1, 2]},
     {"eos_token_id": None, "use_cache": False, "return_dict": False, "output_hidden_states": True},
+    {"output_hidden_states": [0, -1]},
+    {"output_hidden_states": 2},
     {"num_labels": 5},
     {"num_labels": 1, "problem_type": "regression"},
     {"id2label": {"0": "a", "1": "b", "2": "c"}},

@@ -71,7 +71,8 @@ class SeedOssConfig(StoredConfig):
         rope_parameters: rotary positions in the 5.x form, e.g. {"rope_type": "yarn", "rope_theta": 1e7, "factor": 4.0}.
         rope_theta, rope_scaling: the same in the 4.x form (10,000 and None).
         num_labels, id2label, label2id, problem_type: labels of the classification heads (two labels).
-        output_hidden_states, output_attentions, return_dict: what forward returns unless told otherwise.
+        output_hidden_states, output_attentions, return_dict: what forward returns unless told otherwise; hidden states
+            also as an index or a list of indices.
         dtype: of the stored weights: a name or a torch dtype, kept as a name; `torch_dtype` is accepted as well.
         attn_implementation: "eager", "sdpa" or None (choose); never written to a file.
         classifier_dropout, hidden_dropout: optional rates of the classification heads; no attribute unless given.
@@ -110,7 +111,7 @@ class SeedOssConfig(StoredConfig):
     mlp_bias: bool
     head_dim: int
     architectures: list[str] | None
-    output_hidden_states: bool | None
+    output_hidden_states: bool | int | list[int] | None
     return_dict: bool | None
     dtype: str | None
     chunk_size_feed_forward: int

@@ -1,5 +1,7 @@
 """The fields of SeedOssConfig: names, defaults and checks, and the other names it takes as arguments."""
 
+from typing import Any, cast
+
 from seed_oss.config.fields import (
     MAX_LAYERS,
     Field,
@@ -13,6 +15,7 @@ from seed_oss.config.fields import (
     list_of,
     number,
     optional,
+    refuse,
     text,
 )
 from seed_oss.config.known_keys import OPTIONAL_FIELDS
@@ -20,6 +23,15 @@ from seed_oss.config.known_keys import OPTIONAL_FIELDS
 _TOKEN_ID = optional(integer(0))
 SIZE = integer(1)
 _RATE = number(0.0, 1.0)
+
+_LAYER = integer(-MAX_LAYERS - 1, MAX_LAYERS)
+
+
+def _read_hidden_states(field: str, value: Any) -> bool | int | list[int]:
+    if not isinstance(value, bool | int | list | tuple):
+        refuse(field, cast("object", value), "true, false, the index of a hidden state, or a list of indices")
+    return value if isinstance(value, bool) else either(_LAYER, list_of(_LAYER))(field, value)
+
 
 SHAPE_FIELDS = {
     "vocab_size": Field(155_136, SIZE),
@@ -49,7 +61,7 @@ SHAPE_FIELDS = {
 _PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 COMMON_FIELDS = {
     "architectures": Field(None, optional(list_of(text))),
-    "output_hidden_states": Field(False, optional(boolean)),
+    "output_hidden_states": Field(False, optional(_read_hidden_states)),
     "return_dict": Field(True, optional(boolean)),
     "dtype": Field(None, optional(dtype_name)),
     "chunk_size_feed_forward": Field(0, integer(0)),
