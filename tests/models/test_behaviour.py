@@ -142,6 +142,17 @@ def test_a_finished_mask_means_the_same_under_both_implementations(attn: str, dt
     torch.testing.assert_close(got, causal, atol=1e-5, rtol=1e-5, check_dtype=False)
 
 
+def test_hidden_states_selected_by_the_config() -> None:
+    model, ids = tiny_model(SeedOssForCausalLM, output_hidden_states=[0, -1]), random_ids(1, 4)
+    states = model(ids).hidden_states
+    assert [state is None for state in states] == [False, True, True, False]
+    assert model.generation_config.output_hidden_states is True
+    with pytest.raises(ConfigError, match=r"output_hidden_states is 'all'; it must be true, false, the index"):
+        model.config.output_hidden_states = "all"
+    with pytest.raises(ConfigError, match=r"output_hidden_states\[1\] is 0.5; it must be an integer"):
+        model.config.output_hidden_states = [0, 0.5]
+
+
 def test_prepare_inputs_for_generation() -> None:
     model = tiny_model(SeedOssForCausalLM)
     ids, mask = random_ids(2, 5), torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]])
@@ -229,6 +240,22 @@ def test_classifying_embeddings_warns_that_padding_is_unseen() -> None:
     model = tiny_model(SeedOssForSequenceClassification)
     with pytest.warns(UserWarning, match="last position"):
         model(inputs_embeds=torch.zeros(2, 4, 32))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_key_value_heads", 3, "a multiple of num_key_value_heads, which is 3"),
+        ("head_dim", 7, "head_dim is 7; it must be even"),
+        ("pad_token_id", 999, "pad_token_id is 999; it must be null or less than vocab_size"),
+    ],
+)
+@pytest.mark.parametrize("cls", [SeedOssModel, SeedOssForCausalLM])
+def test_a_config_changed_into_an_impossible_one(cls: type[Any], field: str, value: int, message: str) -> None:
+    config = tiny_config()
+    setattr(config, field, value)
+    with pytest.raises(ConfigError, match=message):
+        cls(config)
 
 
 def test_unknown_activation() -> None:

@@ -36,6 +36,9 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
 
     Args:
         config: model configuration, kept as `self.config`.
+
+    Raises:
+        ConfigError: fields of the config, perhaps changed since it was made, do not fit each other.
     """
 
     config_class = SeedOssConfig
@@ -48,6 +51,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
     def __init__(self, config: SeedOssConfig) -> None:
         if not isinstance(config, SeedOssConfig):
             raise InputError(f"config is a {type(config).__name__}; it must be a SeedOssConfig")
+        config.validate()
         super().__init__()
         self.config = config
         self.generation_config: GenerationConfig | None = None
