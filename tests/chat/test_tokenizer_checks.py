@@ -15,12 +15,14 @@ from seed_oss.chat.tokenizer_checks import (
     MAX_CHARSMAP_PIECE,
     MAX_COMPONENTS,
     MAX_GROWTH,
+    MAX_MERGES,
     MAX_PATTERN_LEN,
     MAX_PIECE_LEN,
     MAX_TEMPLATE_TOKENS,
     MAX_TOKEN_LEN,
     MAX_TOKENS_LEN,
     MAX_WORD_LEN,
+    MAX_WORDS,
     check_tokenizer_json,
 )
 from seed_oss.errors import TokenizerError
@@ -159,6 +161,9 @@ def test_hostile_files_are_refused(tmp_path: Path, name: str) -> None:
         ),
         (lambda n: {"post_processor": _template([_BOS, _TEXT_A], _special(n))}, MAX_TEMPLATE_TOKENS),
         (lambda n: {"model": _unigram("a" * n)}, MAX_PIECE_LEN),
+        (lambda n: {"model": _unigram(*["a"] * n)}, MAX_WORDS),
+        (lambda n: {"model": {**_MODEL, "vocab": dict(enumerate(range(n)))}}, MAX_WORDS),
+        (lambda n: {"model": {**_MODEL, "merges": ["a b"] * n}}, MAX_MERGES),
         (lambda n: {"model": {**_MODEL, "max_input_chars_per_word": n}}, MAX_WORD_LEN),
     ],
 )

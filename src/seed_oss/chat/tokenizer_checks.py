@@ -8,6 +8,8 @@ from typing import Any, NoReturn, cast
 
 from seed_oss.errors import TokenizerError
 
+MAX_WORDS = 2**19  # words of a vocabulary: twice as many as the largest have
+MAX_MERGES = 2**20
 MAX_ADDED_TOKENS = 16_384  # adding them takes the package time quadratic in their number
 MAX_TOKEN_LEN = 1_024  # characters of an added token
 MAX_TOKENS_LEN = 2**18  # characters of all added tokens, from which the package builds a machine that finds them
@@ -76,6 +78,10 @@ class _Check:
         model = self._object(tokenizer.get("model"), "model")
         self.limit(_int(model.get("max_input_chars_per_word")), MAX_WORD_LEN, "max_input_chars_per_word")
         self._pieces(model)
+        for name, limit in (("vocab", MAX_WORDS), ("merges", MAX_MERGES)):
+            entries = model.get(name)
+            num_entries = len(cast("list[Any]", entries)) if isinstance(entries, dict | list) else 0
+            self.limit(num_entries, limit, f"number of entries of {name}")
         self._merges(model)
         self._added_tokens(tokenizer.get("added_tokens"))
         growth: dict[str, int] = {}
