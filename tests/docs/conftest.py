@@ -7,16 +7,13 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from seed_oss import SeedOssForCausalLM
+from tests.chat.tokenizer_factory import CONTROL_TOKENS
 from tests.docs.pages import pages
 from tests.factory import tiny_checkpoint
+from tests.seed_tokenizer import SEED_TEMPLATE
 
 HUB_NAMES = ("ByteDance-Seed/Seed-OSS-36B-Instruct", "ByteDance-Seed/Seed-OSS-36B-Base")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-SPECIAL = ("<seed:bos>", "<seed:pad>", "<seed:eos>")
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\n' + message['content'] + '<seed:eos>' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\n' }}{% endif %}"
-)
 
 
 def write_tokenizer(directory: Path) -> int:
@@ -26,15 +23,15 @@ def write_tokenizer(directory: Path) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=2000,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([page.read_text(encoding="utf-8") for page in pages()], trainer)
     tokenizer.save(str(directory / "tokenizer.json"))
-    settings = dict(zip(("bos_token", "pad_token", "eos_token"), SPECIAL, strict=True))
+    settings = dict(zip(("bos_token", "pad_token", "eos_token"), CONTROL_TOKENS[:3], strict=True))
     (directory / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    (directory / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (directory / "chat_template.jinja").write_text(SEED_TEMPLATE, encoding="utf-8")
     return tokenizer.get_vocab_size()
 
 
