@@ -31,13 +31,13 @@ _BYTES_PER_SOURCE_BYTE = 100
 _BYTES_PER_GRAMMAR = 128 * 1024
 _STACK_BYTES = 64 * 2**20  # the package recurses along chains of rules and references
 _LIMITS = {
-    "initial_lexer_fuel": 300_000,
+    "initial_lexer_fuel": 150_000,
     "step_lexer_fuel": 200_000,
     "step_max_items": 100_000,
     "max_items_in_row": 16_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 200_000,
-    "precompute_large_lexemes": False,
+    "precompute_large_lexemes": True,  # without, the first mask of a hostile expression takes minutes
     "verbose_errors": False,
 }
 _stack_lock = threading.Lock()
