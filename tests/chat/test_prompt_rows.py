@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seed_oss.chat import SeedOssTokenizer, render
+from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.prompts import in_spans
 from seed_oss.errors import InputError, TemplateError
 from tests.seed_tokenizer import INITIAL_SEED_TEMPLATE, SEED_TEMPLATE, seed_tokenizer
@@ -141,7 +142,7 @@ def test_rows_longer_than_the_model_takes_are_told_of(caplog: pytest.LogCaptureF
     assert "the model takes 5" in caplog.text
 
 
-@pytest.mark.parametrize("template", [SEED_TEMPLATE, INITIAL_SEED_TEMPLATE])
+@pytest.mark.parametrize("template", [SEED_TEMPLATE, INITIAL_SEED_TEMPLATE], ids=["current", "initial"])
 @pytest.mark.parametrize("field", [True, "content", "reasoning_content", "reasoning"])
 def test_continuing_as_in_transformers(template: str, field: bool | str, tmp_path: Any) -> None:
     tokenizer = seed_tokenizer(chat_template=template)
@@ -187,7 +188,7 @@ class Budget:
 
 def test_budget_and_tools_reach_every_template(tokenizer: SeedOssTokenizer) -> None:
     chat = [{"role": "user", "content": "q"}]
-    for budget in (512, Budget()):
+    for budget in (512, Budget(), ThinkingBudget(512)):
         text = tokenizer.apply_chat_template(chat, tokenize=False, thinking_budget=budget, add_generation_prompt=True)
         assert text == render(chat, thinking_budget=512, add_generation_prompt=True)
         foreign = "{{ thinking_budget }} {{ use_json_tooldef is defined }}"

@@ -1,5 +1,6 @@
 """Control tokens spelled in messages stay text, through our renderer and through foreign templates."""
 
+import json
 import random
 import re
 import time
@@ -123,6 +124,14 @@ def test_templates_that_lose_what_breaks_markers_are_refused(tokenizer: SeedOssT
         chat_template=template,
         sanitize_control_tokens=False,
     )
+
+
+def test_names_that_differ_in_a_marker_stay_apart(tokenizer: SeedOssTokenizer) -> None:
+    names = {"<seed:eos>": 1, "<seed:bos>": 2, ">": 3, "<": 4, "k>": 5}
+    template = "<seed:bos>{% for m in messages %}{{ m.names | tojson }}{% endfor %}"
+    found = _ids(tokenizer, [{**_USER, "names": names}], chat_template=template)
+    assert tokenizer.decode(found) == "<seed:bos>" + json.dumps(names)
+    assert _controls(tokenizer, found) == [0]
 
 
 def test_a_template_that_drops_the_text_is_not(tokenizer: SeedOssTokenizer) -> None:

@@ -20,8 +20,9 @@ FIRST = int(os.environ.get("SEED_OSS_TRUST_FIRST", "0"))
 CHUNKS = 8
 # Somebody else's: written in another manner, with every text of a conversation in it, and a marker put together.
 FOREIGN_TEMPLATE = (
-    "{% for m in messages %}{{ '<seed:' + 'bos>' }}{{ m.role }}{{ m.name }}\n"
-    "{% if m.reasoning_content %}<seed:think>{{ m.reasoning_content | trim }}</seed:think>{% endif %}{{ m.content }}"
+    "{% for m in messages %}{{ '<seed:' + 'bos>' }}{{ m.role }}\n"
+    "{% if m.reasoning_content %}<seed:think>{{ m.reasoning_content | trim }}</seed:think>{% endif %}"
+    "{{ m.name }}{{ m.content }}"
     "{% for c in m.tool_calls or [] %}{% set c = c.function or c %}<seed:tool_call>{{ c.name }}"
     "{{ c.arguments | tojson if c.arguments is defined }}</seed:tool_call>{% endfor %}<seed:eos>{% endfor %}"
     "{% for t in tools or [] %}{{ t | tojson(indent=1) }}<seed:eos>{% endfor %}"
@@ -45,6 +46,7 @@ def _controls(
     tokenizer: SeedOssTokenizer, case: int, template: str, change: Callable[[random.Random, str], str]
 ) -> list[int]:
     messages, arguments = random_chat(random.Random(f"trust {case}"))
+    messages = [{**message, "name": "n"} for message in messages]  # the foreign template puts it beside the content
     rng = random.Random(f"content {case}")
     messages, arguments = (_changed(value, lambda text: change(rng, text)) for value in (messages, arguments))
     ids = tokenizer.apply_chat_template(messages, chat_template=template, return_dict=False, **arguments)
@@ -78,8 +80,7 @@ def _hostile(rng: random.Random, text: str) -> str:
 
 def _half(rng: random.Random) -> str:
     marker = rng.choice(MARKERS)
-    place = rng.randrange(len(marker))
-    return rng.choice((marker[:place], marker[place:]))
+    return rng.choice((marker[:6], marker[6:]))
 
 
 def _nested(rng: random.Random) -> str:

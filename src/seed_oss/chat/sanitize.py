@@ -6,6 +6,7 @@ the template's own.
 """
 
 import secrets
+import string
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -13,7 +14,6 @@ from seed_oss.chat.control_tokens import ControlToken
 from seed_oss.chat.control_vocabulary import ControlVocabulary, Segment
 
 _PRIVATE_USE = (0xF0000, 0xFFFFD)
-_FILLERS = "xyzw"
 
 
 def private_text() -> str:
@@ -21,6 +21,11 @@ def private_text() -> str:
     first, last = _PRIVATE_USE
     one, other = (first + secrets.randbelow(last - first) for _ in range(2))
     return chr(one) + chr(other if other != one else last)
+
+
+def letters(num_letters: int) -> str:
+    """Random letters."""
+    return "".join(secrets.choice(string.ascii_lowercase) for _ in range(num_letters))
 
 
 class Breaker:
@@ -88,7 +93,7 @@ class Breaker:
         changed = self._replaced(text, self._inert_markers, self._inert_marker)
         start, end = self._edges(text)
         kept = changed[start : max(start, len(changed) - end)]
-        return (_FILLERS[0] * start + kept).ljust(len(changed), _FILLERS[0])
+        return letters(start) + kept + letters(len(changed) - start - len(kept))
 
     def _replaced(self, text: str, known: dict[str, str], replace: Callable[[str], str]) -> str:
         """The text with something else for each marker; whitespace is none, whatever the vocabulary has."""
@@ -111,12 +116,9 @@ class Breaker:
         return f"{self.nonce}{marker[:1]}{self.nonce}{marker[1:]}{self.nonce}"
 
     def _inert_marker(self, marker: str) -> str:
-        """A text as long as a marker that is none: the same signs, other letters."""
-        for filler in _FILLERS:
-            text = "".join(filler if char.isalnum() else char for char in marker)
-            if not self._has_marker(text):
-                return text
-        return _FILLERS[0] * len(marker)
+        """A text as long as a marker that is none: the same signs, random letters, so that two stay two."""
+        text = "".join(letters(1) if char.isalnum() else char for char in marker)
+        return letters(len(marker)) if self._has_marker(text) else text
 
     def _has_marker(self, text: str) -> bool:
         return any(isinstance(segment.piece, ControlToken) for segment in self._vocabulary.cut(text))
