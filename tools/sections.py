@@ -135,7 +135,10 @@ def rope_types() -> str:
     """Every rotary type with its parameters."""
     from seed_oss.config.rope_parameters import ROPE_TYPES
 
-    rows = [[f"`{name}`", _code(kind.required), _code(kind.optional)] for name, kind in ROPE_TYPES.items()]
+    rows = [
+        [f"`{name}`", _code(kind.required), _code({**kind.filled, **kind.optional})]
+        for name, kind in ROPE_TYPES.items()
+    ]
     return table(("`rope_type`", "required", "optional"), rows)
 
 

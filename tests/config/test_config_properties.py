@@ -27,7 +27,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=12,
 )
-ROPE_KEYS = sorted({key for spec in ROPE_TYPES.values() for key in (*spec.required, *spec.optional)})
+ROPE_KEYS = sorted({key for spec in ROPE_TYPES.values() for key in (*spec.required, *spec.optional, *spec.filled)})
 ROPE = st.fixed_dictionaries(
     {},
     optional={

@@ -29,6 +29,19 @@ def test_every_type_has_a_valid_example():
 
 
 @pytest.mark.parametrize("rope_type", VALID)
+def test_the_table_says_what_must_be_given(rope_type: str) -> None:
+    """The documentation is made from it."""
+    required = ROPE_TYPES[rope_type].required
+    given = {key: value for key, value in VALID[rope_type].items() if key in required}
+    SeedOssConfig(rope_parameters={"rope_type": rope_type, **given})
+    for key in required:
+        rest = {name: value for name, value in given.items() if name != key}
+        with pytest.raises(ConfigError, match=f"{key} is missing"):
+            SeedOssConfig(rope_parameters={"rope_type": rope_type, **rest})
+    assert all(key in required or key in ROPE_TYPES[rope_type].optional for key in VALID[rope_type])
+
+
+@pytest.mark.parametrize("rope_type", VALID)
 @pytest.mark.parametrize("form", ["rope_parameters", "rope_scaling"])
 def test_both_forms_give_the_same(rope_type: str, form: str):
     config = SeedOssConfig(**{form: rope(rope_type)}, rope_theta=1e6)

@@ -7,7 +7,7 @@ result is always the 5.x form with `rope_type` and `rope_theta`. Priorities and 
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
 from seed_oss.config.fields import (
@@ -31,21 +31,23 @@ _FACTOR = number(1.0)
 _POSITIVE = number(0.0, above=True)
 _ROTATIONS = number(1e-6, 1e6)  # their logarithms are taken
 _LENGTH = integer(1)
-_FILLED_ORIGINAL = ("yarn", "longrope", "llama3")
+_PARTIAL = number(0.0, 1.0)
+_ORIGINAL: dict[str, Check] = {"original_max_position_embeddings": _LENGTH}
 
 
 @dataclass(frozen=True, slots=True)
 class _RopeType:
     required: dict[str, Check]
     optional: dict[str, Check]
+    filled: dict[str, Check] = field(default_factory=dict[str, Check])  # always there, from the config if not given
 
 
 ROPE_TYPES: dict[str, _RopeType] = {
     "default": _RopeType({}, {}),
-    "linear": _RopeType({"factor": _FACTOR}, {"original_max_position_embeddings": _LENGTH}),
-    "dynamic": _RopeType({"factor": _FACTOR}, {"original_max_position_embeddings": _LENGTH}),
+    "linear": _RopeType({"factor": _FACTOR}, _ORIGINAL),
+    "dynamic": _RopeType({"factor": _FACTOR}, _ORIGINAL),
     "yarn": _RopeType(
-        {"factor": optional(_FACTOR), "original_max_position_embeddings": _LENGTH},
+        {"factor": optional(_FACTOR)},
         {
             "attention_factor": optional(_POSITIVE),
             "beta_fast": optional(_ROTATIONS),
@@ -54,33 +56,27 @@ ROPE_TYPES: dict[str, _RopeType] = {
             "mscale_all_dim": optional(number(0.0)),
             "truncate": boolean,
         },
+        filled=_ORIGINAL,
     ),
     "longrope": _RopeType(
-        {
-            "short_factor": list_of(_POSITIVE),
-            "long_factor": list_of(_POSITIVE),
-            "original_max_position_embeddings": _LENGTH,
-        },
+        {"short_factor": list_of(_POSITIVE), "long_factor": list_of(_POSITIVE)},
         {"factor": optional(_FACTOR), "attention_factor": optional(_POSITIVE)},
+        filled=_ORIGINAL,
     ),
     "llama3": _RopeType(
-        {
-            "factor": _FACTOR,
-            "low_freq_factor": _POSITIVE,
-            "high_freq_factor": _POSITIVE,
-            "original_max_position_embeddings": _LENGTH,
-        },
+        {"factor": _FACTOR, "low_freq_factor": _POSITIVE, "high_freq_factor": _POSITIVE},
         {},
+        filled=_ORIGINAL,
     ),
-    "proportional": _RopeType({}, {"factor": _POSITIVE}),
+    "proportional": _RopeType({}, {"partial_rotary_factor": _PARTIAL, "factor": _POSITIVE}),
 }
-"""Parameters of every RoPE type beside rope_type, rope_theta and partial_rotary_factor, with their checks."""
+"""Parameters of every RoPE type beside rope_type and rope_theta, with their checks."""
 
 _COMMON_PARAMETERS: dict[str, Check] = {
     "rope_type": text,
     "type": text,
     "rope_theta": _POSITIVE,
-    "partial_rotary_factor": number(0.0, 1.0),
+    "partial_rotary_factor": _PARTIAL,  # only proportional uses it
 }
 
 
@@ -123,7 +119,7 @@ def standardize_rope(given: RopeInputs, max_position_embeddings: int) -> dict[st
     rope.setdefault("rope_theta", given.rope_theta)
     if given.partial_rotary_factor is not None:
         rope.setdefault("partial_rotary_factor", given.partial_rotary_factor)
-    if rope["rope_type"] in _FILLED_ORIGINAL:
+    if ROPE_TYPES[rope["rope_type"]].filled:
         _fill_original(rope, given.original_max_position_embeddings, max_position_embeddings)
     _check_parameters(name, rope)
     return rope
@@ -211,13 +207,13 @@ def _check_parameters(name: str, rope: dict[str, Any]) -> None:
     """Check every parameter by its type's table and store it in canonical form."""
     rope_type = rope["rope_type"]
     spec = ROPE_TYPES[rope_type]
-    for key in spec.required:
+    for key in (*spec.required, *spec.filled):
         if key not in rope:
             _missing(name, key, rope_type)
     for key in ("partial_rotary_factor",) if rope_type != "proportional" else ("partial_rotary_factor", "factor"):
         if key in rope and rope[key] is None:
             del rope[key]
-    checks: dict[str, Check] = {**_COMMON_PARAMETERS, **spec.required, **spec.optional}
+    checks: dict[str, Check] = {**_COMMON_PARAMETERS, **spec.required, **spec.optional, **spec.filled}
     for key, value in rope.items():
         if key not in checks:
             _unknown(name, key, rope_type, value, checks)
