@@ -200,3 +200,11 @@ def test_budget_and_tools_reach_every_template(tokenizer: SeedOssTokenizer) -> N
     assert text == render(chat, tools=tools, use_json_tooldef=True)
     batch = tokenizer.apply_chat_template([chat, chat], tokenize=False)
     assert batch == [render(chat)] * 2
+
+
+def test_a_bad_conversation_of_a_batch_is_named(tokenizer: SeedOssTokenizer) -> None:
+    bad = [_USER, {"role": "user", "content": 3}]
+    with pytest.raises(TemplateError, match=r"^conversation 1 of the batch: messages\[1\]\.content must be text"):
+        tokenizer.apply_chat_template([[_USER], bad])
+    with pytest.raises(TemplateError, match=r"^messages\[1\]\.content must be text"):
+        tokenizer.apply_chat_template([bad])

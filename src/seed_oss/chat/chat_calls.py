@@ -1,7 +1,7 @@
 """apply_chat_template, as a part of the tokenizer."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from seed_oss.chat.control_vocabulary import ControlVocabulary, without_surrogates
@@ -12,7 +12,7 @@ from seed_oss.chat.template_kind import SeedKind, hashed_kind, seed_kind
 from seed_oss.chat.template_process import SHARED
 from seed_oss.chat.templating import choose_template, split_conversations
 from seed_oss.chat.vocabulary import Vocabulary
-from seed_oss.errors import InputError
+from seed_oss.errors import InputError, TemplateError
 
 
 class ChatCalls(Vocabulary):
@@ -141,11 +141,12 @@ class ChatCalls(Vocabulary):
         self, template: str, conversations: list[list[Any]], request: PromptRequest, sanitize: bool, with_spans: bool
     ) -> list[Prompt]:
         kind = _kind_for(template, request)
-        if kind is not None:
-            return [seed_prompt(messages, request, kind.variant) for messages in conversations]
-        vocabulary = self._control_vocabulary() if sanitize else None
-        return [
-            foreign_prompt(
+        vocabulary = self._control_vocabulary() if sanitize and kind is None else None
+
+        def prompt(messages: list[Any]) -> Prompt:
+            if kind is not None:
+                return seed_prompt(messages, request, kind.variant)
+            return foreign_prompt(
                 template,
                 messages,
                 request,
@@ -153,8 +154,8 @@ class ChatCalls(Vocabulary):
                 vocabulary=vocabulary,
                 with_spans=with_spans,
             )
-            for messages in conversations
-        ]
+
+        return [_named(prompt, messages, index, len(conversations)) for index, messages in enumerate(conversations)]
 
     def _encode_prompts(
         self, prompts: list[Prompt], batched: bool, arguments: dict[str, Any], sanitize: bool, with_mask: bool
@@ -169,6 +170,16 @@ class ChatCalls(Vocabulary):
 
     def _control_vocabulary(self) -> ControlVocabulary:
         return self._backend.remembered(ControlVocabulary)
+
+
+def _named(prompt: Callable[[list[Any]], Prompt], messages: list[Any], index: int, num_conversations: int) -> Prompt:
+    """The prompt of one of several conversations; an error says of which."""
+    try:
+        return prompt(messages)
+    except TemplateError as error:
+        if num_conversations == 1:
+            raise
+        raise TemplateError(f"conversation {index} of the batch: {error}") from error
 
 
 def _kind_for(template: str, request: PromptRequest) -> SeedKind | None:
