@@ -9,7 +9,7 @@ import torch
 from seed_oss import SeedOssTokenizer
 from seed_oss.errors import ConfigError, InputError, NumericalError
 from seed_oss.generation import generate
-from seed_oss.generation.beams import pick_best, sampling_picker
+from seed_oss.generation.beams import Beams, BeamSettings, BeamState, advance, goes_on, pick_best, sampling_picker
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
 from tests.factory import random_ids
 from tests.generation.helpers import PAD, ScriptedModel, left_padded, models, quietly
@@ -113,6 +113,50 @@ def test_scores_are_those_of_the_text(both: tuple[Any, Any]) -> None:
 def test_several_results_of_one_prompt_differ(both: tuple[Any, Any]) -> None:
     result = both[0].generate(random_ids(1, 6), num_beams=6, num_return_sequences=6, max_new_tokens=7)
     assert len({tuple(row) for row in result.tolist()}) == 6
+
+
+class TestWhenToStop:
+    """Two beams, both places taken by results that score -0.5 and -0.6, after two tokens."""
+
+    def _beams(self, scores: list[float], ended: list[bool], num_new: int) -> Beams:
+        ids = torch.arange(2 * num_new).view(1, 2, num_new)
+        return Beams(ids, torch.tensor([scores]), torch.zeros_like(ids).int(), torch.tensor([ended]))
+
+    def _step(self, found: list[float], ended: list[bool], improvable: bool = True, **how: Any) -> Any:
+        wanted: dict[str, Any] = {"length_penalty": 1.0, "early_stopping": False, **how}
+        settings = BeamSettings(num_beams=2, num_returned=2, num_candidates=2, fill=PAD, max_new=10, **wanted)
+        finished = self._beams([-0.5, -0.6], [True, True], 1)
+        before = BeamState(self._beams([0.0, 0.0], [False] * 2, 1), finished, torch.tensor([[improvable]]), 1, False)
+        after = advance(before, self._beams(found, ended, 2), settings)
+        return after, goes_on(after, settings)
+
+    def test_running_beams_that_are_worse(self) -> None:
+        assert not self._step([-3.0, -4.0], [False, False])[1]  # -3 / 2 is below -0.6
+        assert self._step([-1.1, -4.0], [False, False])[1]
+
+    def test_running_beams_that_may_become_better(self) -> None:
+        assert self._step([-3.0, -4.0], [False, False], early_stopping="never")[1]  # -3 / 10 is above -0.6
+        assert not self._step([-7.0, -8.0], [False, False], early_stopping="never")[1]
+        assert not self._step([-3.0, -4.0], [False, False], early_stopping="never", length_penalty=0.0)[1]
+
+    def test_enough_results(self) -> None:
+        assert not self._step([-1.1, -4.0], [False, False], early_stopping=True)[1]
+
+    def test_a_better_result_takes_a_place(self) -> None:
+        for found in ([-0.8, -4.0], [-1.1, -4.0], [-1.4, -4.0]):
+            after, _ = self._step(found, [True, False])
+            expected = sorted([-0.5, -0.6, found[0] / 2], reverse=True)[:2]
+            assert after.finished.scores[0].tolist() == pytest.approx(expected)
+
+    @pytest.mark.parametrize("how", [{"improvable": False}, {"early_stopping": True}])
+    def test_none_takes_a_place_once_a_prompt_has_ended(self, how: dict[str, Any]) -> None:
+        after, _ = self._step([-0.8, -4.0], [True, False], **how)
+        assert after.finished.scores[0].tolist() == pytest.approx([-0.5, -0.6])
+
+    def test_nothing_to_go_on_with(self) -> None:
+        after, more = self._step([-0.8, -0.9], [True, True])
+        assert after.stuck
+        assert not more
 
 
 class TestSeeds:
