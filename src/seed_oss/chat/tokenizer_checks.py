@@ -6,7 +6,9 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any, NoReturn, cast
 
+from seed_oss.chat.pattern_checks import slow_pattern_reason
 from seed_oss.errors import TokenizerError
+from seed_oss.files.names import short
 
 MAX_WORDS = 2**19  # words of a vocabulary: twice as many as the largest have
 MAX_MERGES = 2**20
@@ -130,9 +132,18 @@ class _Check:
         pattern = component.get("pattern")
         if isinstance(pattern, dict):
             regex = cast("dict[str, Any]", pattern).get("Regex")
-            self.limit(len(regex) if isinstance(regex, str) else 0, MAX_PATTERN_LEN, f"length of a pattern of {part}")
+            self._pattern(regex if isinstance(regex, str) else "", part)
         if _is(component, "FixedLength") and not _int(component.get("length")):
             self._refuse("length of a FixedLength pre-tokenizer is 0; at least 1 is needed")
+
+    def _pattern(self, pattern: str, part: str) -> None:
+        self.limit(len(pattern), MAX_PATTERN_LEN, f"length of a pattern of {part}")
+        reason = slow_pattern_reason(pattern)
+        if reason is not None:
+            self._refuse(
+                f"pattern {short(pattern)} of {part} {reason}, so that a text could take hours; the patterns of GPT-2, "
+                "Llama 3, Qwen 2, DeepSeek, GPT-4o and Seed-Coder and others built alike are allowed"
+            )
 
     def _growth(self, components: list[dict[str, Any]], part: str) -> int:
         """Replacements one after the other multiply: twenty of ten bytes each would make 10^20 bytes of one."""
