@@ -4,14 +4,20 @@ from typing import Any
 
 import jsonschema
 import pytest
+import torch
 
+from seed_oss import SeedOssForCausalLM
 from seed_oss.chat import parse
+from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.errors import InputError, TokenizerError
+from seed_oss.generation import generate
 from seed_oss.generation.grammar import grammar_control
 from seed_oss.generation.grammar_compiler import GrammarCompiler
 from seed_oss.generation.row_control import FREE
+from seed_oss.generation.thinking import ThinkingControl, ThinkingTokens
+from tests.factory import tiny_model
 from tests.generation.grammar_runs import (
     BOS,
     END_THINK,
@@ -284,3 +290,47 @@ def test_a_vocabulary_without_the_markers_cannot_call() -> None:
 
     with pytest.raises(TokenizerError, match="cannot call tools"):
         grammar_control(GrammarCompiler(Bare(tokenizer())), tools=[NOW])
+
+
+def test_names_and_choices_of_any_script() -> None:
+    held = control(tools=[tool("f", {'grüße "🙂"': {"enum": ["é\n🙂", 'a"b\\']}})], tool_choice="required")
+    for value in ("é\n🙂", 'a"b\\'):
+        call = f'\n<function=f>\n<parameter=grüße "🙂">{value}</parameter>\n</function>\n'
+        done = run(held, scripted(TOOL_CALL, call, END_TOOL_CALL), prompt=AFTER_THINKING)
+        assert done.text == f"<seed:tool_call>{call}</seed:tool_call>"
+
+
+# In generate
+
+
+def test_each_row_of_a_batch_is_held_to_its_own() -> None:
+    model = tiny_model(SeedOssForCausalLM, vocab_size=512)
+    controls = [
+        control(tools=[NOW], tool_choice="required", parallel_tool_calls=False, vocab_size=512),
+        control(response_format=OutputFormat.regex("[0-9]{3}"), vocab_size=512),
+        None,
+    ]
+    ids = torch.tensor([[BOS, 20, THINK, END_THINK]] * 3)
+    result = generate(
+        model, ids, row_controls=controls, max_new_tokens=80, do_sample=True, seed=3, eos_token_id=EOS, pad_token_id=1
+    )
+    assert isinstance(result, torch.Tensor)
+    rows = [row[4:].tolist() for row in result]
+    called = text_of(rows[0][: rows[0].index(EOS)])
+    assert parse(called, tools=[NOW]).tool_calls[0].name == "now"
+    assert text_of(rows[1][: rows[1].index(EOS)]).strip().isdecimal()
+
+
+@pytest.mark.parametrize("guesses", [{}, {"prompt_lookup_num_tokens": 3}])
+def test_with_a_thinking_budget(guesses: dict[str, int]) -> None:
+    model = tiny_model(SeedOssForCausalLM, vocab_size=512)
+    thinking = ThinkingControl(ThinkingTokens.of(tokenizer()), ThinkingBudget(8))
+    held = control(response_format=OutputFormat.regex("[0-9]{3}"), vocab_size=512)
+    ids = torch.tensor([[BOS, *ids_of("assistant\n"), THINK]])
+    result = generate(
+        model, ids, row_controls=[[thinking, held]], max_new_tokens=120, do_sample=False, eos_token_id=EOS, **guesses
+    )
+    assert isinstance(result, torch.Tensor)
+    answer = text_of(result[0].tolist()).rpartition("</seed:think>")[2]
+    assert answer.removesuffix("<seed:eos>").strip().isdecimal()
+    assert answer.endswith("<seed:eos>")

@@ -3,6 +3,7 @@
 from seed_oss.chat.assistant_message import AssistantMessage, BrokenCall, ToolCall
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.encoding import BatchEncoding
+from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.seed_template import render
 from seed_oss.chat.stream_parser import StreamParser, parse
 from seed_oss.chat.template_text import seed_chat_template
@@ -16,6 +17,7 @@ __all__ = [
     "BatchEncoding",
     "BrokenCall",
     "Detokenizer",
+    "OutputFormat",
     "SeedOssTokenizer",
     "StreamParser",
     "ToolCall",

@@ -1,6 +1,8 @@
 """Text from a causal language model: the loop, and what can be plugged into it."""
 
 from seed_oss.generation.api import generate
+from seed_oss.generation.grammar import GrammarControl, grammar_control
+from seed_oss.generation.grammar_compiler import GrammarCompiler
 from seed_oss.generation.log_probs import PromptLogProbs, perplexity, prompt_log_probs
 from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.processor_base import LogitsProcessor, LogitsProcessorList
@@ -57,6 +59,8 @@ __all__ = [
     "FrequencyPresencePenaltyLogitsProcessor",
     "GenerateBeamDecoderOnlyOutput",
     "GenerateDecoderOnlyOutput",
+    "GrammarCompiler",
+    "GrammarControl",
     "LogitBiasLogitsProcessor",
     "LogitNormalization",
     "LogitsProcessor",
@@ -86,6 +90,7 @@ __all__ = [
     "TypicalLogitsWarper",
     "XTCLogitsWarper",
     "generate",
+    "grammar_control",
     "perplexity",
     "prompt_log_probs",
     "set_seed",
