@@ -1,128 +1,141 @@
-"""One answer: streamed, counted, timed."""
+"""One answer: generated, shown, counted, timed."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from seed_oss.cli.loading import Loaded
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from seed_oss.cache import DynamicCache
-    from seed_oss.generation import GenerateDecoderOnlyOutput
+    from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.chat.events import Event
+    from seed_oss.generation.thinking import ThinkingState
+    from seed_oss.models.chat import ChatStream, ChatTurn
 
 
 @dataclass(slots=True)
 class Answer:
-    """What an answer consists of so far.
+    """How many tokens came, and when; over several rounds where tools are called.
 
     Attributes:
-        pieces: the text, in the pieces in which it came.
-        num_tokens: tokens, the one that ends the answer included.
-        started: seconds of `clock` when the prompt was given to the model.
-        first, last: seconds of `clock` when the first and the last token came.
+        num_tokens: tokens, those that end an answer included.
+        num_thinking: of these, thinking.
+        is_whole: it was not stopped.
     """
 
     clock: Callable[[], float] = time.perf_counter
-    pieces: list[str] = field(default_factory=list[str])
     num_tokens: int = 0
-    started: float = 0.0
-    first: float = 0.0
-    last: float = 0.0
+    num_thinking: int = 0
+    is_whole: bool = True
+    _started: float = 0.0
+    _first: float | None = None
+    _waited: float | None = None
+    _busy: float = 0.0
+    _num_timed: int = 0
 
-    @property
-    def text(self) -> str:
-        """The text so far."""
-        return "".join(self.pieces)
+    def begin(self) -> None:
+        """The model gets a prompt, now."""
+        self._started, self._first = self.clock(), None
 
     def count(self, num_tokens: int) -> None:
         """Note that tokens came, now."""
-        self.last = self.clock()
-        self.first = self.first or self.last
+        if num_tokens <= 0:
+            return
+        now = self.clock()
         self.num_tokens += num_tokens
+        if self._first is None:
+            self._first = now
+            self._waited = now - self._started if self._waited is None else self._waited
+        else:
+            self._busy += now - self._first
+            self._num_timed += num_tokens
+            self._first = now
 
     def summary(self) -> str:
         """How many tokens, and how fast those after the first one came."""
-        if self.num_tokens < 2:
-            return f"{self.num_tokens} token{'' if self.num_tokens == 1 else 's'}"
-        rate = (self.num_tokens - 1) / max(self.last - self.first, 1e-9)
-        return f"{self.num_tokens} tokens, {rate:.1f} tokens/s, the first after {self.first - self.started:.2f} s"
+        tokens = f"{self.num_tokens} token{'' if self.num_tokens == 1 else 's'}"
+        if self.num_thinking:
+            tokens += f" ({self.num_thinking} of them thinking)"
+        if not self._num_timed:
+            return tokens
+        rate = self._num_timed / max(self._busy, 1e-9)
+        return f"{tokens}, {rate:.1f} tokens/s, the first after {self._waited or 0.0:.2f} s"
 
 
-class _AnswerStreamer:
-    """What `generate` hands tokens to: decodes them, keeps them in the answer and shows them."""
+class _ThinkingMeter:
+    """Counts thinking as tokens come."""
 
-    def __init__(self, loaded: Loaded, answer: Answer, show: Callable[[str], None]) -> None:
-        self._detokenizer = loaded.tokenizer.detokenizer(skip_special_tokens=True)
-        self._answer = answer
-        self._show = show
-        self._is_prompt = True
+    def __init__(self, turn: "ChatTurn") -> None:
+        self._control = turn.thinking
+        self._state: ThinkingState | None = None
+        self._before = self._num_seen = 0
+        if self._control is not None:
+            self._state = self._control.start(turn.input_ids[0].tolist(), turn.max_new_tokens)
+            self._before = self._state.used
 
-    def put(self, value: "Tensor") -> None:
-        """Take the prompt `[1, length]` first, then the ids of each step."""
-        if self._is_prompt:
-            self._is_prompt = False
-            return
-        self._answer.count(value.numel())
-        self._add(self._detokenizer.put(value.reshape(-1).tolist()))
-
-    def end(self) -> None:
-        """Show what was held back."""
-        self._add(self._detokenizer.finish())
-
-    def _add(self, piece: str) -> None:
-        if piece:
-            self._answer.pieces.append(piece)
-            self._show(piece)
+    def used(self, new_ids: list[int]) -> int:
+        """Tokens of thinking among all that have come."""
+        if self._control is None or self._state is None:
+            return 0
+        for token_id in new_ids[self._num_seen :]:
+            self._state = self._control.advance(self._state, token_id)
+        self._num_seen = len(new_ids)
+        return self._state.used - self._before
 
 
-def encode_prompt(loaded: Loaded, prompt: str) -> "Tensor":
-    """Ids int64 `[1, length]` of a text that the model continues as it is."""
-    return loaded.tokenizer(prompt, return_tensors="pt")["input_ids"]
+def end_token_ids(loaded: Loaded) -> list[int]:
+    """Ids that end an answer by the checkpoint's generation settings."""
+    config = loaded.model.generation_config
+    ends = None if config is None else config.eos_token_id
+    return [ends] if isinstance(ends, int) else list(ends or ())
 
 
-def encode_messages(loaded: Loaded, messages: Sequence[dict[str, str]]) -> "Tensor":
-    """Ids int64 `[1, length]` of a conversation in the checkpoint's own form, up to where the answer begins."""
-    encoding = loaded.tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    return encoding["input_ids"]
+def check_budget(loaded: Loaded, budget: "ThinkingBudget") -> None:
+    """Refuse a budget for a model that does not think, before it is asked anything.
+
+    Raises:
+        TokenizerError: its vocabulary has no markers of thinking.
+    """
+    if budget.tokens:
+        from seed_oss.generation.thinking import ThinkingTokens
+
+        ThinkingTokens.of(loaded.tokenizer)
 
 
-def stream_answer(
-    loaded: Loaded,
-    input_ids: "Tensor",
-    settings: dict[str, Any],
-    show: Callable[[str], None],
-    answer: Answer,
-    cache: "DynamicCache | None" = None,
-) -> "Tensor":
-    """Let the model answer.
+def run_stream(stream: "ChatStream", show: "Callable[[Event, int], None]", answer: Answer) -> None:
+    """Show an answer while it comes, up to its end or to Ctrl-C; what has come by then is shown.
 
     Args:
-        loaded: model and tokenizer.
-        input_ids: int64 `[1, length]`.
-        settings: keyword arguments of `generate`.
-        show: gets every piece of text.
-        answer: filled as tokens come, so that it holds what there is when the answer is interrupted.
-        cache: keys and values of a beginning of `input_ids`.
+        stream: the answer.
+        show: gets every event, and the number of tokens of thinking so far.
+        answer: counts.
 
-    Returns:
-        int64 `[1, length]`, prompt and answer.
+    Raises:
+        KeyboardInterrupt: after the model has stopped.
     """
-    from seed_oss.generation import generate
+    meter = _ThinkingMeter(stream.turn)
+    num_before, num_seen = answer.num_thinking, 0
 
-    answer.started = answer.clock()
-    streamer = _AnswerStreamer(loaded, answer, show)
-    prompt = input_ids.to(loaded.model.device)
-    result = generate(
-        loaded.model,
-        prompt,
-        streamer=streamer,
-        past_key_values=cache,
-        return_dict_in_generate=True,
-        **settings,
-    )
-    return cast("GenerateDecoderOnlyOutput", result).sequences
+    def take() -> None:
+        nonlocal num_seen
+        for event in stream:
+            answer.count(len(stream.new_ids) - num_seen)
+            num_seen = len(stream.new_ids)
+            num_thinking = meter.used(stream.new_ids)
+            answer.num_thinking = num_before + num_thinking
+            show(event, num_thinking)
+
+    with stream:
+        try:
+            take()
+        except KeyboardInterrupt:
+            stream.close()
+            take()
+            raise
+
+
+def generation_arguments(settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """(max_new_tokens, the other keyword arguments of `generate`)."""
+    rest = dict(settings)
+    return rest.pop("max_new_tokens"), rest

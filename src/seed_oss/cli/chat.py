@@ -1,12 +1,13 @@
 """`seed-oss chat`: a conversation in the terminal."""
 
-import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
-from seed_oss.cli.conversation import Conversation
 from seed_oss.cli.loading import load
 from seed_oss.cli.options import (
+    BudgetModeOption,
     DeviceOption,
     DType,
     DTypeOption,
@@ -21,24 +22,37 @@ from seed_oss.cli.options import (
     SeedOption,
     SystemOption,
     TemperatureOption,
+    ThinkingBudgetOption,
     ThreadsOption,
     TopKOption,
     TopPOption,
+    thinking_budget,
 )
-from seed_oss.cli.terminal import show_error, show_note, write_piece
-from seed_oss.errors import InputError, SeedOssError
+from seed_oss.errors import InputError
 
-HELP = """\
-/help      show this list
-/reset     forget the conversation and start a new one
-/exit      leave (as Ctrl-D does)
-//text     send a message that starts with a slash
-Ctrl-C     stop the answer that is being written; the conversation goes on"""
+ToolsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.py",
+        help="Your own Python file, whose code runs: the model may call the public functions defined in it, described "
+        "by their type hints and docstrings, and you are asked before each call.",
+        show_default=False,
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help="Run what the model calls without asking.")]
+FoldOption = Annotated[
+    bool, typer.Option("--fold", help="Begin with the thinking folded: shown as one line that counts its tokens.")
+]
 
 
 def chat(
     model: ModelOption = "demo",
     system: SystemOption = None,
+    budget: ThinkingBudgetOption = None,
+    budget_mode: BudgetModeOption = None,
+    tools: ToolsOption = None,
+    yes: YesOption = False,
+    fold: FoldOption = False,
     max_new_tokens: MaxNewTokensOption = 2048,
     sample: SampleOption = None,
     temperature: TemperatureOption = None,
@@ -54,84 +68,28 @@ def chat(
 ) -> None:
     """Talk to a model.
 
-    Answers are written as they come. /help lists the commands of the conversation; Ctrl-C stops an answer, Ctrl-D ends
-    the conversation.
+    Answers are written as they come, thinking dimmed. /help lists the commands of the conversation; Ctrl-C stops an
+    answer, Ctrl-D ends the conversation. Without a terminal each line of stdin is a message; answers go to stdout,
+    thinking and tool calls to stderr, and tools run only with --yes.
+
+    Examples:
+
+      seed-oss chat --model FOLDER --thinking-budget 512 --fold
+
+      seed-oss chat --model FOLDER --system "Use the tools." --tools my_tools.py
     """
     sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     sampling.settings(advised=False)  # contradictions are told before anything is loaded
+    wanted = thinking_budget(budget, budget_mode, max_new_tokens)
+    if yes and tools is None:
+        raise typer.BadParameter("it lets tools run, and there are none; give --tools too", param_hint="--yes")
+    from seed_oss.cli.session import Session
+    from seed_oss.cli.tool_runner import load_tools
+
+    found = [] if tools is None else load_tools(tools)
     loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=True)
     if not loaded.has_template:
         raise InputError(
             f"{model} has no chat template, so it was not trained to talk; seed-oss generate --raw continues texts"
         )
-    conversation = Conversation(loaded, loaded.settings(sampling), system)
-    if sys.stdin.isatty():
-        _enable_line_editing()
-        show_note(f"Talking to {model}. /help lists the commands, Ctrl-D ends.")
-    while (message := _read_message()) is not None and _handle_calmly(conversation, message):
-        pass
-
-
-def _enable_line_editing() -> None:
-    try:
-        import readline  # noqa: F401 - importing it gives input() history and editing
-    except ImportError:
-        return
-
-
-def _read_message() -> str | None:
-    """The next line, or None at the end of the input."""
-    while True:
-        try:
-            return input("> " if sys.stdin.isatty() else "").strip()
-        except EOFError:
-            typer.echo()
-            return None
-        except KeyboardInterrupt:
-            typer.echo()
-            show_note("Ctrl-D or /exit ends the conversation.")
-        except UnicodeDecodeError:
-            show_error("the line is not valid text; type it again")
-
-
-def _handle_calmly(conversation: Conversation, message: str) -> bool:
-    """As `_handle`; a Ctrl-C that comes just after the answer ends nothing either."""
-    try:
-        return _handle(conversation, message)
-    except KeyboardInterrupt:
-        typer.echo()
-        return True
-
-
-def _handle(conversation: Conversation, message: str) -> bool:
-    """Do what a line asks for; False ends the conversation."""
-    if not message:
-        return True
-    if message.startswith("/") and not message.startswith("//"):
-        return _run_command(conversation, message)
-    _reply(conversation, message.removeprefix("/") if message.startswith("//") else message)
-    return True
-
-
-def _run_command(conversation: Conversation, command: str) -> bool:
-    if command in ("/exit", "/quit"):
-        return False
-    if command == "/reset":
-        conversation.reset()
-        show_note("A new conversation.")
-    else:
-        if command != "/help":
-            show_error(f"{command.split()[0]} is no command; these are, and //{command[1:]} sends it as a message:")
-        typer.echo(HELP, err=True)
-    return True
-
-
-def _reply(conversation: Conversation, message: str) -> None:
-    answer = None
-    try:
-        answer, is_whole = conversation.reply(message, write_piece)
-    except SeedOssError as error:
-        show_error(str(error))
-        return
-    write_piece("\n")
-    show_note(answer.summary() if is_whole else f"stopped; {answer.summary()}")
+    Session(loaded, loaded.settings(sampling), system, wanted, found, allow_all=yes, folded=fold).run(model)

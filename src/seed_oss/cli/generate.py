@@ -1,13 +1,13 @@
 """`seed-oss generate`: one prompt, one answer."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from seed_oss.cli.answering import Answer, encode_messages, encode_prompt, stream_answer
 from seed_oss.cli.loading import Loaded, load
 from seed_oss.cli.options import (
+    BudgetModeOption,
     DeviceOption,
     DType,
     DTypeOption,
@@ -22,12 +22,18 @@ from seed_oss.cli.options import (
     SeedOption,
     SystemOption,
     TemperatureOption,
+    ThinkingBudgetOption,
     ThreadsOption,
     TopKOption,
     TopPOption,
+    thinking_budget,
 )
-from seed_oss.cli.terminal import read_stdin, show_note, write_piece
+from seed_oss.cli.terminal import read_stdin, show_note
 from seed_oss.errors import InputError
+
+if TYPE_CHECKING:
+    from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.models.chat import ChatTurn
 
 PromptArgument = Annotated[
     str | None,
@@ -49,6 +55,8 @@ def generate(
     model: ModelOption = "demo",
     chat: ChatOption = None,
     system: SystemOption = None,
+    budget: ThinkingBudgetOption = None,
+    budget_mode: BudgetModeOption = None,
     max_new_tokens: MaxNewTokensOption = 512,
     sample: SampleOption = None,
     temperature: TemperatureOption = None,
@@ -64,7 +72,8 @@ def generate(
 ) -> None:
     """Answer one prompt, or continue a text.
 
-    The text is written to stdout as it comes; what is said about it (loading, speed) goes to stderr.
+    The text is written to stdout as it comes; what is said about it (loading, speed) goes to stderr, and so does a
+    model's thinking, dimmed on a terminal: stdout holds nothing but the answer.
 
     Examples:
 
@@ -72,14 +81,19 @@ def generate(
 
       seed-oss generate --model ByteDance-Seed/Seed-OSS-36B-Instruct --dtype bfloat16 "Hello"
 
+      seed-oss generate --model FOLDER --thinking-budget 512 "What is 17 * 23?" > answer.txt
+
       seed-oss generate --raw --max-new-tokens 50 < beginning.txt
     """
     sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     sampling.settings(advised=False)  # contradictions are told before anything is loaded
+    wanted = thinking_budget(budget, budget_mode, max_new_tokens)
     text = _read_prompt(prompt)
     loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=chat is not False)
-    as_chat = _is_chat(loaded, chat, system)
-    _answer(loaded, text, system, as_chat, sampling)
+    if _is_chat(loaded, chat, system, budget):
+        _answer(loaded, _chat_turn(loaded, text, system, wanted, max_new_tokens), sampling, as_chat=True)
+    else:
+        _answer(loaded, _raw_turn(loaded, text, max_new_tokens), sampling, as_chat=False)
 
 
 def _read_prompt(given: str | None) -> str:
@@ -94,27 +108,59 @@ def _read_prompt(given: str | None) -> str:
     return text
 
 
-def _is_chat(loaded: Loaded, wanted: bool | None, system: str | None) -> bool:
+def _is_chat(loaded: Loaded, wanted: bool | None, system: str | None, budget: int | None) -> bool:
     as_chat = loaded.has_template if wanted is None else wanted
     if as_chat and not loaded.has_template:
         raise InputError("this checkpoint has no chat template; use --raw to continue the text as it is")
-    if system is not None and not as_chat:
-        raise InputError("--system needs a conversation, and the text is continued as it is; leave one of the two out")
+    for name, value in (("--system", system), ("--thinking-budget", budget)):
+        if value is not None and not as_chat:
+            raise InputError(
+                f"{name} needs a conversation, and the text is continued as it is; leave one of the two out"
+            )
     return as_chat
 
 
-def _answer(loaded: Loaded, text: str, system: str | None, as_chat: bool, sampling: SamplingOptions) -> None:
-    if as_chat:
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        input_ids = encode_messages(loaded, [*messages, {"role": "user", "content": text}])
-    else:
-        input_ids = encode_prompt(loaded, text)
-    answer = Answer()
+def _chat_turn(
+    loaded: Loaded, text: str, system: str | None, budget: "ThinkingBudget", max_new_tokens: int
+) -> "ChatTurn":
+    """The prompt as a message of a conversation."""
+    from seed_oss.cli.answering import end_token_ids
+    from seed_oss.models.chat import prepare_turn
+
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    return prepare_turn(
+        loaded.tokenizer,
+        messages,
+        thinking_budget=budget,
+        max_new_tokens=max_new_tokens,
+        end_token_ids=end_token_ids(loaded),
+    )
+
+
+def _raw_turn(loaded: Loaded, text: str, max_new_tokens: int) -> "ChatTurn":
+    """The prompt as a text that goes on."""
+    from seed_oss.models.chat import ChatTurn
+
+    return ChatTurn(loaded.tokenizer(text, return_tensors="pt")["input_ids"], max_new_tokens)
+
+
+def _answer(loaded: Loaded, turn: "ChatTurn", sampling: SamplingOptions, *, as_chat: bool) -> None:
+    from seed_oss.cli.answer_view import AnswerView
+    from seed_oss.cli.answering import Answer, generation_arguments, run_stream
+    from seed_oss.cli.paper import make_paper
+    from seed_oss.models.chat import ChatStream
+
+    view, answer = AnswerView(make_paper()), Answer()
+    limit = None if turn.thinking is None else turn.thinking.budget.tokens
+    view.begin(limit, is_seed=turn.thinking is not None)
+    answer.begin()
+    settings = generation_arguments(loaded.settings(sampling))[1]
     try:
-        stream_answer(loaded, input_ids, loaded.settings(sampling), write_piece, answer)
+        stream = ChatStream(loaded.model, loaded.tokenizer, turn, settings)
+        run_stream(stream, view.show if as_chat else view.show_raw, answer)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     finally:
-        if answer.pieces and not answer.pieces[-1].endswith("\n"):
-            write_piece("\n")
+        view.end_line()
         show_note(answer.summary())

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from seed_oss.chat.budget import ThinkingBudget
 
 
 class DType(StrEnum):
@@ -30,7 +33,7 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads; the default is one per core.", show_default=False)
 ]
-MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer, thinking included.")]
 SampleOption = Annotated[
     bool | None,
     typer.Option(
@@ -69,6 +72,35 @@ SeedOption = Annotated[
 SystemOption = Annotated[
     str | None, typer.Option(metavar="TEXT", help="System message before the conversation.", show_default=False)
 ]
+ThinkingBudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-budget",
+        min=-1,
+        metavar="TOKENS",
+        help="Most tokens of thinking: 0 for none, -1 for no limit, which is the default. Models are trained on 512, "
+        "1024, 2048, 4096, 8192 and 16384. For models that think in the Seed format.",
+        show_default=False,
+    ),
+]
+
+
+class BudgetMode(StrEnum):
+    """How a thinking budget is brought about."""
+
+    both = "both"
+    soft = "soft"
+    hard = "hard"
+
+
+BudgetModeOption = Annotated[
+    BudgetMode | None,
+    typer.Option(
+        help="'soft' asks the model to keep to the budget, 'hard' counts and ends the thinking, 'both' does both and "
+        "is the default.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +112,25 @@ class ModelOptions:
     dtype: DType
     device: str
     threads: int | None
+
+
+def thinking_budget(tokens: int | None, mode: BudgetMode | None, max_new_tokens: int) -> "ThinkingBudget":
+    """The budget that the options stand for.
+
+    Raises:
+        typer.BadParameter: a mode without a budget, or a budget that leaves no tokens for the answer.
+        InputError: a budget out of range.
+    """
+    from seed_oss.chat.budget import ThinkingBudget
+
+    if mode is not None and tokens is None:
+        raise typer.BadParameter("it says how a budget is kept; give --thinking-budget too", param_hint="--budget-mode")
+    if tokens is not None and tokens >= max_new_tokens:
+        raise typer.BadParameter(
+            f"{tokens} leaves nothing of --max-new-tokens {max_new_tokens} for the answer; raise that, or think less",
+            param_hint="--thinking-budget",
+        )
+    return ThinkingBudget(tokens, (mode or BudgetMode.both).value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,12 @@ def write_piece(text: str) -> None:
     sys.stdout.flush()
 
 
+def write_printable(text: str) -> None:
+    """Write a piece of an answer at once, to a terminal or not without the characters that would command one."""
+    sys.stdout.write(printable(text))
+    sys.stdout.flush()
+
+
 def printable(text: str) -> str:
     """The text without control characters other than line breaks and tabs: a model must not command the terminal."""
     if text.isprintable():
