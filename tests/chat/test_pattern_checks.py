@@ -168,4 +168,4 @@ def test_a_file_with_such_a_pattern_is_refused(part: str) -> None:
         command = [sys.executable, "-c", _HANGS, json.dumps([part, pattern, text])]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
         assert done.stdout.startswith("TokenizerError"), done
-        assert f"pattern {pattern!r} of {part}" in done.stdout
+        assert f"pattern {pattern!r} of the {part}" in done.stdout
