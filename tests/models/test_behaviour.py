@@ -195,7 +195,10 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 1, 3, 3).long()}, "4D mask of torch.int64"),
     ({"input_ids": random_ids(2, 3), "attention_mask": [[1, 1, 1]]}, "attention_mask is a list"),
     ({"input_ids": random_ids(2, 3), "position_ids": torch.zeros(2, 4, dtype=torch.long)}, "position_ids"),
-    ({"input_ids": random_ids(2, 3), "cache_position": torch.arange(4)}, "cache_position"),
+    ({"input_ids": random_ids(2, 3), "cache_position": torch.arange(4)}, r"cache_position is torch.int64 \[4\]"),
+    ({"input_ids": random_ids(2, 3), "cache_position": torch.ones(3)}, r"cache_position is torch.float32 \[3\]"),
+    ({"input_ids": random_ids(2, 3), "cache_position": "x"}, "cache_position is a str"),
+    ({"input_ids": random_ids(2, 3), "cache_position": torch.arange(1, 4)}, "after 0 cached tokens it must be 0 to 2"),
     ({"input_ids": random_ids(2, 3), "labels": random_ids(2, 4)}, r"labels is \[2, 4\]"),
     ({"input_ids": random_ids(2, 3), "labels": torch.zeros(2, 3)}, "integers"),
     ({"input_ids": random_ids(2, 3), "labels": torch.full((2, 3), VOCAB_SIZE)}, "labels contain 160"),
@@ -205,6 +208,17 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": random_ids(2, 3), "labels": random_ids(2, 3), "logits_to_keep": 1}, "see logits_to_keep"),
     ({"input_ids": random_ids(2, 3), "atention_mask": torch.ones(2, 3)}, "does not take atention_mask"),
 ]
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "static"])
+def test_cache_position_continues_the_cache(kind: str) -> None:
+    model, ids = tiny_model(SeedOssModel), random_ids(2, 5)
+    cache = seed_oss.DynamicCache() if kind == "dynamic" else seed_oss.StaticCache(model.config, 8)
+    model(ids[:, :3], past_key_values=cache, cache_position=torch.arange(3))
+    with pytest.raises(InputError, match="after 3 cached tokens it must be 3 to 4"):
+        model(ids[:, 3:], past_key_values=cache, cache_position=torch.arange(2))
+    model(ids[:, 3:], past_key_values=cache, cache_position=torch.arange(3, 5, dtype=torch.int32))
+    assert cache.get_seq_length() == 5
 
 
 @pytest.mark.parametrize(("call", "message"), BAD_CALLS, ids=[message for _, message in BAD_CALLS])

@@ -69,14 +69,37 @@ def _check_positions(position_ids: Tensor, given: Tensor) -> None:
         )
 
 
-def check_cache_position(cache_position: Tensor | None, length: int) -> None:
-    """The 4.x argument: positions follow from the cache, so only its length is looked at.
+def check_cache_position(cache_position: Any, length: int, offset: int | Tensor) -> None:
+    """The 4.x argument. Positions follow from the cache, so it may only say the same.
+
+    Args:
+        cache_position: int32 or int64 `[length]`, or None.
+        length: number of new tokens.
+        offset: tokens in the cache.
 
     Raises:
-        InputError: it does not have one entry per new token.
+        InputError: a wrong type or shape; other positions (looked at on the CPU, in eager mode).
     """
-    if cache_position is not None and cache_position.shape[-1] != length:
-        raise InputError(f"cache_position is {list(cache_position.shape)}; it must have {length} entries")
+    if cache_position is None:
+        return
+    if not isinstance(cache_position, Tensor):
+        raise InputError(
+            f"cache_position is a {type(cache_position).__name__}; it must be an integer tensor [{length}]"
+        )
+    if cache_position.dtype not in (torch.int64, torch.int32) or cache_position.shape != (length,):
+        raise InputError(
+            f"cache_position is {cache_position.dtype} {list(cache_position.shape)}; it must be an integer tensor "
+            f"[{length}], one entry for each new token"
+        )
+    on_device = any(isinstance(one, Tensor) and one.device.type != "cpu" for one in (cache_position, offset))
+    if torch.compiler.is_compiling() or on_device:
+        return
+    start = int(offset)
+    if not torch.equal(cache_position.long(), torch.arange(start, start + length, device="cpu")):
+        raise InputError(
+            f"cache_position starts with {int(cache_position[0])}; after {start} cached tokens it must be {start} to "
+            f"{start + length - 1} (leave it out: positions follow from the cache)"
+        )
 
 
 def check_mask_length(attention_mask: Tensor | None, needed: int, at_most: int) -> None:

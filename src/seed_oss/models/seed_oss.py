@@ -81,7 +81,7 @@ class SeedOssModel(SeedOssPreTrainedModel):
             output_hidden_states: return hidden states: all, or those with these indices; from the config if None.
             return_dict: False returns a tuple; from the config if None.
             is_causal: False lets tokens attend to later ones; from the config if None.
-            cache_position: accepted from 4.x callers, checked, not needed.
+            cache_position: integer `[length]`, accepted from 4.x callers and not needed: must continue the cache.
             **kwargs: arguments the reference ignores as well; anything else is refused.
 
         Returns:
@@ -94,8 +94,8 @@ class SeedOssModel(SeedOssPreTrainedModel):
         check_unused(kwargs)
         check_model_inputs(input_ids, inputs_embeds, position_ids, attention_mask, self.config.hidden_size)
         hidden_states = inputs_embeds if inputs_embeds is not None else embed(self.embed_tokens, input_ids)  # type: ignore[arg-type]
-        check_cache_position(cache_position, hidden_states.shape[1])
         cache = self._cache(past_key_values, use_cache)
+        check_cache_position(cache_position, hidden_states.shape[1], query_offset(cache))
         recorder = Recorder(self.config, output_hidden_states, output_attentions)
         context = self._context(hidden_states, attention_mask, position_ids, cache, is_causal, recorder)
         if position_ids is None:
