@@ -191,6 +191,15 @@ class TestStopStrings:
         text, reasons = self._run(tokenizer, len("one two"), ["two three"])
         assert (text, reasons) == ("one two three two<seed:eos>", ["eos"])
 
+    def test_nor_what_stands_around_held_text(self, tokenizer: SeedOssTokenizer) -> None:
+        parts = [tokenizer.encode(part, add_special_tokens=False) for part in ("one", " three", " two")]
+        held = [FREE] * len(parts[0]) + [Directive(text_may_end=False)] * len(parts[1])
+        model = ScriptedModel([[*parts[0], *parts[1], *parts[2], EOS]], vocab_size=512)
+        how = {"max_new_tokens": 40, "stop_strings": "one two", "tokenizer": tokenizer}
+        result = generate(model, IDS, row_controls=Says(*held), **how)
+        assert isinstance(result, torch.Tensor)
+        assert result[0, -1] == EOS
+
 
 class TestReasons:
     def test_of_each_row(self) -> None:
