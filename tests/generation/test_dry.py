@@ -111,6 +111,10 @@ def test_lengths_are_those_of_a_plain_search(num_words: int) -> None:
             assert repeat_lengths(torch.tensor(rows), torch.tensor(limits), cap).tolist() == expected
 
 
+def test_ids_below_zero_equal_nothing() -> None:
+    assert repeat_lengths(torch.tensor([[-1, 3, -1, 3]]), torch.tensor([4]), 9).tolist() == [[0, 1, 0]]
+
+
 def test_rows_do_not_see_each_other() -> None:
     ids = torch.randint(0, 3, (6, 40), generator=torch.Generator().manual_seed(3))
     scores = torch.randn(6, VOCAB, generator=torch.Generator().manual_seed(4))

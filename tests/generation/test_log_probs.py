@@ -98,11 +98,13 @@ def test_no_chunks_where_rotation_depends_on_the_length() -> None:
 def test_long_prompts_run_in_chunks(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
     handle = model.base_model.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
-    monkeypatch.setattr(log_probs_module, "CHUNK_LEN", 4)
+    monkeypatch.setattr(log_probs_module, "WHOLE_LEN", 9)
+    monkeypatch.setattr(log_probs_module, "default_chunk_len", lambda length: 4)
     monkeypatch.setattr(log_probs_module, "chunks_save_memory", lambda config: True)
+    prompt_log_probs(model, random_ids(1, 9))
     prompt_log_probs(model, random_ids(1, 10))
     handle.remove()
-    assert lengths == [4, 4, 2]
+    assert lengths == [9, 4, 4, 2]
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import DynamicCache
+from seed_oss.cache import StaticCache
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
+from seed_oss.generation.plan import default_chunk_len
 from seed_oss.generation.token_log_probs import token_log_probs
 
 CHUNK_ELEMENTS = 5 << 21  # logits alive at a time: 40 MiB in fp32, which malloc gives back; 32 MiB it may keep
-CHUNK_LEN = 512  # prompt tokens in one forward, where chunks save memory; the mask grows with it, too
+WHOLE_LEN = 8192  # longer prompts run in chunks where that saves memory; a chunk behind others needs a mask
 _RANK_COLUMNS = 1 << 14
 
 
@@ -73,7 +74,8 @@ def prompt_log_probs(
         input_ids: integer `[batch, length]`, at least 2 tokens.
         attention_mask: `[batch, length]`, 0 for padding on either side; None where every token counts.
         top_n: how many of the most probable tokens to return for each position.
-        chunk_len: most tokens in one forward, with a cache; None takes chunks where that saves memory.
+        chunk_len: most tokens in one forward, with a cache; None runs up to 8,192 tokens at once and longer
+            prompts in chunks where that saves memory.
 
     Returns:
         See PromptLogProbs.
@@ -169,8 +171,10 @@ def _hidden_states(model: Any, ids: Tensor, mask: Tensor | None, chunk_len: int 
     """Start and last hidden states `[batch, n, hidden]` of one chunk after the other."""
     length, config = ids.shape[1], model.config
     if chunk_len is None:
-        chunk_len = CHUNK_LEN if chunks_save_memory(config) else length
-    cache = DynamicCache(config=config) if chunk_len < length else None
+        in_chunks = length > WHOLE_LEN and chunks_save_memory(config)
+        chunk_len = default_chunk_len(length) if in_chunks else length
+    # Of one size from the start: a cache that grows by copies leaves holes in the heap that no later copy fits into.
+    cache = StaticCache(config, max_cache_len=length) if chunk_len < length else None
     positions = None if mask is None else (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
     for start in range(0, length, chunk_len):
         end = min(start + chunk_len, length)
