@@ -19,7 +19,7 @@ export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 demo: .venv/.demo
 	@$(BIN)/seed-oss generate --model demo -- "$$PROMPT"
-demo: export PROMPT := $(PROMPT)
+demo: override export PROMPT := $(value PROMPT)
 
 test: lint pytest
 

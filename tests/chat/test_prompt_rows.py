@@ -208,3 +208,13 @@ def test_a_bad_conversation_of_a_batch_is_named(tokenizer: SeedOssTokenizer) -> 
         tokenizer.apply_chat_template([[_USER], bad])
     with pytest.raises(TemplateError, match=r"^messages\[1\]\.content must be text"):
         tokenizer.apply_chat_template([bad])
+
+
+@pytest.mark.parametrize("spelled", [{"enable_thinking": False}, {"reasoning_effort": "none"}])
+def test_other_spellings_of_a_budget_count_for_a_seed_template(spelled: Any) -> None:
+    ask: list[dict[str, Any]] = [{"role": "user", "content": "q"}]
+    tokenizer = seed_tokenizer()
+    expected = tokenizer.apply_chat_template(ask, tokenize=False, thinking_budget=0)
+    assert tokenizer.apply_chat_template(ask, tokenize=False, **spelled) == expected
+    with pytest.raises(InputError, match="enable_thinking is 'no'"):
+        tokenizer.apply_chat_template(ask, enable_thinking="no")  # type: ignore[arg-type]

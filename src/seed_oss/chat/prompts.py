@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import ControlToken
 from seed_oss.chat.control_vocabulary import ControlVocabulary, Segment
 from seed_oss.chat.normalize import normalize_chat
@@ -49,6 +50,18 @@ class PromptRequest:
             named["thinking_budget"] = budget
         return {**self.variables, **named}
 
+    @property
+    def seed_budget(self) -> Any:
+        """The budget for a Seed template: the one given, or else one in another spelling among the variables.
+
+        Raises:
+            InputError: A spelling with a value that is not allowed.
+        """
+        if self.thinking_budget is not None:
+            return self.thinking_budget
+        spelled = ThinkingBudget.from_request(self.variables)
+        return None if spelled is None else spelled.template_value
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -71,7 +84,7 @@ def seed_prompt(messages: Sequence[Any], request: PromptRequest, variant: Varian
     Raises:
         TemplateError: The messages cannot be shown to the model.
     """
-    chat = normalize_chat(messages, request.tools, request.thinking_budget, use_json_tooldef=request.use_json_tooldef)
+    chat = normalize_chat(messages, request.tools, request.seed_budget, use_json_tooldef=request.use_json_tooldef)
     goes_on = request.continue_final_message
     rendered = render_pieces(
         chat,
