@@ -298,3 +298,40 @@ def test_growing_and_cropping_is_a_list(operations: list[tuple[str, int]]) -> No
     assert cache.get_seq_length() == len(expected)
     if len(cache):
         assert cache[0][0].flatten().tolist() == expected
+
+
+@both
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda cache: cache.crop(1.5), "max_length is 1.5; it must be an integer"),
+        (lambda cache: cache.crop("2"), "max_length is '2'; it must be an integer"),
+        (lambda cache: cache.crop(True), "max_length is True"),
+        (lambda cache: cache.reorder_cache(torch.tensor([0, 7])), "row 7 is asked of a cache of 2 rows"),
+        (lambda cache: cache.reorder_cache([0, -1]), "row -1 is asked of a cache of 2 rows"),
+        (lambda cache: cache.reorder_cache(torch.tensor([True, False])), r"rows are torch.bool \[2\]"),
+        (lambda cache: cache.reorder_cache(torch.tensor(1)), r"rows are torch.int64 \[\]"),
+        (lambda cache: cache.batch_select_indices([]), r"rows are torch.float32 \[0\]; give at least one"),
+        (lambda cache: cache.batch_select_indices("ab"), "rows are given as 'ab'"),
+        (lambda cache: cache.batch_repeat_interleave(0), "repeats is 0; it must be an integer >= 1"),
+        (lambda cache: cache.batch_repeat_interleave(-1), "repeats is -1"),
+        (lambda cache: cache.batch_repeat_interleave(2.0), "repeats is 2.0"),
+    ],
+)
+def test_wrong_arguments(model: Any, kind: str, call: Any, message: str) -> None:
+    cache = new_cache(kind, model)
+    run(model, random_ids(2, 4), cache)
+    with pytest.raises(InputError, match=message):
+        call(cache)
+    assert cache.get_seq_length() == 4
+    assert cache[0][0].shape[0] == 2
+
+
+@both
+def test_rows_as_a_list(model: Any, kind: str) -> None:
+    cache, other = new_cache(kind, model), new_cache(kind, model)
+    run(model, random_ids(2, 4), cache)
+    run(model, random_ids(2, 4), other)
+    cache.reorder_cache([1, 0])
+    other.reorder_cache(torch.tensor([1, 0]))
+    assert torch.equal(cache[0][0], other[0][0])

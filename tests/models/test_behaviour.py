@@ -104,6 +104,13 @@ def test_gradient_checkpointing_changes_no_gradient(kwargs: dict[str, Any] | Non
     assert not checkpointed.is_gradient_checkpointing
 
 
+def test_checkpointing_with_an_unknown_argument() -> None:
+    model = tiny_model(SeedOssForCausalLM)
+    with pytest.raises(InputError, match="gradient_checkpointing_kwargs has foo; allowed are use_reentrant"):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"foo": True})
+    assert not model.is_gradient_checkpointing
+
+
 def test_checkpointing_runs_each_layer_again() -> None:
     model = tiny_model(SeedOssForCausalLM).train()
     model.gradient_checkpointing_enable()
@@ -206,6 +213,16 @@ BAD_CALLS: list[tuple[dict[str, Any], str]] = [
     ({"input_ids": random_ids(2, 3), "logits_to_keep": -1}, "logits_to_keep is -1"),
     ({"input_ids": random_ids(2, 3), "logits_to_keep": 1.5}, "logits_to_keep"),
     ({"input_ids": random_ids(2, 3), "labels": random_ids(2, 3), "logits_to_keep": 1}, "see logits_to_keep"),
+    ({"inputs_embeds": torch.zeros(1, 3, 32, dtype=torch.long)}, r"inputs_embeds is torch.int64 \[1, 3, 32\]"),
+    ({"inputs_embeds": [[[0.0] * 32]]}, "inputs_embeds is a list"),
+    ({"input_ids": random_ids(2, 3).to_sparse()}, "input_ids is"),
+    ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 3) * 1j}, "attention_mask is .* torch.complex64"),
+    ({"input_ids": random_ids(2, 3), "attention_mask": torch.ones(2, 3).to_sparse()}, "a torch.sparse_coo tensor"),
+    ({"input_ids": random_ids(2, 3), "logits_to_keep": torch.tensor([0, 9])}, "position 9; the sequence has 3"),
+    ({"input_ids": random_ids(2, 3), "logits_to_keep": torch.tensor([[0], [-4]])}, "position -4"),
+    ({"input_ids": random_ids(2, 3), "logits_to_keep": torch.ones(2, 4).bool()}, r"torch.bool \[2, 4\]; it must be"),
+    ({"input_ids": random_ids(2, 3), "logits_to_keep": torch.zeros(3, 1).long()}, r"torch.int64 \[3, 1\]"),
+    ({"input_ids": random_ids(2, 3), "return_logits": "x"}, "return_logits is 'x'"),
     ({"input_ids": random_ids(2, 3), "atention_mask": torch.ones(2, 3)}, "does not take atention_mask"),
 ]
 

@@ -70,23 +70,45 @@ class Cache(ABC):
         return self.get_max_cache_shape()
 
     def crop(self, max_length: int) -> None:
-        """Shorten: keep the first `max_length` tokens, or, if negative, drop the last `-max_length`."""
+        """Shorten: keep the first `max_length` tokens, or, if negative, drop the last `-max_length`.
+
+        Raises:
+            InputError: not an integer.
+        """
+        _check_integer("max_length", max_length)
         if max_length < 0:
             max_length = max(self.get_seq_length() + max_length, 0)
         for layer in self.layers:
             layer.crop(max_length)
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Make row i the old row `beam_idx[i]`."""
-        for layer in self.layers:
-            layer.select(beam_idx)
+    def reorder_cache(self, beam_idx: Tensor | Sequence[int]) -> None:
+        """Make row i the old row `beam_idx[i]`.
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep the rows `indices` `[new_batch]`."""
+        Args:
+            beam_idx: integers `[new_batch]`, from 0 to the number of rows - 1 (the values of a tensor are looked at
+                on the CPU only).
+
+        Raises:
+            InputError: anything else.
+        """
+        written = [layer.keys.shape[0] for layer in self.layers if layer.keys.dim() == 4]
+        rows = _rows(beam_idx, written[0] if written else None)
+        for layer in self.layers:
+            layer.select(rows)
+
+    def batch_select_indices(self, indices: Tensor | Sequence[int]) -> None:
+        """Keep the rows `indices` `[new_batch]`, see `reorder_cache`."""
         self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat each row `repeats` times, copies side by side."""
+        """Repeat each row `repeats` times, copies side by side.
+
+        Raises:
+            InputError: not an integer >= 1.
+        """
+        _check_integer("repeats", repeats)
+        if repeats < 1:
+            raise InputError(f"repeats is {repeats}; it must be an integer >= 1")
         for layer in self.layers:
             if layer.keys.dim() == 4:
                 layer.select(torch.arange(layer.keys.shape[0]).repeat_interleave(repeats))
@@ -100,6 +122,28 @@ class Cache(ABC):
         """The 4.x tuple form: per layer `(keys, values)`, only what counts."""
         length = self.get_seq_length()
         return tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self)
+
+
+def _check_integer(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{name} is {value!r}; it must be an integer")
+
+
+def _rows(given: object, num_rows: int | None) -> Tensor:
+    """Row numbers as an int64 tensor `[new_batch]`, checked against `num_rows` where that is known."""
+    try:
+        rows = given if isinstance(given, Tensor) else torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"rows are given as {given!r:.80}; give integers in a list or a 1D tensor") from None
+    if rows.dim() != 1 or not rows.numel() or rows.dtype not in (torch.int64, torch.int32):
+        raise InputError(f"rows are {rows.dtype} {list(rows.shape)}; give at least one, int64 or int32 [new_batch]")
+    if num_rows is not None and rows.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = rows[(rows < 0) | (rows >= num_rows)]
+        if wrong.numel():
+            raise InputError(
+                f"row {int(wrong[0])} is asked of a cache of {num_rows} rows; allowed are 0 to {num_rows - 1}"
+            )
+    return rows.long()
 
 
 class DynamicCache(Cache):

@@ -15,6 +15,15 @@ from seed_oss.nn import SeedOssRMSNorm, SeedOssRotaryEmbedding
 from seed_oss.weights import dtype_name, weight_dtype
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+CHECKPOINTING_ARGUMENTS = (
+    "use_reentrant",
+    "preserve_rng_state",
+    "context_fn",
+    "determinism_check",
+    "debug",
+    "early_stop",
+)
+"""What `torch.utils.checkpoint.checkpoint` takes beside the function and its arguments."""
 
 
 def resolve_attention(name: str) -> str:
@@ -199,8 +208,16 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
 
         Args:
             gradient_checkpointing_kwargs: for `torch.utils.checkpoint`; `use_reentrant` is False unless given.
+
+        Raises:
+            InputError: a name that it does not take.
         """
-        self._set_checkpointing(True, {"use_reentrant": False, **(gradient_checkpointing_kwargs or {})})
+        given = gradient_checkpointing_kwargs or {}
+        wrong = sorted(str(name) for name in given if name not in CHECKPOINTING_ARGUMENTS)
+        if wrong:
+            allowed = ", ".join(CHECKPOINTING_ARGUMENTS)
+            raise InputError(f"gradient_checkpointing_kwargs has {', '.join(wrong)}; allowed are {allowed}")
+        self._set_checkpointing(True, {"use_reentrant": False, **given})
 
     activation_checkpointing_enable = gradient_checkpointing_enable
 

@@ -40,24 +40,42 @@ def check_model_inputs(
         raise InputError(f"You must specify exactly one of input_ids or inputs_embeds; {given} was given")
     if input_ids is not None:
         _check_integers(input_ids, "input_ids", "[batch, length]")
-    if inputs_embeds is not None and (inputs_embeds.dim() != 3 or inputs_embeds.shape[2] != hidden_size):
-        raise InputError(
-            f"inputs_embeds is {list(inputs_embeds.shape)}; it must be [batch, length, hidden_size={hidden_size}]"
-        )
+    if inputs_embeds is not None:
+        _check_embeds(inputs_embeds, hidden_size)
     given = input_ids if input_ids is not None else inputs_embeds
     assert given is not None
     if given.shape[1] == 0:
         raise InputError("the input has length 0; give at least one token")
     if position_ids is not None:
         _check_positions(position_ids, given)
-    if attention_mask is not None and not isinstance(attention_mask, Tensor):
-        raise InputError(f"attention_mask is a {type(attention_mask).__name__}; it must be a tensor")
+    if attention_mask is not None:
+        _check_mask_type(attention_mask)
+
+
+def _check_embeds(embeds: Any, hidden_size: int) -> None:
+    if not isinstance(embeds, Tensor):
+        raise InputError(f"inputs_embeds is a {type(embeds).__name__}; it must be a float tensor")
+    if embeds.dim() != 3 or embeds.shape[2] != hidden_size or not embeds.is_floating_point():
+        raise InputError(
+            f"inputs_embeds is {embeds.dtype} {list(embeds.shape)}; it must be a float tensor "
+            f"[batch, length, hidden_size={hidden_size}]"
+        )
+
+
+def _check_mask_type(mask: Any) -> None:
+    if not isinstance(mask, Tensor):
+        raise InputError(f"attention_mask is a {type(mask).__name__}; it must be a tensor")
+    if mask.is_complex() or mask.is_sparse or mask.is_quantized:
+        raise InputError(
+            f"attention_mask is a {mask.layout} tensor of {mask.dtype}; it must be a dense one of booleans, integers "
+            "or floats"
+        )
 
 
 def _check_integers(value: Tensor, name: str, shape: str) -> None:
     if not isinstance(value, Tensor):
         raise InputError(f"{name} is a {type(value).__name__}; it must be an integer tensor {shape}")
-    if value.dim() != 2 or value.dtype not in (torch.int64, torch.int32):
+    if value.dim() != 2 or value.dtype not in (torch.int64, torch.int32) or value.is_sparse:
         raise InputError(f"{name} is {value.dtype} {list(value.shape)}; it must be an integer tensor {shape}")
 
 

@@ -22,7 +22,8 @@ def select_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Ten
         `[batch, kept, hidden_size]`, or `[num_true, hidden_size]` for a boolean mask.
 
     Raises:
-        InputError: a negative number, or a tensor of another shape or type.
+        InputError: a negative number, a tensor of another shape or type, or positions outside the sequence (looked at
+            on the CPU, in eager mode).
     """
     if isinstance(logits_to_keep, int) and not isinstance(logits_to_keep, bool):
         if logits_to_keep < 0:
@@ -30,11 +31,33 @@ def select_positions(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Ten
         return hidden_states if logits_to_keep == 0 else hidden_states[:, -logits_to_keep:]
     if not isinstance(logits_to_keep, Tensor) or logits_to_keep.is_floating_point():
         raise InputError(f"logits_to_keep is {logits_to_keep!r}; it must be an integer, or a tensor of positions")
+    _check_positions(logits_to_keep, hidden_states)
     if logits_to_keep.dim() == 2:
         if logits_to_keep.dtype == torch.bool:
             return hidden_states[logits_to_keep]
         return torch.take_along_dim(hidden_states, logits_to_keep[..., None], dim=1)
     return hidden_states[:, logits_to_keep]
+
+
+def _check_positions(positions: Tensor, hidden_states: Tensor) -> None:
+    batch, length = hidden_states.shape[:2]
+    is_mask = positions.dtype == torch.bool
+    fits = positions.dim() == 1 or (
+        positions.dim() == 2 and positions.shape[0] in ((batch,) if is_mask else (1, batch))
+    )
+    if positions.is_complex() or not fits or (is_mask and positions.shape[-1] != length):
+        raise InputError(
+            f"logits_to_keep is {positions.dtype} {list(positions.shape)}; it must be integers [n] or [{batch}, n], or "
+            f"booleans [{length}] or [{batch}, {length}]"
+        )
+    if is_mask or torch.compiler.is_compiling() or positions.device.type != "cpu":
+        return
+    wrong = positions[(positions < -length) | (positions >= length)]
+    if wrong.numel():
+        raise InputError(
+            f"logits_to_keep has position {int(wrong[0])}; the sequence has {length}, allowed are {-length} to "
+            f"{length - 1}"
+        )
 
 
 def causal_lm_loss(
@@ -64,6 +87,8 @@ def causal_lm_loss(
     Raises:
         InputError: labels of a wrong shape, type or range.
     """
+    if return_logits is not None and not isinstance(return_logits, bool):
+        raise InputError(f"return_logits is {return_logits!r}; it must be True, False or None")
     targets = _targets(labels, shift_labels, hidden_states, vocab_size)
     if targets is None:
         return None, None if return_logits is False else head(hidden_states)
