@@ -193,3 +193,10 @@ def test_a_forked_child_gets_its_own() -> None:
 def test_surrogates_and_odd_text_pass(process: TemplateProcess) -> None:
     for text in ("\ud800", "\x00", "🙂", "\r\n", ""):
         assert process.render("{{ x }}", {"x": text}, _SHORT) == text
+
+
+def test_reasons_cannot_command_a_terminal(process: TemplateProcess) -> None:
+    with pytest.raises(TemplateError) as caught:
+        process.render("{{ raise_exception('\\x1b]0;pwned\\x07\\x1b[31m\\u202eevil') }}", {}, RenderLimits())
+    assert "\\x1b]0;pwned\\x07\\x1b[31m\\u202eevil" in str(caught.value)
+    assert not {"\x1b", "\x07", "\u202e"} & set(str(caught.value))

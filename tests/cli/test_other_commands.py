@@ -13,7 +13,7 @@ import torch
 
 import seed_oss
 from seed_oss.cli import devices, entry, machine
-from seed_oss.cli.terminal import printable
+from seed_oss.cli.terminal import printable, show_error, show_note
 from seed_oss.errors import CheckpointError, ConfigError
 from tests.cli.conftest import Run
 
@@ -114,6 +114,12 @@ def test_warnings_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):
 def test_a_model_cannot_command_the_terminal():
     assert printable("a\x1b]0;title\x07b\x1b[2Jc\r\n\td\x9b31mé🙂") == "a]0;titleb[2Jc\n\td31mé🙂"
     assert printable("plain") == "plain"
+
+
+def test_messages_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]):
+    show_error("\x1b]0;pwned\x07\u202eevil")
+    show_note("\x9b31m")
+    assert capsys.readouterr().err == "error: \\x1b]0;pwned\\x07\\u202eevil\n\\x9b31m\n"
 
 
 def test_doctor(run: Run):

@@ -167,3 +167,7 @@ def test_layers_are_counted_under_any_prefix() -> None:
         "norm.weight",
     ]
     assert num_stored_layers(names) == 3
+
+
+def test_listed_names_cannot_command_a_terminal() -> None:
+    assert listed_names(["\x9b31m\u202eEVIL", "plain"]) == "\\x9b31m\\u202eEVIL, plain"

@@ -12,6 +12,7 @@ from tokenizers import AddedToken, Encoding, Tokenizer
 from seed_oss.chat.tokenizer_checks import check_tokenizer_json
 from seed_oss.errors import CheckpointError, SeedOssError, TokenizerError
 from seed_oss.files import MAX_TOKENIZER_JSON_BYTES, parse_json
+from seed_oss.files.names import escaped
 
 _MAX_MESSAGE_LEN = 300
 _Made = TypeVar("_Made")
@@ -38,7 +39,7 @@ class backend_errors:  # noqa: N801 - reads as a statement: `with backend_errors
         if error is None or isinstance(error, SeedOssError | KeyboardInterrupt | SystemExit | GeneratorExit):
             return
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":
-            raise TokenizerError(f"{self._doing}: {str(error)[:_MAX_MESSAGE_LEN]}") from error
+            raise TokenizerError(f"{self._doing}: {escaped(str(error)[:_MAX_MESSAGE_LEN])}") from error
 
 
 def load_backend(data: bytes, *, source: str) -> tuple[Tokenizer, dict[str, Any]]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from seed_oss.chat.template_worker import HEADER_LEN
 from seed_oss.errors import MissingExtraError, TemplateError
+from seed_oss.files.names import escaped
 
 MAX_TEMPLATE_LEN = 2**20  # characters
 MAX_INPUT_BYTES = 64 * 2**20
@@ -76,7 +77,7 @@ class TemplateProcess:
         with self._lock:
             kind, text = self._ask(request, limits)
         if kind != b"T":
-            raise TemplateError(f"the chat template cannot be rendered: {text}")
+            raise TemplateError(f"the chat template cannot be rendered: {escaped(text)}")
         return text
 
     def start(self) -> None:

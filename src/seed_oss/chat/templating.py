@@ -9,6 +9,7 @@ from seed_oss.chat.normalize import REASONING_FIELDS
 from seed_oss.chat.plain_data import plain_data
 from seed_oss.chat.template_process import SHARED, RenderLimits
 from seed_oss.errors import TemplateError
+from seed_oss.files.names import escaped
 
 LIMITS = RenderLimits()
 
@@ -51,7 +52,7 @@ def choose_template(own: str | Mapping[str, str] | None, asked: str | None, *, w
     if "default" in named:
         return named["default"]
     if named:
-        raise TemplateError(f"pass the name of a template as chat_template=: {', '.join(sorted(named))}")
+        raise TemplateError(f"pass the name of a template as chat_template=: {escaped(', '.join(sorted(named)))}")
     raise TemplateError(
         "this tokenizer has no chat template; pass one as chat_template=, or set tokenizer.chat_template"
     )

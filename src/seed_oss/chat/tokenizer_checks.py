@@ -141,8 +141,8 @@ class _Check:
         reason = slow_pattern_reason(pattern)
         if reason is not None:
             self._refuse(
-                f"pattern {short(pattern)} of the {part} {reason}; allowed are patterns that take linear time, as those "
-                "of GPT-2, Llama 3, Qwen 2, DeepSeek, GPT-4o and Seed-Coder do"
+                f"pattern {short(pattern)} of the {part} {reason}; allowed are patterns that take linear time, as "
+                "those of GPT-2, Llama 3, Qwen 2, DeepSeek, GPT-4o and Seed-Coder do"
             )
 
     def _growth(self, components: list[dict[str, Any]], part: str) -> int:

@@ -10,6 +10,7 @@ from typing import TextIO
 import typer
 
 from seed_oss.errors import InputError
+from seed_oss.files.names import escaped
 
 
 def prepare_streams() -> None:
@@ -33,11 +34,13 @@ def _show_warning(
 
 def show_note(text: str) -> None:
     """Write a line about the work, not of it: to stderr, dim where that is possible."""
+    text = escaped(text)
     typer.echo(typer.style(text, dim=True) if _has_colors() else text, err=True)
 
 
 def show_error(text: str) -> None:
     """Write the one line that says why nothing more comes."""
+    text = escaped(text)
     typer.echo(typer.style("error: ", fg="red", bold=True) + text if _has_colors() else f"error: {text}", err=True)
 
 

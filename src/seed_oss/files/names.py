@@ -16,6 +16,18 @@ def short(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit + 2 else text[:limit] + "..."
 
 
+def escaped(text: str) -> str:
+    """The text of a message with what could command a terminal, or turn the text around, written as escapes.
+
+    Line breaks and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode("ascii") for one in text
+    )
+
+
 def check_plain_name(name: object, *, where: str = "file name") -> str:
     """Check that a name is one plain component: no separators, no parent, nothing hidden.
 

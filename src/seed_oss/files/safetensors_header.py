@@ -8,7 +8,6 @@ Source: the format description of the safetensors project.
 """
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -24,7 +23,6 @@ MAX_TENSOR_NAME_LEN = 512
 MAX_DIMENSIONS = 8
 _VALUES_PER_TENSOR = 12  # commas and brackets (and quotation marks) of an entry of two dimensions, rounded up
 _VALUES_BESIDES = 8192  # for __metadata__
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -129,10 +127,10 @@ def _check_metadata(metadata: object, source: str) -> None:
 
 
 def _tensor_info(name: str, entry: object, data_start: int, source: str) -> TensorInfo:
-    if not name or len(name) > MAX_TENSOR_NAME_LEN or _CONTROL.search(name):
+    if not name or len(name) > MAX_TENSOR_NAME_LEN or not name.isprintable():
         raise CheckpointError(
             f"{source}: tensor name {short(name)} must have 1 to {MAX_TENSOR_NAME_LEN} characters "
-            "and none a control character"
+            "and only printable ones"
         )
     fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
     if fields.keys() != {"dtype", "shape", "data_offsets"}:

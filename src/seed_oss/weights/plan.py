@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from seed_oss.errors import CheckpointError, UnsupportedModelError
+from seed_oss.files.names import escaped
 from seed_oss.weights.dtypes import WEIGHT_DTYPES, dtype_name
 from seed_oss.weights.source import TensorSpec
 
@@ -216,4 +217,4 @@ def _listed(what: str, items: Sequence[str]) -> str:
 def listed_names(items: Sequence[str], limit: int = MAX_LISTED) -> str:
     """The first items and how many more there are."""
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
-    return ", ".join(item if len(item) <= 200 else item[:200] + "..." for item in items[:limit]) + more
+    return ", ".join(escaped(item if len(item) <= 200 else item[:200] + "...") for item in items[:limit]) + more
