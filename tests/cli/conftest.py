@@ -13,7 +13,7 @@ import torch
 
 from seed_oss import SeedOssForCausalLM
 from seed_oss.cli import main
-from tests.chat.tokenizer_factory import VOCAB_SIZE, write_tiny_tokenizer
+from tests.chat.tokenizer_factory import CHATML_TEMPLATE, VOCAB_SIZE, write_tiny_tokenizer
 from tests.factory import tiny_checkpoint
 
 
@@ -38,7 +38,7 @@ def make_checkpoint(folder: Path, *, chat_template: bool = True, **config: Any) 
     """A tiny model that never ends by itself, with a byte-level tokenizer."""
     fields = {"vocab_size": VOCAB_SIZE, "eos_token_id": None, "max_position_embeddings": 1_000_000, **config}
     tiny_checkpoint(folder, SeedOssForCausalLM, **fields)
-    write_tiny_tokenizer(folder, **({} if chat_template else {"chat_template": None}))
+    write_tiny_tokenizer(folder, chat_template=CHATML_TEMPLATE if chat_template else None)
     file = folder / "tokenizer.json"
     text = file.read_text(encoding="utf-8")  # a model that does not think: the demo has no such markers either
     file.write_text(text.replace("seed:think>", "none:think>").replace("seed:cot_", "none:cot_"), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Ctrl-C and closed pipes, in real processes."""
 
+import json
 import os
 import pty
 import re
@@ -8,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,13 +63,14 @@ TAKE_TERMINAL = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {
 
 
 @contextmanager
-def terminal(*arguments: str | Path) -> Iterator[Terminal]:
+def terminal(*arguments: str | Path, command: Sequence[str] = COMMAND, kind: str = "dumb") -> Iterator[Terminal]:
     """Run the command in a pseudo-terminal of its own, so that Ctrl-C reaches it as from a keyboard."""
     handle, inner = pty.openpty()
-    command = [sys.executable, "-c", TAKE_TERMINAL, *COMMAND, *map(str, arguments)]
-    environment = {**os.environ, "TERM": "dumb"}
+    words = [sys.executable, "-c", TAKE_TERMINAL, *command, *map(str, arguments)]
+    environment = {**os.environ, "TERM": kind, "COLUMNS": "80"}
+    environment.pop("NO_COLOR", None)
     with subprocess.Popen(
-        command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, env=environment
+        words, stdin=inner, stdout=inner, stderr=inner, start_new_session=True, env=environment
     ) as process:
         os.close(inner)
         try:
@@ -120,3 +122,64 @@ def test_a_reader_that_goes_away_is_no_error_to_explain(checkpoint: Path):
     assert process.returncode == 1
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors
+
+
+CALL = (
+    "<seed:think>Call it.</seed:think>\n<seed:tool_call>\n<function=wait>\n<parameter=seconds>{}</parameter>\n"
+    "</function>\n</seed:tool_call><seed:eos>"
+)
+TOOLS = """
+import time
+
+def wait(seconds: float) -> str:
+    'Wait.'
+    print("waiting", flush=True)
+    time.sleep(seconds)
+    return "done"
+"""
+
+
+def test_thinking_and_tools_on_a_terminal(tmp_path: Path):
+    file = tmp_path / "tools.py"
+    file.write_text(TOOLS)
+    answer = "<seed:think>[red]So.\x1b[2J</seed:think>\nIt is over.<seed:eos>"
+    texts = [answer, CALL.format(0.01), answer, CALL.format(1000), answer, "<seed:think>" + "so on " * 15_000]
+    command = [sys.executable, "-m", "tests.cli.scripted_chat", json.dumps(texts)]
+    arguments = ("chat", "--tools", file, "--thinking-budget", "5000", "--max-new-tokens", "20000")
+    with terminal(*arguments, command=command, kind="xterm") as screen:
+        screen.wait_for(r"The model may call wait\.[\s\S]*> ")
+        screen.type("one\n")
+        seen = screen.wait_for(r"of them thinking")
+        assert "\x1b[2J" not in seen
+        assert "\x1b[2m" in seen
+        assert "[red]So.[2J" in re.sub(r"\x1b\[\d*m", "", seen)  # no markup
+        assert "It is over." in seen
+
+        screen.wait_for(r"> ")
+        screen.type("two\n")
+        card = re.sub(r"\x1b\[\d*m", "", screen.wait_for(r"\[a\]lways run wait "))
+        assert re.search(r"╭─ tool call: wait ─+╮[\s\S]*│ seconds = 0.01 +[\s\S]*╰─+╯", card)
+        screen.type("a\n")
+        assert "waiting" in screen.wait_for(r"of them thinking")
+
+        screen.wait_for(r"> ")
+        screen.type("three\n")
+        screen.wait_for(r"waiting")
+        screen.type("\x03")  # the tool stops, the answer goes on
+        seen = screen.wait_for(r"of them thinking")
+        assert "Cancelled by the user" in seen
+        assert "It is over." in seen
+
+        screen.wait_for(r"> ")
+        screen.type("/fold\n")
+        screen.wait_for(r"folded[\s\S]*> ")
+        screen.type("four\n")
+        screen.wait_for(r"thinking \d+/5000")
+        screen.wait_for(r"thinking [1-9]\d+/5000")
+        screen.type("\x03")
+        seen = screen.wait_for(r"stopped; \d+ tokens")
+        assert re.search(r"thought for \d+ tokens \(/show prints it\)", seen)
+        assert "Traceback" not in seen
+        screen.wait_for(r"> ")
+        screen.type("/exit\n")
+        assert screen.process.wait() == 0
