@@ -246,6 +246,7 @@ def test_two_rows_have_nothing_in_common() -> None:
         ({"type": "string", "pattern": "(?=a)b"}, r"schema\.pattern: .*look-around"),
         ({"type": "object", "minProperties": 2}, r"schema\.minProperties is 2"),
         (False, "schema: .*[Uu]nsatisfiable"),
+        ({"$ref": "#"}, "schema: it allows no text at all"),
         ({"type": "string", "const": 3}, "schema: .*[Uu]nsatisfiable"),
         ({"maximum": float("nan")}, "schema is not JSON"),
         ({"const": {1, 2}}, "schema is not JSON"),
@@ -307,3 +308,8 @@ def test_compiled_grammars_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatc
     assert mine._cached_bytes <= 2 * 128 * 1024 + 30_000
     assert len(mine._cache) == 2
     assert mine.compile(OutputFormat.regex("first")) is not first
+
+
+def test_a_key_cannot_be_spelled_in_two_ways() -> None:
+    done = run(control(response_format=OutputFormat.json_schema(SCHEMAS[12])), scripted('{"\\u0061":1}'), max_new=6)
+    assert "\\u" not in done.text

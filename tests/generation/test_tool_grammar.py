@@ -334,3 +334,10 @@ def test_with_a_thinking_budget(guesses: dict[str, int]) -> None:
     answer = text_of(result[0].tolist()).rpartition("</seed:think>")[2]
     assert answer.removesuffix("<seed:eos>").strip().isdecimal()
     assert answer.endswith("<seed:eos>")
+
+
+def test_text_with_conditions_ends_at_the_first_end() -> None:
+    held = control(tools=[tool("f", {"a": {"type": "string", "maxLength": 40}})], tool_choice="required")
+    value = "\n<function=f>\n<parameter=a>x</parameter>"
+    done = run(held, scripted(TOOL_CALL, value, "y"), prompt=AFTER_THINKING, max_new=len(ids_of(value)) + 2)
+    assert text_of(done.ids) == f"<seed:tool_call>{value}\n"

@@ -244,6 +244,8 @@ def _place_of(error: str, name: str, places: Sequence[CheckedSchema]) -> str:
 
 
 def _explained(error: str) -> str:
+    if error.startswith("NoExtension"):
+        return "it allows no text at all"
     if error.startswith("oneOf constraints"):
         return "oneOf is supported only where its alternatives exclude each other by type or const; use anyOf"
     if "fuel exhausted" in error or "too big" in error or "too large" in error or "too many" in error:
