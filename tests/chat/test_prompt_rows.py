@@ -82,7 +82,8 @@ def test_no_mask_without_generation_blocks(tokenizer: SeedOssTokenizer) -> None:
         tokenizer.apply_chat_template(
             _PLAIN, chat_template="{{ messages[0].content }}", return_assistant_tokens_mask=True
         )
-    for arguments in ({"tokenize": False}, {"return_dict": False}):
+    refused: tuple[dict[str, Any], ...] = ({"tokenize": False}, {"return_dict": False})
+    for arguments in refused:
         with pytest.raises(InputError, match="needs tokenize=True and return_dict=True"):
             tokenizer.apply_chat_template(_PLAIN, return_assistant_tokens_mask=True, **arguments)
 
@@ -217,4 +218,4 @@ def test_other_spellings_of_a_budget_count_for_a_seed_template(spelled: Any) -> 
     expected = tokenizer.apply_chat_template(ask, tokenize=False, thinking_budget=0)
     assert tokenizer.apply_chat_template(ask, tokenize=False, **spelled) == expected
     with pytest.raises(InputError, match="enable_thinking is 'no'"):
-        tokenizer.apply_chat_template(ask, enable_thinking="no")  # type: ignore[arg-type]
+        tokenizer.apply_chat_template(ask, enable_thinking="no")

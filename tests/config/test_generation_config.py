@@ -39,7 +39,6 @@ WRONG = [
     ("use_cache", "no"),
     ("cache_implementation", "offloaded"),
     ("prefill_chunk_size", 0),
-    ("temperature", 0.0),
     ("temperature", -1),
     ("temperature", float("inf")),
     ("temperature", "hot"),

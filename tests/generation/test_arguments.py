@@ -37,6 +37,12 @@ def test_unknown_names(name: str, hint: str) -> None:
         _call(IDS, **{name: 1})
 
 
+def test_a_temperature_of_zero_is_greedy_and_nothing_else() -> None:
+    assert torch.equal(_call(IDS, do_sample=False, temperature=0.0), _call(IDS, do_sample=False))
+    with pytest.raises(InputError, match="temperature is 0; for greedy decoding set do_sample=False"):
+        _call(IDS, do_sample=True, temperature=0.0)
+
+
 def test_all_unknown_names_at_once() -> None:
     with pytest.raises(
         InputError, match=r"model_kwargs are not used .*'max_token': did you mean .*'shrubbery': remove"
@@ -245,3 +251,34 @@ def test_the_method_of_the_model() -> None:
     ids = random_ids(1, 5)
     assert torch.equal(model.generate(ids, max_new_tokens=4), generate(model, ids, max_new_tokens=4))  # type: ignore[arg-type]
     assert model.generate(ids, GenerationConfig(max_new_tokens=2)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("streamer", [3, "x", type("Half", (), {"put": print})()], ids=["int", "str", "half"])
+def test_a_streamer_that_cannot_stream_is_refused_before_the_first_token(streamer: Any) -> None:
+    model = ScriptedModel([[9]], VOCAB_SIZE)
+    with pytest.raises(InputError, match="streamer is a .* without .*end; give a TextStreamer"):
+        generate(model, IDS, streamer=streamer, max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {"input_ids": IDS.to(torch.uint16)},
+        {"input_ids": IDS.to(torch.uint64)},
+        {"input_ids": IDS * 1j},
+        {"input_ids": IDS.to_sparse()},
+        {"input_ids": IDS.to("meta")},
+        {"input_ids": IDS, "attention_mask": torch.ones(2, 2, device="meta")},
+        {"input_ids": IDS, "attention_mask": torch.ones(2, 2) * 1j},
+        {"input_ids": IDS, "attention_mask": torch.ones(2, 2).to_sparse()},
+        {"inputs_embeds": torch.zeros(2, 2, 32, device="meta")},
+        {"input_ids": IDS, "position_ids": torch.ones(2, 2) * 1j},
+        {"input_ids": IDS, "position_ids": torch.ones(2, 2, device="meta").long()},
+    ],
+    ids=lambda prompt: "-".join(f"{name}.{value.dtype}.{value.layout}" for name, value in prompt.items()),
+)
+def test_tensors_that_hold_no_plain_numbers(prompt: dict[str, Any]) -> None:
+    name = list(prompt)[-1]
+    model, _ = models()
+    with pytest.raises(InputError, match=f"{name} is .*must be"), torch.no_grad():
+        generate(model, **prompt, max_new_tokens=2)
