@@ -1,5 +1,6 @@
 """The files of a tokenizer: tokenizer.json and what stands beside it."""
 
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 
 from seed_oss.chat.backend import load_backend
 from seed_oss.chat.special_tokens import NAMED_TOKENS, token_text
-from seed_oss.errors import CheckpointError, MissingFileError, TokenizerError
+from seed_oss.errors import CheckpointError, MissingFileError, TokenizerError, UnsafeFileError
 from seed_oss.files import MAX_TOKENIZER_JSON_BYTES, model_file_exists, open_model_file, read_json
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -132,15 +133,29 @@ def _read_templates(folder: Path) -> str | dict[str, str] | None:
     if model_file_exists(folder, TEMPLATE_FILE):
         templates["default"] = _read_text(folder, TEMPLATE_FILE)
     more = folder / TEMPLATE_FOLDER
-    if more.is_dir():
-        names = sorted(path.name for path in more.iterdir() if path.suffix == ".jinja")
-        if len(names) > MAX_TEMPLATES:
-            raise TokenizerError(f"{more} holds {len(names)} templates; the limit is {MAX_TEMPLATES}")
-        for name in names:
-            templates[name.removesuffix(".jinja")] = _read_text(more, name)
+    for name in _template_names(more):
+        templates[name.removesuffix(".jinja")] = _read_text(more, name)
     if list(templates) == ["default"]:
         return templates["default"]
     return templates or None
+
+
+def _template_names(folder: Path) -> list[str]:
+    """The templates of a folder inside the model folder; in the hub cache its files may be links, itself never."""
+    try:
+        mode = folder.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise UnsafeFileError(
+                f"{folder} is a symbolic link where a folder is required; put the folder itself there"
+            )
+        names = sorted(path.name for path in folder.iterdir() if path.suffix == ".jinja") if stat.S_ISDIR(mode) else []
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise TokenizerError(f"{folder} cannot be read: {error.strerror}") from None
+    if len(names) > MAX_TEMPLATES:
+        raise TokenizerError(f"{folder} holds {len(names)} templates; the limit is {MAX_TEMPLATES}")
+    return names
 
 
 def _read_optional_json(folder: Path, name: str) -> dict[str, Any]:
