@@ -312,7 +312,7 @@ def test_padding_of_tokenizer_json_gives_defaults(folder: Path) -> None:
         ({"chat_template": [{"name": "a"}]}, "chat_template must be"),
         ({"truncation_side": 3}, "truncation_side"),
         ({"pad_token_type_id": -1}, "pad_token_type_id"),
-        ({f"{n}_token": "<seed:eos>" for n in range(300)}, "300 special tokens|30[0-9] special tokens"),
+        ({f"x{n}_token": "<seed:eos>" for n in range(300)}, "300 special tokens|30[0-9] special tokens"),
     ],
 )
 def test_bad_settings_are_named(tmp_path: Path, setting: dict[str, Any], message: str) -> None:
@@ -429,3 +429,46 @@ def test_representation_and_truth(tokenizer: SeedOssTokenizer) -> None:
     assert "vocab_size=448" in repr(tokenizer)
     assert bool(SeedOssTokenizer(tiny_backend()))
     assert tokenizer.is_fast
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template", "padding_side", "model_max_length", "_told_too_long", "_named_token", "a b_token", ""]
+)
+def test_names_of_tokens_shadow_no_attribute(tmp_path: Path, name: str) -> None:
+    write_tiny_tokenizer(tmp_path, extra_special_tokens={name: "<seed:bos>"})
+    with pytest.raises(TokenizerError, match="a word that ends in _token"):
+        SeedOssTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["add_bos_token", "_named_token"])
+def test_settings_that_only_look_like_tokens(tmp_path: Path, name: str) -> None:
+    write_tiny_tokenizer(tmp_path, **{name: "<seed:pad>"})
+    tokenizer = SeedOssTokenizer.from_pretrained(tmp_path)
+    assert "<seed:pad>" not in [tokenizer.special_tokens_map.get(name)]
+    tokenizer.add_bos_token = False
+    assert tokenizer.add_bos_token is False
+
+
+def test_the_folder_of_further_templates_is_a_folder(tmp_path: Path) -> None:
+    folder = write_tiny_tokenizer(tmp_path / "model")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "secret.jinja").write_text("secret")
+    (folder / "additional_chat_templates").symlink_to(elsewhere)
+    with pytest.raises(UnsafeFileError, match="symbolic link where a folder is required"):
+        SeedOssTokenizer.from_pretrained(folder)
+    (folder / "additional_chat_templates").unlink()
+    (folder / "additional_chat_templates").write_text("no folder")
+    assert isinstance(SeedOssTokenizer.from_pretrained(folder).chat_template, str)
+
+
+def test_further_templates_of_the_hub_cache_are_links_into_its_blobs(tmp_path: Path) -> None:
+    repository = tmp_path / "models--a--b"
+    folder = write_tiny_tokenizer(repository / "snapshots" / ("0" * 40))
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / ("1" * 40)).write_text("rag")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "rag.jinja").symlink_to(f"../../../blobs/{'1' * 40}")
+    templates = SeedOssTokenizer.from_pretrained(folder).chat_template
+    assert isinstance(templates, dict)
+    assert templates["rag"] == "rag"

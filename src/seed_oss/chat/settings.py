@@ -7,9 +7,10 @@ from typing import Any, cast
 from tokenizers import AddedToken
 
 from seed_oss.chat.padding import NO_LIMIT, check_side
-from seed_oss.chat.special_tokens import NAMED_TOKENS, token_text, token_texts
+from seed_oss.chat.special_tokens import NAMED_TOKENS, is_token_name, token_text, token_texts
 from seed_oss.chat.tokenizer_checks import check_added_tokens
 from seed_oss.errors import InputError, TokenizerError
+from seed_oss.files.names import short
 
 _FLAGS = ("clean_up_tokenization_spaces", "split_special_tokens", "add_bos_token", "add_eos_token")
 _KNOWN = (
@@ -73,6 +74,7 @@ def read_settings(config: Mapping[str, Any]) -> TokenizerSettings:
     named = _named_tokens(config)
     extra: Any = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     if isinstance(extra, Mapping):
+        _check_names(cast("Mapping[Any, Any]", extra))
         named.update(
             {str(name): token_text(value, str(name)) for name, value in cast("Mapping[Any, Any]", extra).items()}
         )
@@ -118,13 +120,23 @@ def check_keywords(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
 
 
+def _check_names(names: Iterable[Any]) -> None:
+    """Tokens are attributes of the tokenizer by name: such a name must not be that of something else."""
+    for name in names:
+        if not isinstance(name, str) or not is_token_name(name):
+            raise TokenizerError(
+                f"extra_special_tokens names a token {short(name)}; a name is a word that ends in _token, such as "
+                "image_token"
+            )
+
+
 def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
     names = [name for name, value in config.items() if name in NAMED_TOKENS or _is_token_name(name, value)]
     return {name: token_text(config[name], name) for name in names if config[name] is not None}
 
 
 def _is_token_name(name: str, value: Any) -> bool:
-    return name.endswith("_token") and (isinstance(value, str | AddedToken) or _as_added_token(value) is not None)
+    return is_token_name(name) and (isinstance(value, str | AddedToken) or _as_added_token(value) is not None)
 
 
 def _is_other(name: str, value: Any) -> bool:

@@ -125,6 +125,12 @@ class SpecialTokens(ABC):
                 self._named[name] = token_text(value, name)
 
 
+def is_token_name(name: str) -> bool:
+    """Whether a token may have this name: a word that ends in `_token` and that no other attribute has."""
+    is_word = name.isidentifier() and name.endswith("_token") and not name.startswith("_")
+    return is_word and name not in ("add_bos_token", "add_eos_token")
+
+
 def token_text(value: Any, name: str) -> str:
     """The text of a token given as text, as an AddedToken, or as the mapping that one is stored as."""
     if isinstance(value, AddedToken):
