@@ -116,14 +116,14 @@ def test_prompts_that_are_none(inputs: Any, message: str) -> None:
     [
         ({"input_ids": IDS}, "inputs and input_ids are both given"),
         ({"attention_mask": torch.ones(2, 3)}, "attention_mask has 3 columns; it must have 2"),
-        ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is \[1, 2\]"),
-        ({"attention_mask": torch.ones(2, 1, 2, 2)}, r"attention_mask is \[2, 1, 2, 2\]"),
+        ({"attention_mask": torch.ones(1, 2)}, r"attention_mask is torch.float32 \[1, 2\]"),
+        ({"attention_mask": torch.ones(2, 1, 2, 2)}, r"attention_mask is torch.float32 \[2, 1, 2, 2\]"),
         ({"attention_mask": [[1, 1], [1, 1]]}, "attention_mask is list"),
         ({"attention_mask": torch.tensor([[1, 1], [0, 0]])}, "row 1 of the prompt is padding only"),
-        ({"position_ids": torch.zeros(2, 1, dtype=torch.int64)}, r"position_ids is \[2, 1\]"),
-        ({"position_ids": torch.zeros(2, 2)}, r"position_ids is \[2, 2\]; it must be an integer"),
+        ({"position_ids": torch.zeros(2, 1, dtype=torch.int64)}, r"position_ids is torch.int64 \[2, 1\]"),
+        ({"position_ids": torch.zeros(2, 2)}, r"position_ids is torch.float32 \[2, 2\]"),
         ({"inputs_embeds": torch.zeros(3, 2, 32)}, "input_ids has 2 rows and inputs_embeds 3"),
-        ({"inputs_embeds": torch.zeros(2, 2, 31)}, r"inputs_embeds is \[2, 2, 31\].*hidden_size=32"),
+        ({"inputs_embeds": torch.zeros(2, 2, 31)}, r"inputs_embeds is torch.float32 \[2, 2, 31\].*hidden_size=32"),
         ({"inputs_embeds": torch.zeros(2, 0, 32)}, "at least one row and one token"),
         ({"past_key_values": 3}, "past_key_values is a int"),
         ({"logits_to_keep": -1}, "logits_to_keep is -1"),
@@ -256,7 +256,7 @@ def test_the_method_of_the_model() -> None:
 @pytest.mark.parametrize("streamer", [3, "x", type("Half", (), {"put": print})()], ids=["int", "str", "half"])
 def test_a_streamer_that_cannot_stream_is_refused_before_the_first_token(streamer: Any) -> None:
     model = ScriptedModel([[9]], VOCAB_SIZE)
-    with pytest.raises(InputError, match="streamer is a .* without .*end; give a TextStreamer"):
+    with pytest.raises(InputError, match=r"streamer is a .* without .*end; give a TextStreamer"):
         generate(model, IDS, streamer=streamer, max_new_tokens=2)
 
 

@@ -11,7 +11,7 @@ from seed_oss.generation.loop import run_plan
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import CallArguments, make_plan
-from seed_oss.generation.streamers import end_with_error
+from seed_oss.generation.streamers import check_streamer, end_with_error
 
 
 def generate(
@@ -62,6 +62,7 @@ def generate(
 
     Source: transformers generation/utils.py for names and meanings.
     """
+    check_streamer(streamer)
     call = CallArguments(
         inputs,
         generation_config,

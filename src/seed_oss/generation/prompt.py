@@ -113,15 +113,26 @@ def _prompt_ids(
     return torch.full((1, 1), config.bos_token_id, dtype=torch.int64, device=model.device), True
 
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def _is_plain(tensor: Tensor, model: CausalModel) -> bool:
+    """Whether the tensor holds numbers one after another that can be looked at."""
+    has_values = tensor.layout == torch.strided and (not tensor.is_meta or model.device.type == "meta")
+    return has_values and not tensor.is_quantized and not tensor.is_complex()
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{tensor.dtype} {list(tensor.shape)} ({tensor.layout} on {tensor.device})"
+
+
 def _check_ids(input_ids: Any, model: CausalModel) -> Tensor:
     if isinstance(input_ids, Mapping):
         raise InputError("the prompt is a mapping, as a tokenizer returns it; call generate(**inputs)")
     if not isinstance(input_ids, Tensor):
         raise InputError(f"input_ids is a {type(input_ids).__name__}; it must be an integer tensor [batch, length]")
-    if input_ids.dim() != 2 or input_ids.is_floating_point() or input_ids.dtype == torch.bool:
-        raise InputError(
-            f"input_ids is {input_ids.dtype} {list(input_ids.shape)}; it must be an integer tensor [batch, length]"
-        )
+    if input_ids.dim() != 2 or input_ids.dtype not in _INTEGERS or not _is_plain(input_ids, model):
+        raise InputError(f"input_ids is {_described(input_ids)}; it must be a dense int64 tensor [batch, length]")
     if input_ids.shape[0] == 0:
         raise InputError("input_ids has no rows; give at least one prompt")
     if input_ids.numel():
@@ -143,9 +154,12 @@ def _check_embeds(embeds: Any, model: CausalModel) -> Tensor | None:
         or embeds.dim() != 3
         or embeds.shape[2] != hidden
         or not embeds.is_floating_point()
+        or not _is_plain(embeds, model)
     ):
-        shape = list(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
-        raise InputError(f"inputs_embeds is {shape}; it must be a float tensor [batch, length, hidden_size={hidden}]")
+        given = _described(embeds) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise InputError(
+            f"inputs_embeds is {given}; it must be a dense float tensor [batch, length, hidden_size={hidden}]"
+        )
     if embeds.shape[0] == 0 or embeds.shape[1] == 0:
         raise InputError(f"inputs_embeds is {list(embeds.shape)}; give at least one row and one token")
     return embeds.to(model.device)
@@ -155,10 +169,15 @@ def _check_mask(mask: Any, tokens: Tensor, model: CausalModel) -> Tensor | None:
     """Boolean `[batch, length]`."""
     if mask is None:
         return None
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[0] != tokens.shape[0]:
-        shape = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+    if (
+        not isinstance(mask, Tensor)
+        or mask.dim() != 2
+        or mask.shape[0] != tokens.shape[0]
+        or not _is_plain(mask, model)
+    ):
+        given = _described(mask) if isinstance(mask, Tensor) else type(mask).__name__
         raise InputError(
-            f"attention_mask is {shape}; it must be a 2D tensor [batch={tokens.shape[0]}, cached + new tokens]"
+            f"attention_mask is {given}; it must be a dense 2D tensor [batch={tokens.shape[0]}, cached + new tokens]"
         )
     return mask.to(model.device) != 0
 
@@ -203,9 +222,15 @@ def _positions(given: Any, mask: Tensor | None, num_new: int, device: torch.devi
             return None
         positions = (mask.long().cumsum(-1) - 1).masked_fill(~mask, 0)
         return positions[:, -num_new:]
-    if not isinstance(given, Tensor) or given.dim() != 2 or given.shape[1] < num_new or given.is_floating_point():
-        shape = list(given.shape) if isinstance(given, Tensor) else type(given).__name__
-        raise InputError(f"position_ids is {shape}; it must be an integer tensor [batch or 1, {num_new} or more]")
+    wrong = not isinstance(given, Tensor) or given.dim() != 2 or given.shape[1] < num_new
+    if (
+        wrong
+        or given.dtype not in _INTEGERS
+        or given.layout != torch.strided
+        or given.is_meta != (device.type == "meta")
+    ):
+        shown = _described(given) if isinstance(given, Tensor) else type(given).__name__
+        raise InputError(f"position_ids is {shown}; it must be a dense int64 tensor [batch or 1, {num_new} or more]")
     return given[:, -num_new:].to(device=device, dtype=torch.int64)
 
 

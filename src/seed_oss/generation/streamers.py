@@ -118,6 +118,20 @@ class TextIteratorStreamer(TextStreamer):
         return value
 
 
+def check_streamer(streamer: object) -> None:
+    """Refuse what cannot take tokens, before there are any.
+
+    Raises:
+        InputError: it has no `put` or no `end`.
+    """
+    missing = [name for name in ("put", "end") if not callable(getattr(streamer, name, None))]
+    if streamer is not None and missing:
+        raise InputError(
+            f"streamer is a {type(streamer).__name__} without {' and '.join(missing)}; give a TextStreamer, or an "
+            "object with put(ids) and end()"
+        )
+
+
 def end_with_error(streamer: Any, error: BaseException) -> None:
     """Tell a streamer, ours or one that only has `put` and `end`, that no more will come because of `error`."""
     if isinstance(streamer, BaseStreamer):
