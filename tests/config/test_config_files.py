@@ -211,6 +211,7 @@ def test_saving_into_a_file_is_refused(tmp_path: Path):
         SeedOssConfig().save_pretrained(tmp_path / "taken")
 
 
+@pytest.mark.filterwarnings("ignore:generation config has keys:UserWarning")
 def test_generation_config_file(tmp_path: Path):
     write(tmp_path, {"temperature": 1.1, "top_p": 0.95, "eos_token_id": [2, 3], "x": 1}, "generation_config.json")
     config = GenerationConfig.from_pretrained(tmp_path, max_new_tokens=7)

@@ -82,6 +82,7 @@ def test_update_returns_what_is_no_field():
     assert (config.max_new_tokens, config.num_beams, config.penalty_alpha) == (3, 2, 0.6)
 
 
+@pytest.mark.filterwarnings("ignore:generation config has keys:UserWarning")
 def test_fill_from_takes_what_is_open():
     mine = GenerationConfig(temperature=0.5)
     mine.fill_from(GenerationConfig(temperature=1.1, top_p=0.9, eos_token_id=[2, 3], custom=1))
@@ -133,6 +134,7 @@ def test_from_model_config():
     assert (config.use_cache, config.output_attentions, config.return_dict_in_generate) == (False, True, True)
 
 
+@pytest.mark.filterwarnings("ignore:generation config has keys:UserWarning")
 def test_copies_are_independent():
     config = GenerationConfig(eos_token_id=[1], custom={"a": 1})
     for other in (config.copy(), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):  # noqa: S301
@@ -144,3 +146,16 @@ def test_copies_are_independent():
 
 def test_private_keys_are_dropped():
     assert GenerationConfig(_from_model_config=True, _commit_hash="x").to_diff_dict() == {}
+
+
+def test_a_misspelt_field_is_named() -> None:
+    with pytest.warns(UserWarning, match=r"does not know: 'temprature'\. .*'temprature': did you mean temperature\?"):
+        config = GenerationConfig(temprature=1)
+    assert config.to_diff_dict() == {"temprature": 1}
+    with pytest.warns(UserWarning, match="change nothing here$"):
+        GenerationConfig(shrubbery=1)
+
+
+def test_keys_of_the_reference_are_kept_without_a_word() -> None:
+    config = GenerationConfig(num_assistant_tokens_schedule="constant", decoder_start_token_id=3, dola_layers=None)
+    assert config.to_diff_dict()["decoder_start_token_id"] == 3

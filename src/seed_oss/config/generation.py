@@ -1,9 +1,11 @@
 """GenerationConfig: how text is continued, as in `generation_config.json`."""
 
+import difflib
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from seed_oss.config.base import check_keys
+from seed_oss.config.base import check_keys, named
 from seed_oss.config.fields import (
     Field,
     boolean,
@@ -44,6 +46,28 @@ def _read_early_stopping(field: str, value: Any) -> bool | str:
     if value != "never" and not isinstance(value, bool):
         refuse(field, value, "true, false or 'never'")
     return value
+
+
+WITHOUT_EFFECT = {
+    "assistant_lookbehind",
+    "decoder_start_token_id",
+    "generation_kwargs",
+    "num_assistant_tokens_schedule",
+    "target_lookbehind",
+}
+"""Keys that transformers writes and that change no result; kept and written back without a word."""
+
+
+def _warn_of_unknown(keys: set[str]) -> None:
+    if not keys:
+        return
+    near = {key: difflib.get_close_matches(key[:64], _FIELDS, n=1) for key in sorted(keys)[:20]}
+    hints = [f"{shown(key)}: did you mean {match[0]}?" for key, match in near.items() if match]
+    warnings.warn(
+        f"generation config has keys that seed_oss does not know: {named(keys)}. They are kept and written back, and "
+        f"change nothing here{'; ' if hints else ''}{' '.join(hints)}",
+        stacklevel=3,
+    )
 
 
 _FIELDS = {
@@ -245,6 +269,7 @@ class GenerationConfig(StoredConfig):
                 setattr(self, key, value)
             elif not key.startswith("_"):
                 self._extra[key] = json_copy(key, value)
+        _warn_of_unknown(self._extra.keys() - UNIMPLEMENTED.keys() - WITHOUT_EFFECT)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.FIELDS and value is None:
