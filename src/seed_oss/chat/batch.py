@@ -11,6 +11,9 @@ from seed_oss.chat.encoding import BatchEncoding
 from seed_oss.chat.padding import Padding
 from seed_oss.errors import InputError
 
+MAX_WINDOW_TOKENS = 2**24  # of all pieces of a call, where they overlap by more than three quarters
+_HARMLESS_OVERLAP = 4
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -82,9 +85,12 @@ def encode_rows(
         `input_ids` and the wanted rows, `[batch][length]`, or `[length]` for a single text without tensors.
 
     Raises:
-        InputError: Tensors are asked for and the rows differ in length.
+        InputError: Tensors are asked for and the rows differ in length, or the pieces of truncated texts overlap so
+            much that they would take more than `MAX_WINDOW_TOKENS` tokens.
         TokenizerError: The backend cannot encode a text.
     """
+    if truncation is not None:
+        _check_windows(backend, inputs, truncation, add_special_tokens)
     encodings = backend.encode_batch(
         inputs.items,
         add_special_tokens=add_special_tokens,
@@ -105,6 +111,27 @@ def encode_rows(
     elif not inputs.batched and return_tensors is None:
         data = {name: cast("list[Any]", rows[0]) if isinstance(rows[0], list) else rows for name, rows in data.items()}
     return BatchEncoding(data, encodings, return_tensors)
+
+
+def _check_windows(backend: Backend, inputs: Inputs, truncation: Truncation, add_special_tokens: bool) -> None:
+    """The package makes all pieces of a text at once; where they overlap almost wholly, each copies the last."""
+    added = backend.tokenizer.num_special_tokens_to_add(False) if add_special_tokens else 0
+    step = truncation.max_length - added - truncation.stride
+    if step < 1 or truncation.max_length <= _HARMLESS_OVERLAP * step:
+        return
+    num_bytes = sum(_num_bytes(item) for item in inputs.items)  # no fewer than tokens
+    if num_bytes // step * truncation.max_length > MAX_WINDOW_TOKENS:
+        raise InputError(
+            f"texts of {num_bytes} bytes in pieces of max_length={truncation.max_length} with "
+            f"stride={truncation.stride} may take more than {MAX_WINDOW_TOKENS} tokens; pass a smaller stride, "
+            "or fewer texts at a time"
+        )
+
+
+def _num_bytes(item: Any) -> int:
+    if isinstance(item, str):
+        return len(item.encode("utf-8", "surrogatepass"))
+    return sum(_num_bytes(part) for part in item)
 
 
 def _pad(encodings: list[Encoding], padding: Padding) -> None:
