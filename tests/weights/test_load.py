@@ -221,3 +221,8 @@ def test_loading_inside_inference_mode_gives_parameters_that_can_be_trained() ->
         model, _ = load(StateDictSource(tensors()))
     model.inner(torch.ones(1, 4)).sum().backward()
     assert model.inner[0].weight.grad is not None
+
+
+def test_more_memory_than_there_is_is_a_typed_error() -> None:
+    with pytest.raises(CheckpointError, match="takes 4503599627370496 bytes as float32, more than the memory left"):
+        Target(torch.float32, CPU).empty_like(torch.empty(2**50, device="meta"))

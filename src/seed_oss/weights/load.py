@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from seed_oss.errors import CheckpointError
+from seed_oss.weights.dtypes import dtype_name
 from seed_oss.weights.plan import LoadPlan
 from seed_oss.weights.progress import byte_progress
 from seed_oss.weights.source import TensorSpec, WeightSource
@@ -43,9 +45,20 @@ class Target:
     device: torch.device
 
     def empty_like(self, tensor: Tensor) -> Tensor:
-        """Uninitialised memory for a parameter."""
+        """Uninitialised memory for a parameter.
+
+        Raises:
+            CheckpointError: There is not as much.
+        """
         dtype = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
-        return torch.empty(tensor.shape, dtype=dtype, device=self.device)
+        try:
+            return torch.empty(tensor.shape, dtype=dtype, device=self.device)
+        except RuntimeError:  # of the allocator; on a CPU it has no type of its own
+            num_bytes = tensor.numel() * dtype.itemsize
+            raise CheckpointError(
+                f"a tensor of shape {list(tensor.shape)} takes {num_bytes} bytes as {dtype_name(dtype)}, more than "
+                f"the memory left on {self.device}; load with a smaller dtype=, on another device, or a smaller model"
+            ) from None
 
 
 def load_weights(
@@ -76,7 +89,7 @@ def load_weights(
         no longer shared.
 
     Raises:
-        CheckpointError: A file changed or ended while being read.
+        CheckpointError: A file changed or ended while being read, or there is too little memory.
     """
     shared = shared_names(model)
     _init_new(model, [*plan.new, *(name for name, *_ in plan.mismatched)], target, init_module)
