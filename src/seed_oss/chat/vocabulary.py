@@ -9,6 +9,7 @@ from seed_oss.chat.backend import Backend, backend_errors
 from seed_oss.chat.encoding import to_lists
 from seed_oss.chat.special_tokens import NAMED_TOKENS, SpecialTokens, token_texts
 from seed_oss.errors import TokenizerError
+from seed_oss.files.names import short
 
 _MAX_ID = 2**32 - 1
 
@@ -33,8 +34,13 @@ class Vocabulary(SpecialTokens):
 
         Returns:
             For a token that is not in the vocabulary, `unk_token_id`, which may be None.
+
+        Raises:
+            TokenizerError: One is not text.
         """
-        return self._id_of(tokens) if isinstance(tokens, str) else [self._id_of(token) for token in tokens]
+        if not isinstance(tokens, list | tuple):
+            return self._id_of(tokens)
+        return [self._id_of(token) for token in tokens]
 
     @overload
     def convert_ids_to_tokens(self, ids: int, skip_special_tokens: bool = False) -> str | None: ...
@@ -166,7 +172,10 @@ class Vocabulary(SpecialTokens):
         return self._backend.add_tokens(tokens, special=True)
 
     def _id_of(self, token: str) -> int | None:
-        token_id = self._backend.tokenizer.token_to_id(token)
+        if not isinstance(token, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TokenizerError(f"a token is text, got {type(token).__name__}")
+        with backend_errors(f"{short(token)} cannot be a token"):
+            token_id = self._backend.tokenizer.token_to_id(token)
         if token_id is None and self.unk_token is not None:
             return self._backend.tokenizer.token_to_id(self.unk_token)
         return token_id

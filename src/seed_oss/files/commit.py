@@ -21,7 +21,7 @@ from seed_oss.files.durable import OWN_PREFIX, fsync_file, fsync_folder, replace
 from seed_oss.files.exchange import exchange_folders, link_entries, make_twin, move_missing
 from seed_oss.files.journal import STAGING_NAME, Journal, finish, read_journal, withdraw, write_journal
 from seed_oss.files.locking import LOCK_FILE, SaveLock
-from seed_oss.files.names import check_plain_name
+from seed_oss.files.names import check_plain_name, short
 from seed_oss.files.unique_shards import make_unique
 from seed_oss.files.weight_map import is_weight_file
 
@@ -55,7 +55,7 @@ class DirectoryCommit:
     def __init__(
         self, target: str | Path, *, replaces: Callable[[str], bool] = is_weight_file, exchange: bool = True
     ) -> None:
-        self._target = Path(os.path.realpath(target))
+        self._target = _real_folder(target)
         self._replaces = replaces
         self._exchange = exchange
         self._made_target = False
@@ -169,7 +169,7 @@ def write_model_file(root: str | Path, name: str, data: bytes) -> None:
         UnsafeFileError: The name is not a plain name.
         InputError: The folder is a file, has a folder of this name, or is being saved by another process.
     """
-    folder = Path(os.path.realpath(root))
+    folder = _real_folder(root)
     _make_folder(folder)
     _check_not_in_the_way(folder, check_plain_name(name))
     with SaveLock(folder) as lock:
@@ -255,6 +255,12 @@ def _move_inside(staging: Path, names: list[str], target: Path) -> Path:
             fsync_file(inside / name)
         shutil.rmtree(staging, ignore_errors=True)
     return inside
+
+
+def _real_folder(path: str | Path) -> Path:
+    if "\0" in os.fspath(path):
+        raise InputError(f"{short(os.fspath(path))} holds a zero byte, which no path may; give another folder")
+    return Path(os.path.realpath(path))
 
 
 def _make_folder(folder: Path) -> bool:

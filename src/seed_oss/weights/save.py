@@ -15,12 +15,13 @@ from torch import Tensor
 
 from seed_oss.errors import InputError
 from seed_oss.files import INDEX_FILE, SINGLE_FILE
+from seed_oss.files.names import short
 from seed_oss.weights.dtypes import FILE_NAMES, dtype_name
 from seed_oss.weights.source import TensorSpec
 
 PIECE_BYTES = 2**24
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", re.ASCII)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]+)\s*", re.ASCII)
 # The order in which the safetensors library puts dtypes into a file.
 _DTYPE_ORDER = (
     *("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "I16", "U16", "F16", "BF16"),
@@ -44,7 +45,7 @@ def size_in_bytes(size: int | str) -> int:
         result = int(float(match.group(1)) * _UNITS[match.group(2).upper()])
         if result > 0:
             return result
-    raise InputError(f"max_shard_size is {size!r}; it must be a number of bytes above 0, or like '5GB' or '500MB'")
+    raise InputError(f"max_shard_size is {short(size)}; it must be a number of bytes above 0, or like '5GB' or '500MB'")
 
 
 def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: int) -> dict[str, list[str]]:
