@@ -200,3 +200,22 @@ def test_reasons_cannot_command_a_terminal(process: TemplateProcess) -> None:
         process.render("{{ raise_exception('\\x1b]0;pwned\\x07\\x1b[31m\\u202eevil') }}", {}, RenderLimits())
     assert "\\x1b]0;pwned\\x07\\x1b[31m\\u202eevil" in str(caught.value)
     assert not {"\x1b", "\x07", "\u202e"} & set(str(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ 'a b' | wordwrap(1) }}", "a\nb"),
+        ("{{ '<b>x</b> &amp;' | striptags }}", "x &"),
+        ("{{ 'abc'.encode('idna') | length }}", "3"),
+    ],
+)
+def test_filters_that_load_more_of_python(process: TemplateProcess, template: str, text: str) -> None:
+    assert process.render(template, {}, RenderLimits()) == text
+
+
+def test_what_cannot_be_loaded_names_no_file(process: TemplateProcess) -> None:
+    with pytest.raises(TemplateError) as caught:
+        process.render("{{ 'a'.encode('cp500') }}", {}, RenderLimits())
+    assert "it asked for a part of Python that templates do not have" in str(caught.value)
+    assert "/" not in str(caught.value)

@@ -41,6 +41,8 @@ def main() -> None:
             answer = _reason(f"{type(error).__name__}: {error.message or ''}", error)
         except MemoryError:
             answer = b"E" + f"MemoryError: it needs more than {MAX_MEMORY_BYTES >> 20} MiB".encode()
+        except (OSError, ImportError) as error:  # its text names a file of this machine
+            answer = _reason(f"{type(error).__name__}: it asked for a part of Python that templates do not have", error)
         except Exception as error:  # noqa: BLE001 - a template may raise anything; the parent gets it as text
             answer = _reason(f"{type(error).__name__}: {error}", error)
         _limit_time(0)
@@ -52,6 +54,7 @@ def _warm_up(renderer: Any) -> None:
     from jinja2.exceptions import TemplateError
 
     renderer("{{ strftime_now('%c %Z') }}{{ [1] | tojson }}{{ [1] | pprint }}{{ lipsum(1) }}", {}, 10**6)
+    renderer("{{ 'a b' | wordwrap(1) }}{{ '<b>&amp;' | striptags }}{{ 'a'.encode('idna') }}", {}, 10**6)
     for wrong in ("{{ raise_exception('') }}", "{% wrong %}"):
         try:
             renderer(wrong, {}, 0)
