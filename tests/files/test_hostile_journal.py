@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from seed_oss.errors import CheckpointError
-from seed_oss.files import DirectoryCommit, model_file_exists, open_model_file
+from seed_oss.errors import CheckpointError, InputError, UnsafeFileError
+from seed_oss.files import DirectoryCommit, model_file_exists, open_model_file, write_model_file
 from seed_oss.files.journal import JOURNAL_FILE
+from seed_oss.files.locking import LOCK_FILE
 
 STAGING = ".seed-oss-save-0123456789abcdef"
 NAMES = ["config.json", "keys.txt"]
@@ -81,3 +82,26 @@ def test_only_regular_files_are_moved(folder: Path, kind: str) -> None:
         save(folder)
     assert (folder / "config.json").read_text() == "{}"
     assert sorted(path.name for path in private.iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+def test_a_lock_that_is_no_file(tmp_path: Path, kind: str) -> None:
+    lock = tmp_path / LOCK_FILE
+    if kind == "folder":
+        lock.mkdir()
+    elif kind == "link":
+        lock.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(lock)
+    with pytest.raises(UnsafeFileError, match="not a regular file"):
+        save(tmp_path)
+    with pytest.raises(UnsafeFileError, match="not a regular file"):
+        write_model_file(tmp_path, "config.json", b"{}")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_zero_byte_in_a_path(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="zero byte"):
+        save(tmp_path / "a\0b")
+    with pytest.raises(InputError, match="zero byte"):
+        write_model_file(f"{tmp_path}/a\0b", "config.json", b"{}")

@@ -2,11 +2,12 @@
 
 import errno
 import os
+import stat
 import sys
 from pathlib import Path
 from types import TracebackType
 
-from seed_oss.errors import InputError
+from seed_oss.errors import InputError, UnsafeFileError
 from seed_oss.files.durable import OWN_PREFIX
 
 if sys.platform == "win32":
@@ -31,7 +32,7 @@ class SaveLock:
 
     def __enter__(self) -> "SaveLock":
         while True:
-            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            self._fd = self._open()
             try:
                 self.held = self._try_lock()
                 if not self.held or self._is_current():
@@ -50,6 +51,17 @@ class SaveLock:
         os.close(self._fd)
         if self.held and sys.platform == "win32":
             self._path.unlink(missing_ok=True)
+
+    def _open(self) -> int:
+        if os.path.lexists(self._path) and not self._is_regular():
+            raise UnsafeFileError(f"{self._path} is not a regular file, which no save leaves behind; delete it")
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    def _is_regular(self) -> bool:
+        try:
+            return stat.S_ISREG(self._path.lstat().st_mode)
+        except FileNotFoundError:  # its holder has just finished
+            return True
 
     def _is_current(self) -> bool:
         try:
