@@ -2,11 +2,12 @@
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from seed_oss.errors import TemplateError
 
+MAX_VALUES = 1_000_000
 _SCALARS = (str, int, float, bool, type(None))
 
 
@@ -21,15 +22,31 @@ def plain_data(value: Any, place: str) -> Any:
         place: Where it stands, for messages.
 
     Raises:
-        TemplateError: It holds something else, or is nested too deeply.
+        TemplateError: It holds something else, is too deep or too large, or one of its objects cannot be read.
     """
     try:
-        return _plain(value, place)
+        return _Copier(place).copied(value, place)
     except RecursionError:
         raise TemplateError(f"{place} is nested too deeply, or contains itself") from None
+    except TemplateError:
+        raise
+    except Exception as error:  # of a foreign object's own methods
+        raise TemplateError(f"{place} holds an object that cannot be read: {type(error).__name__}") from error
 
 
-def _plain(value: Any, place: str) -> Any:
+class _Copier:
+    def __init__(self, place: str) -> None:
+        self._place = place
+        self._num_values = 0
+
+    def copied(self, value: Any, place: str) -> Any:
+        self._num_values += 1  # of copies: what shares itself is counted as often as it is met
+        if self._num_values > MAX_VALUES:
+            raise TemplateError(f"{self._place} holds more than {MAX_VALUES} values; pass shorter messages")
+        return _plain(value, place, self.copied)
+
+
+def _plain(value: Any, place: str, copied: Callable[[Any, str], Any]) -> Any:
     if type(value) in _SCALARS:
         return value
     if isinstance(value, str):
@@ -40,11 +57,11 @@ def _plain(value: Any, place: str) -> Any:
         return float.__float__(value)
     if isinstance(value, Mapping):
         items = cast("Mapping[Any, Any]", value).items()
-        return {_plain(key, place): _plain(item, f"{place}[{key!r:.40}]") for key, item in items}
+        return {copied(key, place): copied(item, f"{place}[{key!r:.40}]") for key, item in items}
     if isinstance(value, list | tuple):
-        rows = [_plain(item, f"{place}[{index}]") for index, item in enumerate(cast("list[Any]", value))]
+        rows = [copied(item, f"{place}[{index}]") for index, item in enumerate(cast("list[Any]", value))]
         return tuple(rows) if isinstance(value, tuple) else rows
-    return _plain(_opened(value, place), place)
+    return copied(_opened(value, place), place)
 
 
 def _opened(value: Any, place: str) -> Any:
