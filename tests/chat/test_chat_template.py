@@ -152,8 +152,8 @@ def test_the_file_goes_before_the_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("conversation", "message"),
     [
-        ([], "at least one message"),
-        ("hello", "at least one message"),
+        ([], "at least one message, got an empty one"),
+        ("hello", "at least one message, got a str"),
         ({"role": "user"}, "at least one message"),
         ([[{"role": "user", "content": "x"}], []], "conversation 1 of the batch"),
         (["hello"], r"messages\[0\] must be a mapping"),

@@ -113,8 +113,13 @@ def test_bad_arguments_are_named(
 
 
 def test_text_that_is_not_unicode_is_refused(tokenizer: SeedOssTokenizer) -> None:
-    with pytest.raises(TokenizerError, match="cannot be encoded"):
+    with pytest.raises(TokenizerError, match=r"text 0 cannot be encoded: character 0 is the lone surrogate \\ud800"):
         tokenizer("\ud800")
+    with pytest.raises(TokenizerError, match="text 1 cannot be encoded: character 2 is the lone surrogate"):
+        tokenizer(["fine", "ab\udfff"])
+    for words in ({"text": ["a"], "text_pair": ["b\ud800"]}, {"text": ["a", "\ud800"], "is_split_into_words": True}):
+        with pytest.raises(TokenizerError, match="lone surrogate"):
+            tokenizer(**words)
 
 
 def test_stride_as_long_as_the_piece_is_refused(tokenizer: SeedOssTokenizer) -> None:
@@ -250,6 +255,9 @@ def test_arguments_go_before_the_files(folder: Path) -> None:
 
 def test_subfolder_and_missing_files(folder: Path, tmp_path: Path) -> None:
     assert len(SeedOssTokenizer.from_pretrained(folder.parent, subfolder="tiny")) == 448
+    with pytest.raises(MissingFileError, match=r"holds no checkpoint and no tokenizer: neither config.json nor tok"):
+        SeedOssTokenizer.from_pretrained(folder.parent)
+    (folder.parent / "config.json").write_text("{}")
     with pytest.raises(MissingFileError, match=r"has no tokenizer\.json"):
         SeedOssTokenizer.from_pretrained(folder.parent)
     with pytest.raises(MissingFileError):

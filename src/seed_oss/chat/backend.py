@@ -252,4 +252,22 @@ def _around(tokenizer: Tokenizer, bos: str | None, eos: str | None) -> dict[str,
 
 
 def _encode(tokenizer: Tokenizer, inputs: list[Any], add_special_tokens: bool, is_pretokenized: bool) -> list[Encoding]:
-    return tokenizer.encode_batch(inputs, add_special_tokens=add_special_tokens, is_pretokenized=is_pretokenized)
+    try:
+        return tokenizer.encode_batch(inputs, add_special_tokens=add_special_tokens, is_pretokenized=is_pretokenized)
+    except TypeError:
+        _refuse_surrogates(inputs)
+        raise
+
+
+def _refuse_surrogates(inputs: Sequence[Any]) -> None:
+    """Name the half of a surrogate pair that no tokenizer takes, if there is one in these texts, pairs or words."""
+    for index, given in enumerate(inputs):
+        parts: Sequence[Any] = [given] if isinstance(given, str) else given
+        for part in parts:
+            try:
+                part.encode() if isinstance(part, str) else _refuse_surrogates(part)
+            except UnicodeEncodeError as error:
+                raise TokenizerError(
+                    f"text {index} cannot be encoded: character {error.start} is the lone surrogate "
+                    f"{ascii(part[error.start])[1:-1]}; remove or replace it"
+                ) from None

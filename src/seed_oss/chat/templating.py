@@ -25,9 +25,9 @@ def split_conversations(conversation: Any) -> tuple[list[list[Any]], bool]:
     """
     items = list(cast("Sequence[Any]", conversation)) if isinstance(conversation, list | tuple) else []
     if not items:
-        raise TemplateError(
-            f"a conversation is a list of at least one message, got {type(cast('object', conversation)).__name__}"
-        )
+        is_empty = isinstance(conversation, list | tuple)
+        given = "an empty one" if is_empty else f"a {type(cast('object', conversation)).__name__}"
+        raise TemplateError(f"a conversation is a list of at least one message, got {given}")
     if isinstance(items[0], list | tuple):
         batch = [list(cast("Sequence[Any]", item)) if isinstance(item, list | tuple) else [] for item in items]
         if not all(batch):

@@ -27,6 +27,7 @@ TOKENIZER_PATTERNS = (
     TEMPLATE_FILE,
     f"{TEMPLATE_FOLDER}/*.jinja",
 )
+_SIGNS_OF_A_MODEL = ("config.json", CONFIG_FILE, "tokenizer.model", "vocab.json", "vocab.txt")
 MAX_TEMPLATE_BYTES = 2**20
 MAX_TEMPLATES = 64
 
@@ -185,6 +186,10 @@ def _read(folder: Path, name: str, max_bytes: int) -> bytes:
 def _missing_message(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder} is not a folder; give the folder of a checkpoint or tokenizer"
+    if not any(model_file_exists(folder, name) for name in _SIGNS_OF_A_MODEL):
+        return (
+            f"{folder} holds no checkpoint and no tokenizer: neither config.json nor {TOKENIZER_FILE}; check the path"
+        )
     return (
         f"{folder} has no {TOKENIZER_FILE}; a tokenizer in another form (tokenizer.model, vocab.json) can be saved as "
         f"one with transformers: AutoTokenizer.from_pretrained(...).save_pretrained(...)"
