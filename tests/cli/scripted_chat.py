@@ -5,7 +5,6 @@ python -m tests.cli.scripted_chat '["first answer<seed:eos>", ...]' chat --tools
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,19 +18,16 @@ class Scripts(ScriptedModel):
 
     Args:
         texts: markers in them are control tokens.
-        seconds: how long a token takes.
     """
 
-    def __init__(self, texts: Sequence[str], seconds: float = 0.0) -> None:
+    def __init__(self, texts: Sequence[str]) -> None:
         tokenizer = seed_tokenizer()
         self._waiting = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        self._seconds = seconds
         self.prompts: list[str] = []
         super().__init__(self._waiting[0], len(tokenizer))
 
     def __call__(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:
         """See CausalModel; a prompt is longer than one token."""
-        time.sleep(self._seconds)
         if input_ids.shape[1] > 1:
             self.prompts.append(seed_tokenizer().decode(input_ids[0]))
             self.script = self._waiting.pop(0) if len(self._waiting) > 1 else self._waiting[0]
@@ -39,15 +35,15 @@ class Scripts(ScriptedModel):
         return super().__call__(input_ids[:, -1:], past_key_values, **kwargs)
 
 
-def scripted(texts: Sequence[str], seconds: float = 0.0) -> Any:
+def scripted(texts: Sequence[str]) -> Any:
     """What `load` gives, with such a model."""
-    model: Any = Scripts(texts, seconds)
+    model: Any = Scripts(texts)
     return Loaded(model, seed_tokenizer())
 
 
 if __name__ == "__main__":
     from seed_oss.cli import main
 
-    loaded = scripted(json.loads(sys.argv.pop(1)), 0.002)
+    loaded = scripted(json.loads(sys.argv.pop(1)))
     sys.modules["seed_oss.cli.chat"].load = lambda *_, **__: loaded  # type: ignore[attr-defined]
     main()

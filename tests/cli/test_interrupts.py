@@ -145,7 +145,7 @@ def test_thinking_and_tools_on_a_terminal(tmp_path: Path):
     answer = "<seed:think>[red]So.\x1b[2J</seed:think>\nIt is over.<seed:eos>"
     texts = [answer, CALL.format(0.01), answer, CALL.format(1000), answer, "<seed:think>" + "so on " * 15_000]
     command = [sys.executable, "-m", "tests.cli.scripted_chat", json.dumps(texts)]
-    arguments = ("chat", "--tools", file, "--thinking-budget", "5000", "--max-new-tokens", "20000")
+    arguments = ("chat", "--tools", file, "--thinking-budget", "100000", "--max-new-tokens", "200000")
     with terminal(*arguments, command=command, kind="xterm") as screen:
         screen.wait_for(r"The model may call wait\.[\s\S]*> ")
         screen.type("one\n")
@@ -174,8 +174,8 @@ def test_thinking_and_tools_on_a_terminal(tmp_path: Path):
         screen.type("/fold\n")
         screen.wait_for(r"folded[\s\S]*> ")
         screen.type("four\n")
-        screen.wait_for(r"thinking \d+/5000")
-        screen.wait_for(r"thinking [1-9]\d+/5000")
+        screen.wait_for(r"thinking \d+/100000")
+        screen.wait_for(r"thinking [1-9]\d+/100000")
         screen.type("\x03")
         seen = screen.wait_for(r"stopped; \d+ tokens")
         assert re.search(r"thought for \d+ tokens \(/show prints it\)", seen)

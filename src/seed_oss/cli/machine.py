@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-EXTRAS: dict[str, tuple[str, ...]] = {"gguf": ("gguf",)}
+EXTRAS: dict[str, tuple[str, ...]] = {"gguf": ("gguf",), "grammar": ("llguidance",)}
 """Packages of each extra that users install; a test compares it with pyproject.toml."""
 
 _GIB = 2**30
