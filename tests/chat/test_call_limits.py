@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections import UserDict
 from collections.abc import ItemsView
 from typing import Any
 
@@ -51,7 +52,7 @@ def test_tokens_that_are_no_text() -> None:
             tokenizer.convert_tokens_to_ids(wrong)
 
 
-class _Failing(dict[str, Any]):
+class _Failing(UserDict[str, Any]):
     def items(self) -> ItemsView[str, Any]:
         raise KeyError("x")
 
