@@ -93,7 +93,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(entry, "app", fail)
     monkeypatch.setattr("warnings.showwarning", None)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        entry.main()
+        entry.run()
 
 
 def test_warnings_are_one_line(run: Run, monkeypatch: pytest.MonkeyPatch):

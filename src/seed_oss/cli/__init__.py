@@ -1,5 +1,17 @@
 """The command `seed-oss`. One file per command; what a command needs is imported when it runs."""
 
-from seed_oss.cli.entry import app, main
+import sys
 
-__all__ = ["app", "main"]
+INTERRUPTED = 130  # as shells count it: 128 + SIGINT
+
+
+def main() -> None:
+    """Run the command line; Ctrl-C while it is still being loaded ends it without a traceback, too."""
+    try:
+        from seed_oss.cli.entry import run
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    run()
+
+
+__all__ = ["main"]

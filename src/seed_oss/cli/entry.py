@@ -46,7 +46,7 @@ def _options(
     """Takes the options that come before a command."""
 
 
-def main() -> None:
+def run() -> None:
     """Run the command line; every error of the user's is one line and an exit code, never a traceback."""
     prepare_streams()
     try:
