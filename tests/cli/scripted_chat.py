@@ -42,8 +42,8 @@ def scripted(texts: Sequence[str]) -> Any:
 
 
 if __name__ == "__main__":
-    from seed_oss.cli import main
+    from seed_oss.cli import chat, main
 
-    loaded = scripted(json.loads(sys.argv.pop(1)))
-    sys.modules["seed_oss.cli.chat"].load = lambda *_, **__: loaded  # type: ignore[attr-defined]
+    loaded: Any = scripted(json.loads(sys.argv.pop(1)))
+    chat.load = lambda *_, **__: loaded
     main()
