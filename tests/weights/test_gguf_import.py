@@ -247,5 +247,6 @@ def test_a_link_of_the_user_is_followed(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     link = tmp_path / "link.gguf"
     link.symlink_to(source(tmp_path / "elsewhere"))
-    convert_gguf(link, tmp_path / "out")
-    convert_gguf(str(link), str(tmp_path / "out"))
+    for given, out in ((link, tmp_path / "out"), (str(link), str(tmp_path / "again"))):
+        convert_gguf(given, out)
+        assert (Path(out) / "config.json").is_file()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+from seed_oss.chat.budget import NO_BUDGET
 from seed_oss.chat.control_tokens import (
     BOS,
     END_REFLECT,
@@ -27,7 +28,7 @@ CLOSED_BLOCK: tuple[Piece, ...] = (
     THINK,
     "\n",
     REFLECT,
-    "The current thinking budget is 0, so I will directly start answering the question.",
+    NO_BUDGET,
     END_REFLECT,
     "\n",
     END_THINK,

@@ -3,17 +3,12 @@
 It is written anew and renders as the released ones do, which a test holds it to; `render` needs no template.
 """
 
+import json
 from functools import lru_cache
 from pathlib import Path
 
-from seed_oss.chat.budget import NO_BUDGET
-from seed_oss.chat.control_tokens import END_REFLECT, END_THINK, REFLECT, THINK
-from seed_oss.chat.seed_template import Variant
-
-_NOTHING_TO_THINK: dict[Variant, str] = {
-    "current": f"{THINK}\\n{REFLECT}{NO_BUDGET}{END_REFLECT}\\n{END_THINK}",
-    "initial": f"{THINK}{REFLECT}",
-}
+from seed_oss.chat.control_tokens import join
+from seed_oss.chat.seed_template import CLOSED_BLOCK, OPEN_BLOCK, Variant
 
 
 @lru_cache
@@ -24,4 +19,5 @@ def seed_chat_template(variant: Variant = "current") -> str:
         variant: "current", or "initial" for the first release, which leaves the think block of budget 0 open.
     """
     text = Path(__file__).with_name("seed_template.jinja").read_text(encoding="utf-8").rstrip("\n")
-    return text.replace("ZERO", f'"{_NOTHING_TO_THINK[variant]}"')
+    block = join(CLOSED_BLOCK if variant == "current" else OPEN_BLOCK)
+    return text.replace("ZERO", json.dumps(block))

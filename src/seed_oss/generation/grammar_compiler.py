@@ -26,7 +26,7 @@ MAX_COMPILE_SECONDS = 1.0
 MAX_CACHE_BYTES = 64 * 2**20
 MAX_SOURCE_BYTES = 2 * 2**20  # of the grammar made from all tools of a request
 
-# A compiled grammar's size cannot be asked for. Measured were up to 90 bytes for one of its text, on top of 100 KiB.
+# A compiled grammar's size cannot be asked for. This is an estimate, on the high side of one reading.
 _BYTES_PER_SOURCE_BYTE = 100
 _BYTES_PER_GRAMMAR = 128 * 1024
 _STACK_BYTES = 64 * 2**20  # the package recurses along chains of rules and references
