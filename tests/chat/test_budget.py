@@ -55,6 +55,9 @@ def test_what_is_no_budget(value: Any) -> None:
         ({"reasoning_effort": "low", "thinking_budget": 512}, 512),
         ({"reasoning_effort": "low", "enable_thinking": True}, 1024),
         ({"thinking_budget": 512, "chat_template_kwargs": {"thinking_budget": 512}}, 512),
+        ({"thinking": {"type": "enabled", "budget_tokens": -1}}, None),
+        ({"thinking": {"type": "adaptive", "budget_tokens": 9}, "enable_thinking": True}, 9),
+        ({"thinking": {"type": "enabled"}, "reasoning_effort": "low"}, 1024),
         ({"enable_thinking": False, "thinking": {"type": "disabled"}}, 0),
     ],
 )
@@ -89,6 +92,20 @@ def test_no_budget_named(fields: dict[str, Any]) -> None:
         ({"reasoning_effort": "huge"}, "reasoning_effort is 'huge'; allowed: none, minimal"),
         ({"reasoning": {"max_tokens": True}}, r"reasoning\.max_tokens is True"),
         ({"extra_body": 7}, "extra_body is 7; it must be an object"),
+        ({"extra_body": "{}"}, "extra_body is '{}'; it must be an object"),
+        ({"chat_template_kwargs": [1]}, r"chat_template_kwargs is \[1\]; it must be an object"),
+        ({"thinking": {"type": "disabled", "budget_tokens": "many"}}, r"thinking\.budget_tokens is 'many'"),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 0}},
+            r"thinking\.type: no limit; thinking\.budget_tokens: 0",
+        ),
+        ({"thinking": {"type": "enabled"}, "thinking_budget": 0}, r"thinking_budget: 0; thinking\.type: no limit"),
+        ({"thinking": {"type": ["disabled"]}}, r"thinking\.type is \['disabled'\]; allowed: enabled"),
+        ({"reasoning_effort": ["low"]}, "reasoning_effort is .'low'.; allowed: none"),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, r"reasoning\.effort: 16384"),
+        ({"thinking_budget": float("nan")}, "thinking_budget is nan, a float; allowed: an integer"),
+        ({"thinking_budget": 1e300}, "thinking_budget is <integer of 997 bits>; allowed: an integer"),
+        ({"enable_thinking": 1}, "enable_thinking is 1; allowed: true, false"),
         ({"thinking_budget": 512, "thinking_token_budget": 1024}, "thinking_budget: 512; thinking_token_budget: 1024"),
         ({"thinking_budget": 512, "enable_thinking": False}, "enable_thinking: 0"),
         ({"thinking_budget": 0, "enable_thinking": True}, "enable_thinking: no limit"),
@@ -98,6 +115,50 @@ def test_no_budget_named(fields: dict[str, Any]) -> None:
 def test_what_is_refused(fields: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         ThinkingBudget.from_request(fields)
+
+
+_DEEP: list[Any] = []
+for _ in range(100_000):
+    _DEEP = [_DEEP]
+_WRONG: dict[str, Any] = {
+    "huge": 10**5000,
+    "huge below zero": -(10**5000),
+    "huge in a list": [10**5000],
+    "deep": _DEEP,
+    "long": "x" * 10**6,
+    "bytes": b"1",
+    "object": object(),
+    "empty": (),
+}
+_PLACES: list[Any] = [
+    lambda value: {"thinking_budget": value},
+    lambda value: {"thinking_token_budget": value},
+    lambda value: {"thinking": value},
+    lambda value: {"thinking": {"type": value}},
+    lambda value: {"thinking": {"budget_tokens": value}},
+    lambda value: {"enable_thinking": value},
+    lambda value: {"reasoning_effort": value},
+    lambda value: {"reasoning": value},
+    lambda value: {"reasoning": {"max_tokens": value}},
+    lambda value: {"reasoning": {"effort": value}},
+    lambda value: {"reasoning": {"enabled": value}},
+    lambda value: {"chat_template_kwargs": value},
+    lambda value: {"extra_body": {"chat_template_kwargs": value}},
+]
+
+
+@pytest.mark.parametrize("place", _PLACES)
+@pytest.mark.parametrize("value", _WRONG)
+def test_whatever_is_refused_is_refused_by_its_name(place: Any, value: str) -> None:
+    with pytest.raises(InputError, match=r"^[a-z_.]+ is .{1,200}; (allowed|it must be)") as caught:
+        ThinkingBudget.from_request(place(_WRONG[value]))
+    assert len(str(caught.value)) < 300
+
+
+def test_unknown_modes() -> None:
+    for mode in ("", "Hard", None, *_WRONG.values()):
+        with pytest.raises(InputError, match="allowed: both, soft, hard"):
+            ThinkingBudget(512, mode)
 
 
 def test_nesting_is_followed_only_so_far() -> None:

@@ -5,6 +5,7 @@ Hard: decoding counts, and closes the thinking in the trained words when the bud
 """
 
 import itertools
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -28,6 +29,16 @@ _ALLOWED = f"allowed: an integer from 0 to {MAX_BUDGET}, -1 or None for no limit
 
 BUDGET_SPENT = "I have exhausted my token budget, and now I will start answering the question."
 NO_BUDGET = "The current thinking budget is 0, so I will directly start answering the question."
+
+
+class _Shown(reprlib.Repr):
+    """repr() that stays short, and cannot fail on what is huge or deep."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 128 else f"<integer of {x.bit_length()} bits>"
+
+
+_SHOWN = _Shown()
 
 
 def reflection(used: int, remaining: int) -> str:
@@ -55,7 +66,9 @@ class ThinkingBudget:
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", _number("thinking_budget", self.tokens))
         if self.mode not in MODES:
-            raise InputError(f"the mode of the thinking budget is {self.mode!r}; allowed: {', '.join(MODES)}")
+            raise InputError(
+                f"the mode of the thinking budget is {_SHOWN.repr(self.mode)}; allowed: {', '.join(MODES)}"
+            )
 
     @classmethod
     def of(cls, value: Any, mode: Mode = "both") -> "ThinkingBudget":
@@ -65,7 +78,9 @@ class ThinkingBudget:
         if isinstance(value, Mapping):
             found = cls.from_request(cast("Mapping[str, Any]", value), mode)
             if found is None:
-                raise InputError(f"{list(cast('Mapping[str, Any]', value))[:8]} names no thinking budget; {SPELLINGS}")
+                raise InputError(
+                    f"{_SHOWN.repr(list(cast('Mapping[str, Any]', value)))} names no thinking budget; {SPELLINGS}"
+                )
             return found
         return cls(_number("thinking_budget", value), mode)
 
@@ -114,9 +129,9 @@ def _number(place: str, value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # JSON has one kind of number
     if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"{place} is {value!r:.40}, a {type(value).__name__}; {_ALLOWED}")
+        raise InputError(f"{place} is {_SHOWN.repr(value)}, a {type(value).__name__}; {_ALLOWED}")
     if not UNLIMITED <= value <= MAX_BUDGET:
-        raise InputError(f"{place} is {value if abs(value) < 10**20 else 'far out of range'}; {_ALLOWED}")
+        raise InputError(f"{place} is {_SHOWN.repr(value)}; {_ALLOWED}")
     return None if value == UNLIMITED else int(value)
 
 
@@ -146,19 +161,19 @@ def _count(place: str, value: Any) -> list[_Found]:
 
 def _effort(place: str, value: Any) -> list[_Found]:
     if not isinstance(value, str) or value not in EFFORTS:
-        raise InputError(f"{place} is {value!r:.40}; allowed: {', '.join(EFFORTS)}")
+        raise InputError(f"{place} is {_SHOWN.repr(value)}; allowed: {', '.join(EFFORTS)}")
     return [_Found(place, _number(place, EFFORTS[value]), rank=1)]
 
 
 def _switch(place: str, value: Any) -> list[_Found]:
     if not isinstance(value, bool):
-        raise InputError(f"{place} is {value!r:.40}; allowed: true, false")
+        raise InputError(f"{place} is {_SHOWN.repr(value)}; allowed: true, false")
     return [_Found(place, None, rank=2) if value else _Found(place, 0)]
 
 
 def _mapping(place: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise InputError(f"{place} is {value!r:.40}; it must be an object")
+        raise InputError(f"{place} is {_SHOWN.repr(value)}; it must be an object")
     return cast("Mapping[str, Any]", value)
 
 
@@ -167,12 +182,13 @@ def _thinking(place: str, value: Any) -> list[_Found]:
     if isinstance(value, bool):
         return _switch(place, value)
     fields = _mapping(place, value)
-    kind, tokens = fields.get("type", "enabled"), fields.get("budget_tokens")
-    if kind not in ("enabled", "adaptive", "disabled"):
-        raise InputError(f"{place}.type is {kind!r:.40}; allowed: enabled, adaptive, disabled")
-    if kind == "disabled":
+    kind, tokens = fields.get("type"), fields.get("budget_tokens")
+    if kind not in (None, "enabled", "adaptive", "disabled"):
+        raise InputError(f"{place}.type is {_SHOWN.repr(kind)}; allowed: enabled, adaptive, disabled")
+    counted = [] if tokens is None else _count(f"{place}.budget_tokens", tokens)
+    if kind == "disabled":  # a number left over from when it was enabled says nothing
         return _switch(place, False)
-    return _switch(place, True) if tokens is None else _count(f"{place}.budget_tokens", tokens)
+    return counted if counted and kind is None else [*_switch(f"{place}.type", True), *counted]
 
 
 def _read(fields: Mapping[str, Any], readers: "Mapping[str, _Reader]", prefix: str) -> list[_Found]:
