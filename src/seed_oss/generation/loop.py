@@ -89,9 +89,12 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
     token_index = 0
     while not watch.look():
         scores = process(plan, ids.view(), plan.steering.restrict(logits))
+        chosen = plan.choose(scores, token_index)
+        if watch.drop(chosen, scores):
+            return
         record.add(output, logits, scores)
         del output
-        tokens = watch.settle(plan.steering.force(plan.choose(scores, token_index), logits.shape[-1]))
+        tokens = watch.settle(plan.steering.force(chosen, logits.shape[-1]))
         record.add_tokens(logits, tokens, plan.steering)
         del logits, scores
         ids.append(tokens)

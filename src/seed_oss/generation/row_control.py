@@ -25,6 +25,10 @@ class Directive:
         stop: why the row ends here, without another token; None goes on.
         text_may_end: whether a stop string may end the row with this token. False keeps the row going; its strings
             that begin before it becomes True again do not count.
+        yielding: those of `banned` that may come all the same where another control of the row says that they complete
+            the answer, or where nothing else may come.
+        completing: tokens that complete what this control holds the row to.
+        unread: tokens in whose text no stop string counts, whatever `text_may_end` says.
     """
 
     forced: int | None = None
@@ -32,9 +36,13 @@ class Directive:
     allowed: Tensor | None = None
     stop: str | None = None
     text_may_end: bool = True
+    yielding: frozenset[int] = frozenset()
+    completing: frozenset[int] = frozenset()
+    unread: frozenset[int] = frozenset()
 
 
 FREE = Directive()
+GRAMMAR_ERROR = "grammar_error"  # why a row ends in which no token may come
 
 
 class RowControl(ABC):
@@ -59,14 +67,39 @@ class RowControl(ABC):
 
 
 def combine(directives: Sequence[Directive]) -> Directive:
-    """All of several directives at once; the first that forces or stops wins over those behind it."""
+    """All of several directives at once; the first that forces or stops wins over those behind it.
+
+    Where nothing is left that all of them allow, the row stops with the reason "grammar_error".
+    """
     if len(directives) == 1:
         return directives[0]
-    stop = next((one.stop for one in directives if one.stop is not None), None)
-    forced = next((one.forced for one in directives if one.forced is not None), None)
-    masks = [one.allowed for one in directives if one.allowed is not None]
-    allowed: Tensor | None = None
-    for mask in masks:
-        allowed = mask if allowed is None else allowed & mask
-    banned = frozenset[int]().union(*(one.banned for one in directives))
-    return Directive(forced, banned, allowed, stop, all(one.text_may_end for one in directives))
+    text_may_end = all(one.text_may_end for one in directives)
+    for one in directives:
+        if one.stop is not None or one.forced is not None:
+            return Directive(forced=one.forced, stop=one.stop, text_may_end=text_may_end)
+    firm = frozenset[int]().union(*(one.banned - one.yielding for one in directives))
+    yielding = frozenset[int]().union(*(one.yielding for one in directives)) - firm
+    yielding -= frozenset[int]().union(*(one.completing for one in directives))
+    allowed = _allowed_by_all([one.allowed for one in directives if one.allowed is not None])
+    if allowed is not None and not _leaves_any(allowed, firm | yielding):
+        if not _leaves_any(allowed, firm):
+            return Directive(stop=GRAMMAR_ERROR, text_may_end=text_may_end)
+        yielding = frozenset[int]()
+    unread = frozenset[int]().union(*(one.unread for one in directives))
+    return Directive(banned=firm | yielding, allowed=allowed, text_may_end=text_may_end, unread=unread)
+
+
+def _allowed_by_all(masks: Sequence[Tensor]) -> Tensor | None:
+    """What every mask allows; what lies beyond a mask it does not allow."""
+    if len(masks) <= 1:
+        return masks[0] if masks else None
+    length = min(mask.shape[0] for mask in masks)
+    allowed = masks[0][:length]
+    for mask in masks[1:]:
+        allowed = allowed & mask[:length]
+    return allowed
+
+
+def _leaves_any(allowed: Tensor, banned: frozenset[int]) -> bool:
+    inside = [token for token in banned if 0 <= token < allowed.shape[0]]
+    return int(allowed.count_nonzero()) > int(allowed[inside].count_nonzero())

@@ -1,6 +1,6 @@
 """Which rows are done and why, decided on the host from one transfer of the new tokens per step."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -77,7 +77,18 @@ class RowWatch:
         if not self._steering:
             return False
         self._steering.look(self.done)
-        stops = self._steering.stops()
+        return self._stop(self._steering.stops())
+
+    def drop(self, tokens: Tensor, scores: Tensor) -> bool:
+        """End the steered rows to which nothing is left that may come; whether all rows are done.
+
+        Args:
+            tokens: int64 `[batch]` from a chooser.
+            scores: float32 `[batch, vocab]` that they were chosen by.
+        """
+        return bool(self._steering) and self._stop(self._steering.left_without(tokens, scores))
+
+    def _stop(self, stops: Mapping[int, str]) -> bool:
         if stops:
             self._mark([stops.get(row, reason) for row, reason in enumerate(self._reasons)])
         return all(self.done)
@@ -163,7 +174,8 @@ class RowWatch:
                 continue
             if token == NO_TOKEN:
                 raise _no_number(row, length - self._prompt_len)
-            may_end = self._steering.directive(row).text_may_end
+            said = self._steering.directive(row)
+            may_end = said.text_may_end and token not in said.unread
             stops = [tracker.feed(token) if may_end else tracker.skip(token) for tracker in self._trackers[row]]
             reasons[row] = "eos" if token in self._eos else "stop_string" if any(stops) else None
             self._steering.advance(row, token)

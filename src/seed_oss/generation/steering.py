@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from seed_oss.errors import InputError
-from seed_oss.generation.row_control import FREE, Directive, RowControl, combine
+from seed_oss.generation.row_control import FREE, GRAMMAR_ERROR, Directive, RowControl, combine
+from seed_oss.generation.sampling import NO_TOKEN
 
 RowControls = tuple[RowControl, ...]
 
@@ -95,7 +96,7 @@ class Steering:
         Returns:
             float32 `[batch, vocab]`.
         """
-        limited = {index: one for index, one in self._directives.items() if one.banned or one.allowed is not None}
+        limited = {index: one for index, one in self._directives.items() if _is_limit(one)}
         if not limited:
             return logits
         logits = logits.clone()
@@ -105,6 +106,20 @@ class Steering:
             if directive.banned:
                 logits[index, _inside(directive.banned, logits)] = -math.inf
         return logits
+
+    def left_without(self, tokens: Tensor, scores: Tensor) -> dict[int, str]:
+        """The rows that end because the logits processors forbid all that their controls allow, and why.
+
+        Args:
+            tokens: int64 `[batch]`, as chosen.
+            scores: float32 `[batch, vocab]` that they were chosen by.
+        """
+        limited = [index for index, one in self._directives.items() if one.forced is None and _is_limit(one)]
+        if not limited:
+            return {}
+        chosen = tokens.tolist()
+        lost = [index for index in limited if chosen[index] == NO_TOKEN]
+        return {index: GRAMMAR_ERROR for index in lost if bool((scores[index] == -math.inf).all())}  # and no NaN
 
     def force(self, tokens: Tensor, vocab_size: int) -> Tensor:
         """Put forced tokens in place of the chosen ones, int64 `[batch]`.
@@ -120,6 +135,10 @@ class Steering:
             raise InputError(f"a row control forces token {wrong}; allowed are 0 to {vocab_size - 1}")
         rows = torch.tensor(list(forced), device=tokens.device)
         return tokens.index_put((rows,), torch.tensor(list(forced.values()), device=tokens.device))
+
+
+def _is_limit(directive: Directive) -> bool:
+    return bool(directive.banned) or directive.allowed is not None
 
 
 def _forbid_others(row: Tensor, allowed: Tensor) -> None:
