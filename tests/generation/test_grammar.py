@@ -14,7 +14,7 @@ from seed_oss.chat.output_format import OutputFormat
 from seed_oss.errors import InputError, MissingExtraError
 from seed_oss.generation import grammar_package
 from seed_oss.generation.grammar import GRAMMAR_ERROR, GrammarControl
-from seed_oss.generation.row_control import FREE, combine
+from seed_oss.generation.row_control import combine
 from tests.generation.grammar_runs import (
     BOS,
     END_THINK,
@@ -147,7 +147,7 @@ def test_when_the_answer_is_complete_only_the_end_may_come() -> None:
     for char in "ab":
         state = held.advance(state, ids_of(char)[0])
     assert allowed_by(held.directive(state), 448).nonzero().flatten().tolist() == [EOS, 77]
-    assert held.directive(held.advance(state, EOS)) is FREE
+    assert held.directive(held.advance(state, EOS)).stop == "eos"
 
 
 def test_a_token_that_the_grammar_forbids_ends_the_row_and_spoils_no_other_state() -> None:

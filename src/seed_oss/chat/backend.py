@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -142,7 +142,7 @@ class Backend:
         self.tokenizer = tokenizer
         self.special_tokens = {t.content for t in tokenizer.get_added_tokens_decoder().values() if t.special}
         self._twin: Tokenizer | None = None
-        self._remembered: dict[Any, Any] = {}
+        self._remembered: dict[Hashable, Any] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,16 +173,15 @@ class Backend:
             self._remembered = {}
         return num_added
 
-    def remembered(self, make: Callable[[Tokenizer], _Made]) -> _Made:
+    def remembered(self, key: Hashable, make: Callable[[], _Made]) -> _Made:
         """What `make` makes of the tokenizer, made once for its tokens as they are.
 
         Args:
-            make: A function of the tokenizer, or a class.
+            key: What it is.
+            make: Makes it.
         """
         memory = self._remembered  # another one as soon as tokens are added
-        if make not in memory:
-            memory[make] = make(self.tokenizer)
-        return memory[make]
+        return memory[key] if key in memory else memory.setdefault(key, make())
 
     def set_bos_eos(self, bos: str | None, eos: str | None) -> None:
         """Replace the post-processor: put these tokens before and after every text.

@@ -169,7 +169,7 @@ class ChatCalls(Vocabulary):
         return self._pad_rows(rows.columns(as_batch=batched or checked.return_tensors is not None), checked)
 
     def _control_vocabulary(self) -> ControlVocabulary:
-        return self._backend.remembered(ControlVocabulary)
+        return self._backend.remembered(ControlVocabulary, lambda: ControlVocabulary(self._backend.tokenizer))
 
 
 def _named(prompt: Callable[[list[Any]], Prompt], messages: list[Any], index: int, num_conversations: int) -> Prompt:

@@ -1,7 +1,7 @@
 """The vocabulary of a tokenizer: tokens and ids, looked up and added."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, TypeVar, cast, overload
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -12,6 +12,7 @@ from seed_oss.errors import TokenizerError
 from seed_oss.files.names import short
 
 _MAX_ID = 2**32 - 1
+_Made = TypeVar("_Made")
 
 
 class Vocabulary(SpecialTokens):
@@ -123,6 +124,14 @@ class Vocabulary(SpecialTokens):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens a call adds to a text, or to a pair of texts."""
         return self._backend.tokenizer.num_special_tokens_to_add(pair)
+
+    def remembered(self, make: Callable[[Self], _Made]) -> _Made:
+        """What `make` makes of this tokenizer: made once, and anew after tokens were added or `eos_token` was set.
+
+        Args:
+            make: A function of the tokenizer, or a class.
+        """
+        return self._backend.remembered((make, self.eos_token), lambda: make(self))
 
     def add_tokens(
         self, new_tokens: str | AddedToken | Sequence[str | AddedToken], special_tokens: bool = False

@@ -7,6 +7,7 @@ A blank line after `</seed:think>` is no part of the answer. Once the answer is 
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +15,12 @@ from torch import Tensor
 
 from seed_oss.chat.control_tokens import BOS, END_THINK, END_TOOL_CALL, EOS, THINK, TOOL_CALL
 from seed_oss.chat.output_format import OutputFormat
+from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
-from seed_oss.errors import InputError
+from seed_oss.errors import InputError, StateError
 from seed_oss.generation.grammar_compiler import CompiledGrammar, GrammarCompiler
-from seed_oss.generation.row_control import FREE, Directive, RowControl
+from seed_oss.generation.row_control import FREE, GRAMMAR_ERROR, Directive, RowControl
 
-GRAMMAR_ERROR = "grammar_error"
 _MAX_NEWLINES = ("\n", "\n\n")
 
 
@@ -87,24 +88,44 @@ class _Cursor:
         self._grammar = grammar
         self._vocab_size = vocab_size
         self._matcher: Any = None
+        self._prototype: Any = None
+        self._was_renewed = False
         self._at: _Node | None = None
         self._last: tuple[_Node | None, Tensor | None, bool] | None = None
 
     def look(self, node: _Node | None) -> tuple[Tensor | None, bool]:
         """What may come after a text, ends left out, and whether it may end; no mask where the text is not allowed."""
         if self._last is None or self._last[0] is not node:
-            mask, may_end = None, False
-            if self._move(node):
-                may_end = bool(self._matcher.is_accepting())
-                mask = self._grammar.mask(self._matcher, self._vocab_size)
-                if self._matcher.is_error():
-                    mask, self._matcher = None, None
+            mask, may_end = self._look(node)
+            if mask is None and self._renew():  # the matcher may be worn out, by this row or by others
+                mask, may_end = self._look(node)
             self._last = (node, mask, may_end)
         return self._last[1], self._last[2]
 
+    def _look(self, node: _Node | None) -> tuple[Tensor | None, bool]:
+        if not self._move(node):
+            return None, False
+        may_end = bool(self._matcher.is_accepting())
+        mask = self._grammar.mask(self._matcher, self._vocab_size)
+        if not self._matcher.is_error():
+            return mask, may_end
+        self._matcher = None
+        return None, False
+
+    def _renew(self) -> bool:
+        """Go on with a grammar made anew, once."""
+        if self._was_renewed:
+            return False
+        self._was_renewed = True
+        with suppress(InputError, StateError):  # not to be had now: as if it were of no use
+            self._grammar.renew(self._prototype)
+        self._matcher = None
+        return True
+
     def _move(self, node: _Node | None) -> bool:
         if self._matcher is None:
-            self._matcher, self._at = self._grammar.matcher(), None
+            self._prototype = self._grammar.prototype
+            self._matcher, self._at = self._prototype.deep_copy(), None
         ahead: list[int] = []
         here, there, num_back = self._at, node, 0
         while here is not there:
@@ -199,8 +220,8 @@ class GrammarControl(RowControl):
 
     def directive(self, state: GrammarState) -> Directive:
         """See RowControl."""
-        if state.is_over:
-            return FREE
+        if state.is_over:  # also where the generation's own settings know no such end
+            return Directive(stop="eos") if self._is_whole else FREE
         if state.is_thinking:  # an end here would leave out the answer that is wanted
             return Directive(banned=self.tokens.ends) if self._is_whole else FREE
         if not state.is_constrained:
@@ -209,13 +230,15 @@ class GrammarControl(RowControl):
         mask, may_end = state.cursor.look(state.node)
         if mask is None:
             return Directive(stop=GRAMMAR_ERROR)
-        extra = self._besides(state, may_end)
+        ends = self.tokens.ends if may_end and self._is_whole else frozenset[int]()
+        extra = self._besides(state, ends)
         if extra:
             mask = mask.clone()
             mask[extra] = True
         elif not bool(mask.any()):
             return Directive(stop=GRAMMAR_ERROR)
-        return Directive(allowed=mask)
+        # A form that may be empty says nothing yet for an empty answer; one that may be blank, for a blank one.
+        return Directive(allowed=mask, completing=frozenset[int]() if state.node is None else ends)
 
     def _outside(self, state: GrammarState) -> Directive:
         tokens = self.tokens
@@ -224,9 +247,9 @@ class GrammarControl(RowControl):
             banned.add(tokens.tool_call)
         return Directive(banned=frozenset(one for one in banned if one is not None))
 
-    def _besides(self, state: GrammarState, may_end: bool) -> list[int]:
+    def _besides(self, state: GrammarState, ends: frozenset[int]) -> list[int]:
         """What may come besides what the grammar says."""
-        extra = set(self.tokens.ends) if may_end and self._is_whole else set[int]()
+        extra = set(ends)
         if state.node is None and state.may_think and self.tokens.think is not None:
             extra.add(self.tokens.think)
         if state.may_skip:
@@ -264,7 +287,7 @@ class GrammarControl(RowControl):
 
 
 def grammar_control(
-    compiler: GrammarCompiler,
+    compiler: GrammarCompiler | SeedOssTokenizer,
     *,
     response_format: Any = None,
     tools: Any = None,
@@ -276,7 +299,8 @@ def grammar_control(
     """Make the control that holds rows to a form of answer, to the tools given, or to both.
 
     Args:
-        compiler: of the tokenizer; it keeps what it has compiled.
+        compiler: of the tokenizer; or the tokenizer, whose compiler is made when it is first needed, and kept: see
+            `GrammarCompiler.of`.
         response_format: an OutputFormat, or what OpenAI clients send. With tools that may be called, an answer is
             either of this form or calls.
         tools: None, or OpenAI tool definitions.
@@ -290,17 +314,22 @@ def grammar_control(
 
     Raises:
         InputError: something of it is wrong, over the limits or cannot be enforced. The message names the place.
+        MissingExtraError: the package llguidance is not installed.
+        StateError: too many other grammars are being compiled.
         TokenizerError: a call is possible, and the vocabulary has no `<seed:tool_call>`.
     """
     output = OutputFormat.of(response_format)
     functions = tool_functions(tools)
     choice = ToolChoice.of(tool_choice, functions)
+    tokenizer: SeedOssTokenizer = compiler.tokenizer if isinstance(compiler, GrammarCompiler) else compiler
     given = () if eos_token_id is None else (eos_token_id,) if isinstance(eos_token_id, int) else eos_token_id
-    tokens = GrammarTokens.of(compiler.tokenizer, given)
-    size = len(compiler.tokenizer) if vocab_size is None else vocab_size
+    tokens = GrammarTokens.of(tokenizer, given)
+    size = len(tokenizer) if vocab_size is None else vocab_size
+    if output is None and (choice.mode == "none" or not functions):
+        return GrammarControl(None, tokens, size) if functions else None
+    if not isinstance(compiler, GrammarCompiler):
+        compiler = GrammarCompiler.of(compiler)
     if choice.mode == "none":
-        if output is None:
-            return GrammarControl(None, tokens, size) if functions else None
         return GrammarControl(compiler.compile(output), tokens, size)
     if choice.mode == "auto" and output is None:
         grammar = compiler.compile(None, functions, several_calls=False)
