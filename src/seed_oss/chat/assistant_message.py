@@ -83,7 +83,8 @@ class AssistantMessage:
         tool_calls: The complete calls, in order.
         broken_calls: The calls that are not complete, or no calls.
         reflections: What the model said of its budget.
-        truncated: What the answer left open, if anything: "reasoning" or "tool_call".
+        truncated: What the answer left open, if anything: "reasoning" or "tool_call"; "content" where whoever
+            generated it knows that it was cut off there, which a text does not tell.
         ended: The model ended its turn itself, with `<seed:eos>`. Often it is cut off before parsing.
         late_think_end: A think block was closed that nothing had opened; all before it became reasoning.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import ClassVar, Literal
 
-Truncated = Literal["reasoning", "tool_call"]
+Truncated = Literal["reasoning", "tool_call", "content"]
 BrokenReason = Literal["truncated", "malformed"]
 
 

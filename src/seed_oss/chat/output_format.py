@@ -102,7 +102,10 @@ class OutputFormat:
             return cls.json_object()
         if kind != "json_schema":
             shown = repr(kind) if given else repr(cast("Any", response_format))
-            raise InputError(f"response_format.type is {shown[:80]}; it must be 'text', 'json_object' or 'json_schema'")
+            raise InputError(
+                f"response_format.type is {shown[:80]}; it must be 'text', 'json_object' or 'json_schema' (a bare JSON "
+                "schema goes through OutputFormat.json_schema)"
+            )
         inner = given.get("json_schema")
         if not isinstance(inner, Mapping) or "schema" not in inner:
             raise InputError("response_format.json_schema has no schema; give one, or use 'json_object'")

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,15 @@ from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.generation import generate
+from seed_oss.generation.grammar import grammar_control
 from seed_oss.generation.loop_guard import LoopGuard
-from seed_oss.generation.row_control import RowControl
+from seed_oss.generation.row_control import GRAMMAR_ERROR, RowControl
 from seed_oss.generation.stopping import StoppingCriteria, StoppingCriteriaList
 from seed_oss.generation.streamers import BaseStreamer
 from seed_oss.generation.thinking import ThinkingControl, ThinkingTokens
 
 DEFAULT_MAX_NEW_TOKENS = 4096
+_CUT_OFF = ("length", "time", GRAMMAR_ERROR)  # reasons of an end that was none of the model's
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,12 @@ def prepare_turn(
     messages: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: Any = None,
+    response_format: Any = None,
+    parallel_tool_calls: bool = True,
     thinking_budget: Any = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    vocab_size: int | None = None,
     end_token_ids: Sequence[int] = (),
     loop_guard: LoopGuard | None = None,
     controls: Sequence[RowControl] = (),
@@ -92,21 +98,30 @@ def prepare_turn(
         tokenizer: with a chat template.
         messages: the conversation so far.
         tools: tools as JSON schemas.
+        tool_choice, response_format, parallel_tool_calls: see `SeedOssForCausalLM.chat`.
         thinking_budget: a number, None for no limit, a ThinkingBudget, or fields of a request.
         max_new_tokens: most tokens of the answer.
+        vocab_size: length of the model's logits, for an answer that is held to a form; None takes the tokenizer's.
         end_token_ids: ids that end an answer besides the tokenizer's own.
         loop_guard: ends thinking or an answer that repeats itself.
         controls: further controls of the answer.
         **template_variables: for the checkpoint's template.
 
     Raises:
-        InputError: the budget is none, or `max_new_tokens` is out of range.
+        InputError: the budget is none, `max_new_tokens` is out of range, or the answer cannot be held to its form.
+        MissingExtraError: a form, and the package that holds answers to it is not installed.
         TemplateError: the messages cannot be rendered.
-        TokenizerError: a budget for a vocabulary without the markers of thinking.
+        TokenizerError: a budget for a vocabulary without the markers of thinking, or calls for one without theirs.
     """
     budget = ThinkingBudget.of(thinking_budget)
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; it must be an integer >= 1")
+    wanted = {
+        "tool_choice": tool_choice,
+        "response_format": response_format,
+        "parallel_tool_calls": parallel_tool_calls,
+    }
+    form = _form_control(tokenizer, tools, wanted, vocab_size, end_token_ids)
     if budget.template_value != -1:
         template_variables["thinking_budget"] = budget.template_value
     ids: list[int] = tokenizer.apply_chat_template(
@@ -115,7 +130,20 @@ def prepare_turn(
     thinking = _thinking_control(tokenizer, budget, end_token_ids, loop_guard)
     if thinking is not None:
         ids = [*ids, *thinking.prompt_suffix(ids, max_new_tokens)]
-    return ChatTurn(torch.tensor([ids]), max_new_tokens, tools, thinking, tuple(controls))
+    forms = () if form is None else (form,)
+    return ChatTurn(torch.tensor([ids]), max_new_tokens, tools, thinking, (*forms, *controls))
+
+
+def _form_control(
+    tokenizer: SeedOssTokenizer, tools: Any, wanted: Mapping[str, Any], vocab_size: int | None, ends: Sequence[int]
+) -> RowControl | None:
+    """What holds the answer to a form or to its tools; None where nothing is asked for, tools or not."""
+    parallel = wanted["parallel_tool_calls"]
+    if not isinstance(parallel, bool):
+        raise InputError(f"parallel_tool_calls is {parallel!r:.80}; it must be True or False")
+    if parallel and wanted["tool_choice"] is None and wanted["response_format"] is None:
+        return None
+    return grammar_control(tokenizer, tools=tools, vocab_size=vocab_size, eos_token_id=ends, **wanted)
 
 
 def _thinking_control(
@@ -141,8 +169,8 @@ class ChatStream(Iterator[Event]):
 
     Attributes:
         new_ids: the answer's tokens so far.
-        finish_reason: why the answer ended ("eos", "length", "stop_string", "loop", "criteria" if it was closed), once
-            it has.
+        finish_reason: why the answer ended ("eos", "length", "stop_string", "time", "loop", "grammar_error" where the
+            form of the answer left no token, "criteria" if it was closed), once it has.
     """
 
     def __init__(self, model: Any, tokenizer: SeedOssTokenizer, turn: ChatTurn, settings: Mapping[str, Any]) -> None:
@@ -187,8 +215,10 @@ class ChatStream(Iterator[Event]):
 
     @property
     def message(self) -> AssistantMessage:
-        """The answer as far as its events were taken."""
-        return AssistantMessage.from_events(self._events)
+        """The answer as far as its events were taken; one that was cut off says so."""
+        message = AssistantMessage.from_events(self._events)
+        is_cut = self._is_over and self.finish_reason in _CUT_OFF and not message.ended
+        return replace(message, truncated=message.truncated or "content") if is_cut else message
 
     @property
     def usage(self) -> ChatUsage:
@@ -271,6 +301,9 @@ def chat(
     messages: Sequence[Mapping[str, Any]],
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    tool_choice: Any = None,
+    response_format: Any = None,
+    parallel_tool_calls: bool = True,
     thinking_budget: Any = None,
     stream: bool = False,
     max_new_tokens: int | None = None,
@@ -281,11 +314,15 @@ def chat(
 ) -> "ChatStream | AssistantMessage":
     """Answer a conversation; see `SeedOssForCausalLM.chat`."""
     config = model.generation_config
-    ends = config.eos_token_id if config is not None else None
+    ends = settings.get("eos_token_id", config.eos_token_id if config is not None else None)
     turn = prepare_turn(
         tokenizer,
         messages,
         tools=tools,
+        tool_choice=tool_choice,
+        response_format=response_format,
+        parallel_tool_calls=parallel_tool_calls,
+        vocab_size=model.config.vocab_size,
         thinking_budget=thinking_budget,
         max_new_tokens=_max_new_tokens(config) if max_new_tokens is None else max_new_tokens,
         end_token_ids=[ends] if isinstance(ends, int) else list(ends or ()),

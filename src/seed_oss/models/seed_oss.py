@@ -272,16 +272,29 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = None,
+        response_format: Any = None,
+        parallel_tool_calls: bool = True,
         thinking_budget: Any = None,
         stream: bool = False,
         **settings: Any,
     ) -> Any:
         """Answer a conversation.
 
+        The model thinks freely before it answers. With neither `tool_choice` nor `response_format` it answers freely
+        too, tools or not; both need the extra `grammar` (`tool_choice="none"` does not).
+
         Args:
             tokenizer: with the checkpoint's chat template.
             messages: mappings with `role` and `content`, as OpenAI's API takes them.
             tools: tools as JSON schemas. Calls are returned, never run.
+            tool_choice: "auto": the model may call, and what it calls fits the schema of its tool; "none": the tools
+                stay in the prompt, and nothing may be called; "required": calls and nothing else; a function, as
+                `{"type": "function", "function": {"name": ...}}`: calls of it. None leaves everything to the model.
+            response_format: the form of the content: `{"type": "json_schema", "json_schema": {"schema": ...}}`,
+                `{"type": "json_object"}`, or a `seed_oss.chat.OutputFormat`. With tools and no `tool_choice`, or
+                "auto", an answer is of this form or calls.
+            parallel_tool_calls: whether more than one call may come; False holds calls to their schemas as "auto" does.
             thinking_budget: tokens of thinking, 0 for none, None for no limit; a ThinkingBudget for the mode too.
             stream: return the events of the answer while it is generated.
             **settings: `max_new_tokens` (4,096 unless the model's files say otherwise), `loop_guard`, `row_controls`,
@@ -289,14 +302,28 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
 
         Returns:
             An AssistantMessage; with `stream` a ChatStream, an iterator of events that has the message, the number of
-            tokens and the reason of the end when it is through.
+            tokens and the reason of the end when it is through. An answer that `max_new_tokens` cuts off says so
+            (`truncated`, and "length" as its `finish_reason`).
 
         Raises:
-            InputError: an argument of a wrong type or value.
+            InputError: an argument of a wrong type or value, or a form that cannot be enforced.
+            MissingExtraError: an answer shall be held to a form, and the extra `grammar` is not installed.
             TemplateError: the messages cannot be rendered.
-            TokenizerError: a budget for a model that does not think.
+            TokenizerError: a budget for a model that does not think, or calls held to a form for one without a format
+                of calls.
         """
-        return chat(self, tokenizer, messages, tools=tools, thinking_budget=thinking_budget, stream=stream, **settings)
+        return chat(
+            self,
+            tokenizer,
+            messages,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            parallel_tool_calls=parallel_tool_calls,
+            thinking_budget=thinking_budget,
+            stream=stream,
+            **settings,
+        )
 
     def prepare_inputs_for_generation(
         self,
