@@ -4,81 +4,19 @@ Counted is every token after `<seed:think>` up to the closing sentence, over all
 included. The closing sentence and `</seed:think>` come on top, inside `max_new_tokens`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from typing import Any
+from functools import cached_property
 
-from seed_oss.chat.backend import twin
 from seed_oss.chat.budget import BUDGET_SPENT, NO_BUDGET, ThinkingBudget, reflection
-from seed_oss.chat.control_tokens import END_REFLECT, END_THINK, EOS, REFLECT, THINK, TOOL_CALL, ControlToken
-from seed_oss.errors import TokenizerError
 from seed_oss.generation.loop_guard import LoopGuard
 from seed_oss.generation.row_control import Directive, RowControl
+from seed_oss.generation.thinking_tokens import ThinkingTokens
+
+__all__ = ["ThinkingControl", "ThinkingState", "ThinkingTokens"]
 
 MAX_RESERVE = 256
 _SENTENCE_ENDS = (".", "!", "?", "。", "！", "？", "…", "\n")
-
-
-@dataclass(frozen=True)
-class ThinkingTokens:
-    """What a budget needs of a vocabulary.
-
-    Args:
-        think, end_think, reflect, end_reflect: ids of the markers.
-        tool_call: id of the marker that opens a tool call, or None.
-        ends: ids that end an answer.
-        encode: text to ids, none of them a marker's.
-        text_of: the text of one id.
-    """
-
-    think: int
-    end_think: int
-    reflect: int
-    end_reflect: int
-    tool_call: int | None
-    ends: frozenset[int]
-    encode: Callable[[str], Sequence[int]]
-    text_of: Callable[[int], str]
-
-    @classmethod
-    def of(cls, tokenizer: Any, ends: Iterable[int] = ()) -> "ThinkingTokens":
-        """Look them up in a tokenizer.
-
-        Args:
-            tokenizer: a SeedOssTokenizer.
-            ends: ids that end an answer besides the tokenizer's own eos token and `<seed:eos>`.
-
-        Raises:
-            TokenizerError: the vocabulary has no markers of thinking.
-        """
-        added: dict[str, int] = tokenizer.get_added_vocab()
-
-        def id_of(token: ControlToken) -> int | None:
-            return added.get(token.text)
-
-        ids = {token: id_of(token) for token in (THINK, END_THINK, REFLECT, END_REFLECT)}
-        missing = [token.text for token, token_id in ids.items() if token_id is None]
-        if missing:
-            raise TokenizerError(
-                f"the vocabulary has no {', '.join(missing)}, so this model does not think in the Seed format; leave "
-                "the thinking budget out"
-            )
-        own = {token_id for token_id in (tokenizer.eos_token_id, id_of(EOS)) if token_id is not None}
-
-        plain = twin(tokenizer.backend_tokenizer, added_tokens=False)
-
-        @cache
-        def text_of(token_id: int) -> str:
-            return tokenizer.decode([token_id])
-
-        return cls(
-            **dict(zip(("think", "end_think", "reflect", "end_reflect"), ids.values(), strict=True)),  # type: ignore[arg-type]
-            tool_call=id_of(TOOL_CALL),
-            ends=frozenset(ends) | own,
-            encode=lambda text: plain.encode(text, add_special_tokens=False).ids,
-            text_of=text_of,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +34,7 @@ class ThinkingState:
         sentence_ended: the last token of the thinking ended a sentence.
         has_thought: a think block was closed, in the prompt or since.
         needs_content: nothing but blanks has come since then.
+        begun: tokens of a character of the answer that is half written, while nothing else has come.
         closed_by: what closed the last think block: "model", "budget", "length", "loop", or None.
         tail: the last tokens, as far as a loop guard wants them.
         num_new: tokens generated.
@@ -111,9 +50,27 @@ class ThinkingState:
     sentence_ended: bool = True
     has_thought: bool = False
     needs_content: bool = False
+    begun: tuple[int, ...] = ()
     closed_by: str | None = None
     tail: tuple[int, ...] = ()
     num_new: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Where the last turn of a prompt stands.
+
+    Attributes:
+        was_closed: a think block was closed in it, and none was opened since.
+        has_content: an answer has begun after that.
+        inside: tokens of the think block that is open; None without one.
+        reflected: tokens of the reflection that is open in that block; None without one.
+    """
+
+    was_closed: bool = False
+    has_content: bool = False
+    inside: Sequence[int] | None = None
+    reflected: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,44 +101,61 @@ class ThinkingControl(RowControl):
             prompt_ids: the prompt without padding.
             max_new_tokens: how many tokens may come.
         """
-        is_thinking, is_reflecting, was_closed, inside = self._scan(prompt_ids)
+        turn, tokens = self._scan(prompt_ids), self.tokens
+        is_reflecting = turn.reflected is not None
         skips = self.budget.limit == 0 or max_new_tokens < len(self._closing) + is_reflecting + 1
-        if not skips or was_closed:
+        if not skips or turn.was_closed:
             return []
-        tokens, newline = self.tokens, self.tokens.encode("\n")
-        head: list[int] = [] if is_thinking else [tokens.think]
-        if not is_reflecting:
-            head += [*(newline if not inside else ()), tokens.reflect]
-        return [*head, *tokens.encode(NO_BUDGET), tokens.end_reflect, *newline, tokens.end_think]
+        words, newline = tokens.encode(NO_BUDGET), tokens.encode("\n")
+        tail = [tokens.end_reflect, *newline, tokens.end_think]
+        block = [*newline, tokens.reflect, *words, *tail]
+        if turn.inside is None:
+            return [tokens.think, *block]
+        if (rest := _rest_of(block, turn.inside)) is not None:
+            return rest
+        if turn.reflected is None:
+            return [tokens.reflect, *words, *tail]
+        rest = _rest_of(words, turn.reflected)
+        return [*(words if rest is None else rest), *tail]
 
     def start(self, prompt_ids: Sequence[int], max_new_tokens: int) -> ThinkingState:
         """See RowControl. An open think block of the prompt goes on, and what stands in it counts."""
-        is_thinking, is_reflecting, was_closed, inside = self._scan(prompt_ids)
-        return ThinkingState(
+        turn = self._scan(prompt_ids)
+        inside = turn.inside or ()
+        state = ThinkingState(
             left=max_new_tokens,
             reserve=max(1, min(MAX_RESERVE, max_new_tokens // 4)),
             used=len(inside),
-            is_thinking=is_thinking,
-            is_reflecting=is_reflecting,
+            is_thinking=turn.inside is not None,
+            is_reflecting=turn.reflected is not None,
             sentence_ended=not inside or self._ends_sentence(inside[-1]),
-            has_thought=was_closed,
-            needs_content=was_closed,
+            has_thought=turn.was_closed,
+            needs_content=turn.was_closed and not turn.has_content,
         )
+        opens = turn.reflected is not None and not turn.reflected and self.budget.limit is not None
+        return self._with_true_numbers(state) if opens else state
 
-    def _scan(self, prompt_ids: Sequence[int]) -> tuple[bool, bool, bool, Sequence[int]]:
-        """(thinking, reflecting, just closed, tokens of the open block) at the end of the prompt's last turn."""
+    def _scan(self, prompt_ids: Sequence[int]) -> _Turn:
+        """Look at the end of the prompt, back to where its last turn began to think or answer."""
         tokens = self.tokens
         for position in range(len(prompt_ids) - 1, -1, -1):
             token = prompt_ids[position]
-            after = prompt_ids[position + 1 :]
             if token == tokens.think:
-                opened = [one for one in after if one in (tokens.reflect, tokens.end_reflect)]
-                return True, bool(opened) and opened[-1] == tokens.reflect, False, after
+                return self._open_turn(prompt_ids[position + 1 :])
             if token == tokens.end_think:
-                return False, False, not any(self._is_content(one) for one in after), ()
+                return _Turn(was_closed=True, has_content=any(map(tokens.is_content, prompt_ids[position + 1 :])))
             if token in tokens.ends:
                 break
-        return False, False, False, ()
+        return _Turn()
+
+    def _open_turn(self, inside: Sequence[int]) -> _Turn:
+        tokens = self.tokens
+        for position in range(len(inside) - 1, -1, -1):
+            if inside[position] == tokens.end_reflect:
+                break
+            if inside[position] == tokens.reflect:
+                return _Turn(inside=inside, reflected=inside[position + 1 :])
+        return _Turn(inside=inside)
 
     # Row by row
 
@@ -198,9 +172,17 @@ class ThinkingControl(RowControl):
         banned = set[int]() if self._may_think(state) else {tokens.think}
         if state.has_thought or state.left <= 1:  # a second end of thinking would make the answer a part of it
             banned.add(tokens.end_think)
-        if state.needs_content:
-            banned |= tokens.ends
-        return Directive(banned=frozenset(banned), text_may_end=not state.needs_content)
+        withheld = frozenset[int]()  # unless a grammar asks for an empty or blank answer
+        if state.needs_content:  # what stands in a reflection is none either
+            withheld |= {*tokens.ends, tokens.reflect}
+        if state.needs_content and state.left <= 1:
+            withheld |= tokens.blanks(state.begun)
+        return Directive(
+            banned=withheld | banned,
+            text_may_end=not state.needs_content,
+            yielding=withheld,
+            unread=frozenset({tokens.end_think} if self.stops_while_thinking else {tokens.think, tokens.end_think}),
+        )
 
     def advance(self, state: ThinkingState, token_id: int) -> ThinkingState:
         """See RowControl."""
@@ -211,6 +193,7 @@ class ThinkingControl(RowControl):
             state,
             left=state.left - 1,
             num_new=state.num_new + 1,
+            used=state.used + (reason is not None and state.is_reflecting),  # the end of it counts
             pending=planned[1:] if planned and planned[0] == token_id else (),
             is_closing=is_closing,
             closed_by=reason or state.closed_by,
@@ -262,7 +245,12 @@ class ThinkingControl(RowControl):
             return replace(state, is_thinking=True, sentence_ended=True, needs_content=False)
         if token_id == self.tokens.end_think:  # of thinking whose start the model has left out
             return self._after_end_of_thinking(state)
-        return replace(state, needs_content=state.needs_content and not self._is_content(token_id))
+        if not state.needs_content:
+            return state
+        if self.tokens.is_content(token_id, state.begun):
+            return replace(state, needs_content=False, begun=())
+        is_half = self.tokens.is_half(token_id, state.begun)
+        return replace(state, begun=(*state.begun, token_id) if is_half else ())
 
     # What is decided from a state alone
 
@@ -278,7 +266,7 @@ class ThinkingControl(RowControl):
         if not state.is_thinking or state.is_closing:
             return None
         limit = self.budget.limit
-        over = -1 if limit is None else state.used - limit
+        over = -1 if limit is None else state.used + state.is_reflecting - limit
         if over >= self.budget.grace or (over >= 0 and state.sentence_ended):
             return "budget"
         if state.left - len(self._closing) - 1 <= state.reserve:  # one: a reflection may have to be closed first
@@ -310,9 +298,7 @@ class ThinkingControl(RowControl):
         text = self.tokens.text_of(token_id).rstrip(" \"')*")
         return text.endswith(_SENTENCE_ENDS)
 
-    def _is_content(self, token_id: int) -> bool:
-        tokens = self.tokens
-        if token_id == tokens.tool_call:
-            return True
-        markers = (tokens.think, tokens.end_think, tokens.reflect, tokens.end_reflect)
-        return token_id not in tokens.ends and token_id not in markers and bool(tokens.text_of(token_id).strip())
+
+def _rest_of(whole: Sequence[int], begun: Sequence[int]) -> list[int] | None:
+    """What is missing of tokens that were begun; None where these are others."""
+    return list(whole[len(begun) :]) if list(whole[: len(begun)]) == list(begun) else None
