@@ -248,7 +248,7 @@ class ChatStream(Iterator[Event]):
                 self.turn.input_ids.to(model.device),
                 streamer=_StepStreamer(self._steps),
                 stopping_criteria=criteria,
-                row_controls=self.turn.row_controls or None,
+                row_controls=[self.turn.row_controls],
                 tokenizer=tokenizer,
                 max_new_tokens=self.turn.max_new_tokens,
                 return_dict_in_generate=True,
