@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from seed_oss.cli.forms import ResponseFormatOption, ToolChoiceOption, require_extra, response_format, tool_choice
 from seed_oss.cli.loading import load
 from seed_oss.cli.options import (
     BudgetModeOption,
@@ -51,6 +52,8 @@ def chat(
     budget: ThinkingBudgetOption = None,
     budget_mode: BudgetModeOption = None,
     tools: ToolsOption = None,
+    calls: ToolChoiceOption = None,
+    answer_form: ResponseFormatOption = None,
     yes: YesOption = False,
     fold: FoldOption = False,
     max_new_tokens: MaxNewTokensOption = 2048,
@@ -83,13 +86,29 @@ def chat(
     wanted = thinking_budget(budget, budget_mode, max_new_tokens)
     if yes and tools is None:
         raise typer.BadParameter("it lets tools run, and there are none; give --tools too", param_hint="--yes")
+    if tools is None:
+        tool_choice(calls, ())
+    form = response_format(answer_form)
     from seed_oss.cli.session import Session
     from seed_oss.cli.tool_runner import load_tools
 
     found = [] if tools is None else load_tools(tools)
+    choice = tool_choice(calls, [tool.name for tool in found])
+    require_extra(form, choice)
     loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=True)
     if not loaded.has_template:
         raise InputError(
             f"{model} has no chat template, so it was not trained to talk; seed-oss generate --raw continues texts"
         )
-    Session(loaded, loaded.settings(sampling), system, wanted, found, allow_all=yes, folded=fold).run(model)
+    session = Session(
+        loaded,
+        loaded.settings(sampling),
+        system,
+        wanted,
+        found,
+        tool_choice=choice,
+        response_format=form,
+        allow_all=yes,
+        folded=fold,
+    )
+    session.run(model)

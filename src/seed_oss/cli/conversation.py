@@ -7,11 +7,13 @@ from seed_oss.chat.assistant_message import AssistantMessage
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.cli.answer_view import AnswerView
 from seed_oss.cli.answering import Answer, end_token_ids, generation_arguments, run_stream
+from seed_oss.cli.forms import after_first_round, note_on_form
 from seed_oss.cli.loading import Loaded
 from seed_oss.cli.tool_runner import CUT_OFF, STOPPED, ToolRunner
 
 if TYPE_CHECKING:
     from seed_oss.cache import DynamicCache
+    from seed_oss.chat.output_format import OutputFormat
     from seed_oss.models.chat import ChatStream
 
 MAX_ROUNDS = 8  # of tool calls in one turn
@@ -27,6 +29,9 @@ class Conversation:
         tools: answers the model's calls.
         system: system message, or None.
         budget: thinking budget.
+        tool_choice: what the model does with the tools, as OpenAI's API writes it; a call that must come is the first
+            answer of a turn.
+        response_format: the form of answers, or None.
     """
 
     def __init__(
@@ -37,6 +42,9 @@ class Conversation:
         tools: ToolRunner,
         system: str | None = None,
         budget: ThinkingBudget | None = None,
+        *,
+        tool_choice: Any = None,
+        response_format: "OutputFormat | None" = None,
     ) -> None:
         self._loaded = loaded
         self._max_new_tokens, self._settings = generation_arguments(settings)
@@ -44,6 +52,7 @@ class Conversation:
         self._tools = tools
         self._system = system
         self._budget = budget or ThinkingBudget()
+        self._tool_choice, self._response_format = tool_choice, response_format
         self.reset()
 
     def reset(self) -> None:
@@ -87,7 +96,8 @@ class Conversation:
 
     def _answer_all(self, answer: Answer, note: Callable[[str], None]) -> None:
         for num_round in range(MAX_ROUNDS + 1):
-            message = self._answer_once(answer)
+            choice = self._tool_choice if num_round == 0 else after_first_round(self._tool_choice)
+            message = self._answer_once(answer, choice, note)
             calls = len(message.tool_calls) + len(message.broken_calls)
             if not calls or not answer.is_whole:
                 return
@@ -100,7 +110,7 @@ class Conversation:
                 return
         note(f"The model called tools {MAX_ROUNDS} times in a row; that is the limit of one turn.")
 
-    def _answer_once(self, answer: Answer) -> AssistantMessage:
+    def _answer_once(self, answer: Answer, tool_choice: Any, note: Callable[[str], None]) -> AssistantMessage:
         """Generate one message and add it to the conversation; `answer.is_whole` says whether it was stopped."""
         from seed_oss.models.chat import ChatStream, prepare_turn
 
@@ -108,6 +118,9 @@ class Conversation:
             self._loaded.tokenizer,
             self.messages,
             tools=self._tools.definitions,
+            tool_choice=tool_choice,
+            response_format=self._response_format,
+            vocab_size=self._loaded.model.config.vocab_size,
             thinking_budget=self._budget,
             max_new_tokens=self._max_new_tokens,
             end_token_ids=end_token_ids(self._loaded),
@@ -127,6 +140,9 @@ class Conversation:
         else:
             self._cache, self._cached_ids = cache, [*ids, *stream.new_ids][: cache.get_seq_length()]
             self.messages.append(_as_message(stream.message))
+            said = note_on_form(stream, self._response_format)
+            if said is not None:
+                note(said)
         return stream.message
 
     def _keep_stopped(self, stream: "ChatStream") -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seed_oss.cli.forms import ResponseFormatOption, check_form, note_on_form, require_extra, response_format
 from seed_oss.cli.loading import Loaded, load
 from seed_oss.cli.options import (
     BudgetModeOption,
@@ -33,6 +34,7 @@ from seed_oss.errors import InputError
 
 if TYPE_CHECKING:
     from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.chat.output_format import OutputFormat
     from seed_oss.models.chat import ChatTurn
 
 PromptArgument = Annotated[
@@ -57,6 +59,7 @@ def generate(
     system: SystemOption = None,
     budget: ThinkingBudgetOption = None,
     budget_mode: BudgetModeOption = None,
+    answer_form: ResponseFormatOption = None,
     max_new_tokens: MaxNewTokensOption = 512,
     sample: SampleOption = None,
     temperature: TemperatureOption = None,
@@ -83,17 +86,24 @@ def generate(
 
       seed-oss generate --model FOLDER --thinking-budget 512 "What is 17 * 23?" > answer.txt
 
+      seed-oss generate --response-format person.schema.json "Who wrote Dracula?" > answer.json
+
       seed-oss generate --raw --max-new-tokens 50 < beginning.txt
     """
     sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
     sampling.settings(advised=False)  # contradictions are told before anything is loaded
     wanted = thinking_budget(budget, budget_mode, max_new_tokens)
+    form = response_format(answer_form)
+    require_extra(form)
     text = _read_prompt(prompt)
     loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=chat is not False)
-    if _is_chat(loaded, chat, system, budget):
-        _answer(loaded, _chat_turn(loaded, text, system, wanted, max_new_tokens), sampling, as_chat=True)
+    check_form(loaded, form)
+    as_chat = _is_chat(loaded, chat, system, budget)
+    if as_chat:
+        turn = _chat_turn(loaded, text, system, wanted, max_new_tokens, form)
     else:
-        _answer(loaded, _raw_turn(loaded, text, max_new_tokens), sampling, as_chat=False)
+        turn = _raw_turn(loaded, text, max_new_tokens, form)
+    _answer(loaded, turn, sampling, form, as_chat=as_chat)
 
 
 def _read_prompt(given: str | None) -> str:
@@ -121,7 +131,12 @@ def _is_chat(loaded: Loaded, wanted: bool | None, system: str | None, budget: in
 
 
 def _chat_turn(
-    loaded: Loaded, text: str, system: str | None, budget: "ThinkingBudget", max_new_tokens: int
+    loaded: Loaded,
+    text: str,
+    system: str | None,
+    budget: "ThinkingBudget",
+    max_new_tokens: int,
+    form: "OutputFormat | None",
 ) -> "ChatTurn":
     """The prompt as a message of a conversation."""
     from seed_oss.cli.answering import end_token_ids
@@ -132,20 +147,31 @@ def _chat_turn(
     return prepare_turn(
         loaded.tokenizer,
         messages,
+        response_format=form,
+        vocab_size=loaded.model.config.vocab_size,
         thinking_budget=budget,
         max_new_tokens=max_new_tokens,
         end_token_ids=end_token_ids(loaded),
     )
 
 
-def _raw_turn(loaded: Loaded, text: str, max_new_tokens: int) -> "ChatTurn":
+def _raw_turn(loaded: Loaded, text: str, max_new_tokens: int, form: "OutputFormat | None") -> "ChatTurn":
     """The prompt as a text that goes on."""
+    from seed_oss.cli.answering import end_token_ids
+    from seed_oss.generation import grammar_control
     from seed_oss.models.chat import ChatTurn
 
-    return ChatTurn(loaded.tokenizer(text, return_tensors="pt")["input_ids"], max_new_tokens)
+    held = None
+    if form is not None:
+        size, ends = loaded.model.config.vocab_size, end_token_ids(loaded)
+        held = grammar_control(loaded.tokenizer, response_format=form, vocab_size=size, eos_token_id=ends)
+    ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
+    return ChatTurn(ids, max_new_tokens, controls=() if held is None else (held,))
 
 
-def _answer(loaded: Loaded, turn: "ChatTurn", sampling: SamplingOptions, *, as_chat: bool) -> None:
+def _answer(
+    loaded: Loaded, turn: "ChatTurn", sampling: SamplingOptions, form: "OutputFormat | None", *, as_chat: bool
+) -> None:
     from seed_oss.cli.answer_view import AnswerView
     from seed_oss.cli.answering import Answer, generation_arguments, run_stream
     from seed_oss.cli.paper import make_paper
@@ -164,3 +190,6 @@ def _answer(loaded: Loaded, turn: "ChatTurn", sampling: SamplingOptions, *, as_c
     finally:
         view.end_line()
         show_note(answer.summary())
+    note = note_on_form(stream, form)
+    if note is not None:
+        show_note(note)

@@ -10,6 +10,7 @@ from seed_oss.chat.assistant_message import ToolCall
 from seed_oss.cli.answer_view import AnswerView, visible
 from seed_oss.cli.answering import check_budget
 from seed_oss.cli.conversation import Conversation
+from seed_oss.cli.forms import check_form
 from seed_oss.cli.loading import Loaded
 from seed_oss.cli.paper import make_paper
 from seed_oss.cli.terminal import show_error, show_note, write_printable
@@ -18,6 +19,7 @@ from seed_oss.errors import InputError, SeedOssError
 
 if TYPE_CHECKING:
     from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.chat.output_format import OutputFormat
     from seed_oss.chat.python_tools import PythonTool
 
 HELP = """\
@@ -39,12 +41,15 @@ class Session:
         system: system message, or None.
         budget: thinking budget.
         tools: what the model may call.
+        tool_choice: what it does with them, as OpenAI's API writes it; None leaves that to it.
+        response_format: the form of its answers, or None.
         allow_all: run tools without asking.
         folded: begin with the thinking folded.
 
     Raises:
         TokenizerError: a budget for a model that does not think.
-        InputError: tools for a model whose template does not show them.
+        InputError: tools for a model whose template does not show them, or a form that cannot be enforced.
+        MissingExtraError: a form, and the package that holds answers to it is not installed.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Session:
         budget: "ThinkingBudget",
         tools: "Sequence[PythonTool]" = (),
         *,
+        tool_choice: Any = None,
+        response_format: "OutputFormat | None" = None,
         allow_all: bool = False,
         folded: bool = False,
     ) -> None:
@@ -64,7 +71,17 @@ class Session:
         self._view = AnswerView(make_paper(), write_printable, folded=folded)
         self._tools = tools
         runner = ToolRunner(tools, self._view, ask_consent, allow_all=allow_all)
-        self._conversation = Conversation(loaded, settings, self._view, runner, system, budget)
+        check_form(loaded, response_format, runner.definitions, tool_choice)
+        self._conversation = Conversation(
+            loaded,
+            settings,
+            self._view,
+            runner,
+            system,
+            budget,
+            tool_choice=tool_choice,
+            response_format=response_format,
+        )
 
     def run(self, name: str) -> None:
         """Read and answer until the end of the input.
