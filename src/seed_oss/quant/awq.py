@@ -85,7 +85,7 @@ class AWQLayout(StoredLayout):
 def _unpacked_transposed(words: Tensor) -> Tensor:
     """int32 `[n, out / 8]` to uint8 `[out, n]`."""
     rows, num_words = words.shape
-    data = words.contiguous().view(torch.uint8).view(rows, num_words, 4)
+    data = words.contiguous().flatten().view(torch.uint8).view(rows, num_words, 4)
     result = torch.empty((num_words, len(ORDER), rows), dtype=torch.uint8, device=words.device)
     for position, output in enumerate(ORDER):
         part = data[:, :, position // 2].T
