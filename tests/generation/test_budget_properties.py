@@ -27,6 +27,7 @@ from tests.generation.budget_runs import (
     check,
     ids_of,
 )
+from tests.generation.helpers import models
 
 TOKENS = ThinkingTokens.of(TOKENIZER)
 TURN = [0, *ids_of("assistant\n")]
@@ -139,7 +140,7 @@ HOW: dict[str, dict[str, Any]] = {
 def test_batches_streams_and_guesses(how: str) -> None:
     """Rows of a batch, each with a budget of its own; with and without guesses the ids are the same."""
     rng = random.Random(how)
-    for case in range(12):
+    for case in range(9):
         num_rows, max_new = rng.choice([1, 1, 3]), rng.randint(1, 200)
         likes = random_likes(rng)
         controls = [ThinkingControl(TOKENS, random_budget(rng)) for _ in range(num_rows)]
@@ -160,3 +161,29 @@ def test_batches_streams_and_guesses(how: str) -> None:
             assert torch.equal(again.forced, plain.forced)
             assert again.finish_reasons == plain.finish_reasons
             torch.testing.assert_close(again.logprobs, plain.logprobs)
+
+
+@pytest.mark.parametrize("how", [{}, {"do_sample": True, "seed": 5, "temperature": 2.0}], ids=["greedy", "seeded"])
+def test_guesses_change_nothing_with_a_real_cache(how: dict[str, Any]) -> None:
+    """A batch on tiny fp32 weights, whose guesses are partly wrong: keys and values are taken back in every state."""
+    shape = {"vocab_size": SIZE, "max_position_embeddings": 512}
+    large, small = models(**shape)[0], models(seed=3, num_hidden_layers=1, **shape)[0]
+    likes = torch.zeros(SIZE)
+    likes[[THINK, REFLECT, END_THINK, TOOL_CALL, EOS, ids_of(".")[0]]] = torch.tensor([9.0, 7, 5, 3, 4, 8])
+    controls = [ThinkingControl(TOKENS, ThinkingBudget(limit)) for limit in (None, 0, 3, 24, 512)]
+    prompts = [list(PROMPTS[name]) for name in ("absent", "half-open block", "begun", "reflecting", "open")]
+    for prompt, control in zip(prompts, controls, strict=True):
+        prompt += control.prompt_suffix(prompt, 90)
+
+    def like(_: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores + likes
+
+    settings = {"logits_processor": [like], "eos_token_id": EOS, "pad_token_id": PAD, **how}
+    plain = decode(large, prompts, controls, 90, **settings)
+    found = [check(answer) for answer in answers(plain, prompts, controls, 90)]
+    assert sum(one.closings for one in found) >= 2
+    for guesses in ({"prompt_lookup_num_tokens": 6}, {"assistant_model": small}, {"assistant_model": large}):
+        again = decode(large, prompts, controls, 90, **guesses, **settings)
+        assert torch.equal(again.sequences, plain.sequences)
+        assert torch.equal(again.forced, plain.forced)
+        torch.testing.assert_close(again.logprobs, plain.logprobs, atol=1e-4, rtol=1e-4)
