@@ -149,8 +149,8 @@ def test_batches_streams_and_guesses(how: str) -> None:
             prompt += control.prompt_suffix(prompt, max_new)
         streamer = Pieces()
         plain = decode(MarkovModel(case, likes), prompts, controls, max_new, streamer=streamer, **HOW[how])
-        for answer in answers(plain, prompts, controls, max_new):
-            check(answer)
+        found = answers(plain, prompts, controls, max_new)
+        assert [state.used for (state,) in plain.control_states] == [check(answer).used for answer in found]
         assert torch.tensor(streamer.columns[1:-1]).T.equal(plain.sequences[:, len(streamer.columns[0][0]) :])
         for guesses in (
             {"prompt_lookup_num_tokens": rng.randint(1, 12)},
@@ -160,6 +160,7 @@ def test_batches_streams_and_guesses(how: str) -> None:
             assert torch.equal(again.sequences, plain.sequences)
             assert torch.equal(again.forced, plain.forced)
             assert again.finish_reasons == plain.finish_reasons
+            assert again.control_states == plain.control_states
             torch.testing.assert_close(again.logprobs, plain.logprobs)
 
 

@@ -111,6 +111,13 @@ def test_all_rows_stop_at_once() -> None:
     assert (result.forced.shape, result.logprobs.shape, result.top_logprobs.shape) == ((1, 0), (1, 0), (1, 0, 2))
 
 
+def test_the_result_has_the_last_state_of_each_control() -> None:
+    ids = IDS.repeat(3, 1)
+    controls = [[Says(), Says(FREE, Directive(stop="loop"))], None, Says()]
+    assert _run([[9], [9], [9, 9, EOS]], controls, ids=ids, max_new_tokens=4).control_states == [(1, 1), (), (3,)]
+    assert _run([[9]], None).control_states is None
+
+
 class TestWhoSteersWhichRow:
     ids = torch.tensor([[3, 4], [5, 6]])
 

@@ -5,10 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from seed_oss.chat.budget import BUDGET_SPENT, NO_BUDGET, ThinkingBudget
+from seed_oss.generation import GenerateDecoderOnlyOutput, generate
 from seed_oss.generation.loop_guard import LoopGuard
 from seed_oss.generation.thinking import ThinkingControl, ThinkingState, ThinkingTokens
+from tests.scripted_model import ScriptedModel
+from tests.seed_tokenizer import seed_tokenizer
 
 # One token per character, so that counts can be read off; markers are the ids below 10.
 THINK, END_THINK, REFLECT, END_REFLECT, TOOL_CALL, EOS = range(6)
@@ -205,6 +209,24 @@ def test_loops_close_thinking_and_stop_answers() -> None:
     assert got.stop == "loop"
     assert len(got.ids) < 500
     assert run(control(None), endless("over and "), 1000).stop is None
+
+
+def test_the_result_says_what_closed_the_thinking() -> None:
+    """In `generate`: the reason of the thinking in the control's state, that of the answer in `finish_reasons`."""
+    tokenizer = seed_tokenizer()
+    over = tokenizer("<seed:think>" + "over and " * 60, add_special_tokens=False)["input_ids"]
+    held = ThinkingControl(ThinkingTokens.of(tokenizer), ThinkingBudget(None), LoopGuard(window=64, min_tokens=30))
+    result = generate(
+        ScriptedModel(over, len(tokenizer)),
+        torch.tensor([[0]]),
+        row_controls=held,
+        max_new_tokens=600,
+        return_dict_in_generate=True,
+    )
+    assert isinstance(result, GenerateDecoderOnlyOutput)
+    assert result.control_states is not None
+    assert result.control_states[0][0].closed_by == "loop"
+    assert result.finish_reasons == ["loop"]
 
 
 def test_thinking_without_a_start_is_closed_once() -> None:

@@ -147,12 +147,13 @@ def _result(plan: GenerationPlan, ids: Columns, record: Record, watch: RowWatch)
     )
 
 
-def _token_fields(plan: GenerationPlan, num_new: int, record: Record, watch: RowWatch) -> dict[str, Tensor]:
+def _token_fields(plan: GenerationPlan, num_new: int, record: Record, watch: RowWatch) -> dict[str, Any]:
     is_token = torch.arange(num_new) < torch.tensor(watch.num_tokens)[:, None]
-    fields: dict[str, Tensor] = {}
+    fields: dict[str, Any] = {}
     if plan.steering:
         forced = torch.tensor(record.forced, dtype=torch.bool).reshape(num_new, is_token.shape[0]).T
         fields["forced"] = forced.contiguous().to(plan.output_device)
+        fields["control_states"] = plan.steering.states()
     if record.log_probs is not None:
         fields |= record.log_probs.fields(is_token, plan.output_device)
     return fields

@@ -1,5 +1,7 @@
 """What `generate` returns besides plain ids."""
 
+from typing import Any
+
 from torch import Tensor
 
 from seed_oss.cache import Cache
@@ -16,7 +18,8 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     `output_logprobs` the log-probabilities that the model itself gave, before any logits processor: `logprobs`
     float32 `[batch, new]` of the tokens, and with `top_logprobs=n` those of the n most probable ones,
     `top_logprobs` float32 `[batch, new, n]`, and their ids, `top_logprob_ids` int64 `[batch, new, n]`. Where a row has
-    ended these are 0 and False.
+    ended these are 0 and False. `control_states` has, per row, the last state of each of its controls: that of a
+    ThinkingControl says how many tokens were thought and what closed the thinking.
     """
 
     sequences: Tensor
@@ -30,6 +33,7 @@ class GenerateDecoderOnlyOutput(ModelOutput):
     logprobs: Tensor | None
     top_logprobs: Tensor | None
     top_logprob_ids: Tensor | None
+    control_states: list[tuple[Any, ...]] | None
 
 
 class GenerateBeamDecoderOnlyOutput(ModelOutput):

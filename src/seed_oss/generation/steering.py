@@ -74,6 +74,10 @@ class Steering:
         """The rows that end without another token, and why."""
         return {index: one.stop for index, one in self._directives.items() if one.stop is not None}
 
+    def states(self) -> list[tuple[Any, ...]]:
+        """Per row, the state of each of its controls."""
+        return [tuple(self._rows[row].states) if row in self._rows else () for row in range(self._num_rows)]
+
     def forced(self) -> list[bool]:
         """Per row, whether the next token is forced."""
         return [self.directive(row).forced is not None for row in range(self._num_rows)]
