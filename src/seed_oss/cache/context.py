@@ -56,6 +56,7 @@ class DenseContext(AttentionContext):
         query, key = apply_rope(query, cos, sin), apply_rope(key, cos, sin)
         if self.cache is not None:
             key, value = self.cache.layer(layer_idx).write(key, value)
+            key, value = key.to(query.dtype), value.to(query.dtype)  # a cache may hold them in fewer bits
         if self.eager:
             output, weights = eager_attention(query, key, value, self.mask.tensor, scaling, dropout)
             if self.weights is not None:

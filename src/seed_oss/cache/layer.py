@@ -37,6 +37,19 @@ class CacheLayer(ABC):
         """Store `[batch, kv_heads, num_new, head_dim]` behind what counts; return all keys and values to attend to."""
 
     @abstractmethod
+    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Memory that new tokens may be written to from outside, instead of with `write`.
+
+        Args:
+            num_new: how many tokens will come.
+            like: an empty tensor `[batch, kv_heads, 0, head_dim]` of the dtype that is wanted if there is none yet.
+
+        Returns:
+            Keys and values `[batch, kv_heads, capacity, head_dim]` with the tokens that count in front, or None where
+            they may not be written in place.
+        """
+
+    @abstractmethod
     def advance(self, num_tokens: int) -> None:
         """Let `num_tokens` written tokens count."""
 
@@ -110,6 +123,16 @@ class DynamicLayer(CacheLayer):
         self._keys[:, :, self._length : end] = key
         self._values[:, :, self._length : end] = value
         return self._keys[:, :, :end], self._values[:, :, :end]
+
+    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """See CacheLayer.room."""
+        if self._length:
+            _check_fits(self._keys, like)
+            if self._values.shape[-1] != self._keys.shape[-1] or self._values.dtype != self._keys.dtype:
+                return None
+            like = self._keys[:, :, :0]
+        self._make_room(like, like, self._length + num_new)
+        return self._keys, self._values
 
     def _append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if self._length:
@@ -214,6 +237,14 @@ class StaticLayer(CacheLayer):
         else:
             self._keys.index_copy_(2, slots, key)
             self._values.index_copy_(2, slots, value)
+        return self._keys, self._values
+
+    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """See CacheLayer.room."""
+        if self._keys.dim() != 4:
+            self.allocate(like.shape[0], like.shape[1], like.shape[3], like.dtype, like.device)
+        _check_fits(self._keys, like)
+        self._check_room(num_new)
         return self._keys, self._values
 
     def _check(self, key: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -31,7 +32,7 @@ from seed_oss.models.inputs import (
 )
 from seed_oss.models.language_loss import causal_lm_loss, select_positions
 from seed_oss.models.recording import Recorder
-from seed_oss.nn import SeedOssDecoderLayer, SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.nn import SeedOssDecoderLayer, SeedOssLayers, SeedOssRMSNorm, SeedOssRotaryEmbedding
 from seed_oss.nn.linear import Linear
 from seed_oss.nn.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -43,7 +44,7 @@ class SeedOssModel(SeedOssPreTrainedModel):
         super().__init__(config)
         self.vocab_size = config.vocab_size
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.layers = nn.ModuleList(SeedOssDecoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.layers = SeedOssLayers(SeedOssDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = SeedOssRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = SeedOssRotaryEmbedding(config)
         self.gradient_checkpointing = False
@@ -102,9 +103,9 @@ class SeedOssModel(SeedOssPreTrainedModel):
             position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + query_offset(cache)
         cos, sin = self.rotary_emb(hidden_states, position_ids)
 
-        for layer in self.layers[: self.config.num_hidden_layers]:
-            recorder.add(hidden_states)
-            hidden_states = self._run(layer, hidden_states, cos, sin, context)
+        is_watched = recorder.selected is not None or (self.gradient_checkpointing and self.training)
+        step = partial(self._run, recorder) if is_watched else None
+        hidden_states = self.layers(hidden_states, cos, sin, context, self.config.num_hidden_layers, step)
         if cache is not None:
             cache.advance(hidden_states.shape[1])
         last_hidden_state = self.norm(hidden_states)
@@ -117,7 +118,16 @@ class SeedOssModel(SeedOssPreTrainedModel):
         )
         return output if self._returns_dict(return_dict) else output.to_tuple()
 
-    def _run(self, layer: nn.Module, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: DenseContext) -> Tensor:
+    def _run(
+        self,
+        recorder: Recorder,
+        layer: nn.Module,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        context: DenseContext,
+    ) -> Tensor:
+        recorder.add(hidden_states)
         if self.gradient_checkpointing and self.training:
             return checkpoint(layer, hidden_states, cos, sin, context, **self.checkpointing_kwargs)  # type: ignore[return-value]
         return layer(hidden_states, cos, sin, context)

@@ -70,3 +70,8 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     if name not in ACTIVATIONS:
         raise ConfigError(f"hidden_act is {name!r}; allowed: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+def is_silu(function: Callable[[Tensor], Tensor]) -> bool:
+    """Whether a function is the one that the native kernels have."""
+    return function is F.silu

@@ -1,0 +1,278 @@
+"""All decoder layers in one native call, put in the place of the plain ones from outside.
+
+`fuse_` swaps the stack of a model; the layers in it, their names and their parameters stay what they are, and whatever
+the native call cannot do (gradients, attention weights, hidden states, masks that are added, other devices) runs them
+one by one as before.
+"""
+
+import ctypes
+from ctypes import byref
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from seed_oss.cache import DenseContext
+from seed_oss.errors import StateError
+from seed_oss.nn.decoder_layer import SeedOssDecoderLayer
+from seed_oss.nn.layers import LayerStep, SeedOssLayers
+from seed_oss.nn.linear import Linear
+from seed_oss.nn.quantized_linear import QuantizedLinear
+from seed_oss.ops.activations import is_silu
+from seed_oss.ops.native import library
+from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, DecoderStruct, LayerStruct, WeightStruct
+from seed_oss.ops.quantized import weight_struct
+
+MAX_PLAIN_TOKENS = 8  # of a forward through plain weights; beyond, torch's products are faster
+MAX_HEAD_DIM = 256
+_PROJECTIONS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+_KINDS = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
+
+
+def fuse_(model: nn.Module) -> nn.Module:
+    """Run the decoder layers of a model natively from now on, for inference on the CPU.
+
+    Args:
+        model: any model or head of the family, in eval mode.
+
+    Returns:
+        The same model. Where the kernels are missing or the layers are of another kind, nothing changes.
+
+    Raises:
+        StateError: it is in training mode.
+    """
+    if model.training:
+        raise StateError("the model is in training mode; fused layers are for inference: call model.eval() first")
+    for parent, name, layers in _stacks(model):
+        if type(layers) is SeedOssLayers and FusedLayers.can_run(layers):
+            setattr(parent, name, FusedLayers(list(layers)).eval())
+    return model
+
+
+def unfuse_(model: nn.Module) -> nn.Module:
+    """Undo `fuse_`.
+
+    Returns:
+        The same model.
+    """
+    for parent, name, layers in _stacks(model):
+        if isinstance(layers, FusedLayers):
+            setattr(parent, name, SeedOssLayers(list(layers)))
+    return model
+
+
+def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
+    return [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, SeedOssLayers)
+    ]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What the native call knows of the layers.
+
+    Attributes:
+        layers: their structures.
+        is_packed: every weight is quantized.
+        sources: (dictionary, name, tensor) of every tensor that the structures point to.
+        kept: tensors made for them.
+    """
+
+    layers: Any
+    is_packed: bool
+    sources: list[tuple[dict[str, Any], str, Tensor | None]]
+    kept: list[Tensor]
+
+    def is_current(self) -> bool:
+        """Whether the layers still hold the tensors that the structures point to."""
+        return all(owner.get(name) is tensor for owner, name, tensor in self.sources)
+
+
+class FusedLayers(SeedOssLayers):
+    """The stack, run natively where that is possible."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__(layers)
+        self._table: _Table | None = None
+
+    @staticmethod
+    def can_run(layers: SeedOssLayers) -> bool:
+        """Whether the kernels are there and made for such layers."""
+        first = next(iter(layers), None)
+        if library() is None or not isinstance(first, SeedOssDecoderLayer):
+            return False
+        attention, mlp = first.self_attn, first.mlp
+        fits = attention.head_dim % 16 == 0 and attention.head_dim <= MAX_HEAD_DIM and is_silu(mlp.act_fn)
+        return fits and all(
+            _can_multiply(layer.get_submodule(path)) for layer in layers for path in _PROJECTIONS.values()
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Refuse training.
+
+        Raises:
+            StateError: `mode` is True.
+        """
+        if mode:
+            raise StateError("the layers are fused for inference; call seed_oss.nn.unfuse_(model) before training")
+        return super().train(mode)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        context: DenseContext,
+        num_layers: int,
+        step: LayerStep | None,
+    ) -> Tensor:
+        """See SeedOssLayers.forward."""
+        if not self._is_plain_inference(hidden_states, context, num_layers, step):
+            return super().forward(hidden_states, cos, sin, context, num_layers, step)
+        table = self._current_table()
+        memory = self._memory(table, hidden_states, context)
+        if memory is None or (not table.is_packed and hidden_states.shape[:2].numel() > MAX_PLAIN_TOKENS):
+            return super().forward(hidden_states, cos, sin, context, num_layers, step)
+        return self._run(table, memory, hidden_states, cos, sin, context)
+
+    def _is_plain_inference(self, x: Tensor, context: DenseContext, num_layers: int, step: LayerStep | None) -> bool:
+        if step is not None or torch.compiler.is_compiling() or x.device.type != "cpu" or num_layers != len(self):
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters())):
+            return False
+        mask = context.mask.tensor
+        is_boolean = mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1)
+        return is_boolean and not context.eager
+
+    def _current_table(self) -> _Table:
+        if self._table is None or not self._table.is_current():
+            self._table = _make_table(self)
+        return self._table
+
+    def _memory(self, table: _Table, x: Tensor, context: DenseContext) -> list[tuple[Tensor, Tensor]] | None:
+        """Keys and values of every layer, with room for the new tokens."""
+        attention: Any = self[0].self_attn
+        kv_heads = attention.k_proj.out_features // attention.head_dim
+        dtype = torch.float32 if x.dtype == torch.float32 and not table.is_packed else torch.bfloat16
+        like = torch.empty(x.shape[0], kv_heads, 0, attention.head_dim, dtype=dtype)
+        if context.cache is None:
+            room = like.new_empty(2, len(self), x.shape[0], kv_heads, x.shape[1], attention.head_dim)
+            return list(zip(room[0], room[1], strict=True))
+        rooms: list[tuple[Tensor, Tensor]] = []
+        for index in range(len(self)):
+            found = context.cache.layer(index).room(x.shape[1], like)
+            if found is None or found[0].dtype not in _KINDS or not found[0].is_contiguous():
+                return None
+            rooms.append(found)
+        return rooms
+
+    def _run(
+        self,
+        table: _Table,
+        memory: list[tuple[Tensor, Tensor]],
+        hidden_states: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        context: DenseContext,
+    ) -> Tensor:
+        for struct, (keys, values) in zip(table.layers, memory, strict=True):
+            struct.keys, struct.values = keys.data_ptr(), values.data_ptr()
+        first: Any = self[0]
+        attention = first.self_attn
+        keys = memory[0][0]
+        x = hidden_states.to(torch.float32, copy=True).contiguous()
+        cos, sin = cos.float().contiguous(), sin.float().contiguous()
+        mask = None if context.mask.tensor is None else context.mask.tensor.contiguous()
+        call = DecoderStruct(
+            num_layers=len(self),
+            hidden=x.shape[2],
+            heads=attention.q_proj.out_features // attention.head_dim,
+            kv_heads=keys.shape[1],
+            head_dim=attention.head_dim,
+            intermediate=first.mlp.gate_proj.out_features,
+            layers=ctypes.addressof(table.layers),
+            batch=x.shape[0],
+            length=x.shape[1],
+            past=0 if context.cache is None else int(context.cache.layer(0).length),
+            kv_float32=keys.dtype == torch.float32,
+            batch_stride=keys.stride(0),
+            head_stride=keys.stride(1),
+            cos=cos.data_ptr(),
+            sin=sin.data_ptr(),
+            cos_batch_stride=0 if cos.shape[0] == 1 else cos.stride(0),
+            mask=None if mask is None else mask.data_ptr(),
+            mask_batch_stride=0 if mask is None or mask.shape[0] == 1 else mask.stride(0),
+            mask_query_stride=0 if mask is None or mask.shape[2] == 1 else mask.stride(2),
+            is_causal=mask is None and (context.mask.is_causal or x.shape[1] == 1),
+            x=x.data_ptr(),
+            eps=first.input_layernorm.variance_epsilon,
+            threads=torch.get_num_threads(),
+        )
+        native = library()
+        assert native is not None
+        native.so_decoder(byref(call))
+        return x.to(hidden_states.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._table = None
+        return super()._apply(fn, recurse)
+
+
+def _can_multiply(module: nn.Module) -> bool:
+    if isinstance(module, QuantizedLinear):
+        return True
+    return type(module) is Linear and module.weight.dtype in _KINDS  # an adapter's is another type
+
+
+def _make_table(layers: FusedLayers) -> _Table:
+    structs = (LayerStruct * len(layers))()
+    table = _Table(structs, all(_is_packed(layer) for layer in layers), [], [])
+    modules: list[Any] = list(layers)
+    for struct, layer in zip(structs, modules, strict=True):
+        for field, path in _PROJECTIONS.items():
+            setattr(struct, field, _weight_of(layer.get_submodule(path), table))
+        struct.input_norm = _float_pointer(layer.input_layernorm._parameters, "weight", table)
+        struct.post_norm = _float_pointer(layer.post_attention_layernorm._parameters, "weight", table)
+    return table
+
+
+def _is_packed(layer: nn.Module) -> bool:
+    return all(isinstance(layer.get_submodule(path), QuantizedLinear) for path in _PROJECTIONS.values())
+
+
+def _weight_of(module: Any, table: _Table) -> WeightStruct:
+    tensors = module._buffers if isinstance(module, QuantizedLinear) else module._parameters
+    bias = _float_pointer(tensors, "bias", table)
+    if isinstance(module, QuantizedLinear):
+        table.sources.append((module._buffers, "packed", module.packed))
+        struct = weight_struct(module.packed, module.format, *module.shape)
+        struct.bias = bias
+        return struct
+    weight = module.weight
+    table.sources.append((module._parameters, "weight", weight))
+    data = weight.detach().contiguous()
+    table.kept.append(data)
+    return WeightStruct(data.data_ptr(), bias, *data.shape, _KINDS[data.dtype], 0, 0, 0)
+
+
+def _float_pointer(owner: dict[str, Any], name: str, table: _Table) -> int | None:
+    """Address of a tensor in fp32, or None where there is none."""
+    tensor = owner.get(name)
+    table.sources.append((owner, name, tensor))
+    if tensor is None:
+        return None
+    data = tensor.detach().float().contiguous()
+    table.kept.append(data)
+    return data.data_ptr()

@@ -1,0 +1,431 @@
+// The kernels, written over F16 (16 floats) and I16 (16 integers). Included in one namespace per instruction set.
+//
+// Every sum has one order, whatever the number of tokens, rows or threads: equal inputs give equal bits.
+
+static inline float reduce(F16 x) {
+    float t[16];
+    store16(t, x);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) t[i] += t[i + width];
+    return t[0];
+}
+
+static inline float reduce_max(F16 x) {
+    float t[16];
+    store16(t, x);
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) t[i] = t[i] > t[i + width] ? t[i] : t[i + width];
+    return t[0];
+}
+
+// e ** x within 2 units in the last place; 0 below -87; NaN stays NaN (the order of operands of max and min sees to it)
+static inline F16 exp16(F16 x) {
+    F16 low = set1(-87.0f);
+    F16 y = min16(set1(88.0f), max16(low, x));
+    F16 n = round16(mul(y, set1(1.44269504088896341f)));
+    F16 r = fma(n, set1(-0.693145751953125f), y);
+    r = fma(n, set1(-1.428606765330187e-6f), r);
+    F16 p = set1(1.9875691500e-4f);
+    p = fma(p, r, set1(1.3981999507e-3f));
+    p = fma(p, r, set1(8.3334519073e-3f));
+    p = fma(p, r, set1(4.1665795894e-2f));
+    p = fma(p, r, set1(1.6666665459e-1f));
+    p = fma(p, r, set1(5.0000001201e-1f));
+    p = add(fma(p, mul(r, r), r), set1(1.0f));
+    return zero_below(x, low, mul(p, exp2_int(n)));
+}
+
+// 8-bit activations
+
+static void quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
+    for (int64_t g = 0; g < n * cols / group; g++) {
+        const float *from = x + g * group;
+        F16 largest = zero16(), defect = zero16();
+        for (int64_t i = 0; i < group; i += 16) {
+            F16 v = group - i >= 16 ? load16(from + i) : load_first(from + i, group - i);
+            largest = max16(largest, abs16(v));
+            defect = fma(v, zero16(), defect);  // NaN where a number is none, or infinite
+        }
+        float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
+        int32_t total = 0;
+        for (int64_t i = 0; i < group; i += 16) {
+            int64_t count = group - i >= 16 ? 16 : group - i;
+            F16 v = count == 16 ? load16(from + i) : load_first(from + i, count);
+            int8_t rounded[16];
+            store_int8(rounded, round_int(mul(v, set1(inverse))));
+            for (int64_t j = 0; j < count; j++) total += rounded[j];
+            __builtin_memcpy(q + g * group + i, rounded, static_cast<__SIZE_TYPE__>(count));
+        }
+        scale[g] = most / 127.0f + reduce(defect);
+        sum[g] = total;
+    }
+}
+
+// Products with packed weights. One pass over a block of 32 rows for T tokens.
+
+template <int T, int Kind, int Zero, bool Wide>
+static inline void packed_tile(const Weight &w, const uint8_t *record, const Acts &acts, int64_t t0, float *out) {
+    constexpr int64_t kParam = Wide ? 128 : 64;
+    constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
+    constexpr int64_t kQuad = Kind == kNibbles ? 64 : 128;
+    constexpr int32_t kMiddle = Kind == kNibbles ? 8 : 128;
+    const int64_t units = w.group / acts.group, quads = acts.group / 4, groups = acts.cols / acts.group;
+    F16 total[T][2];
+    for (int t = 0; t < T; t++) total[t][0] = total[t][1] = zero16();
+    int64_t unit = 0;
+    for (int64_t g = 0; g < w.cols / w.group; g++) {
+        F16 scale[2], offset[2];
+        for (int half = 0; half < 2; half++) {
+            if (Wide) scale[half] = load16(reinterpret_cast<const float *>(record) + 16 * half);
+            else scale[half] = half_to_float(reinterpret_cast<const uint16_t *>(record) + 16 * half);
+            if (Zero == kMinimum) {
+                if (Wide) offset[half] = load16(reinterpret_cast<const float *>(record + kParam) + 16 * half);
+                else offset[half] = half_to_float(reinterpret_cast<const uint16_t *>(record + kParam) + 16 * half);
+            }
+            if (Zero == kPoint) {
+                uint8_t points[16];
+                const uint8_t *from = record + kParam + (Kind == kNibbles ? 0 : 16 * half);
+                for (int i = 0; i < 16; i++)
+                    points[i] = Kind == kNibbles ? static_cast<uint8_t>(half ? from[i] >> 4 : from[i] & 15) : from[i];
+                offset[half] = bytes_to_float(points);
+            }
+        }
+        record += kParam + kExtra;
+        for (int64_t u = 0; u < units; u++, unit++) {
+            I16 acc[T][2];
+            for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = zero_int();
+            const int8_t *a = acts.q + t0 * acts.cols + unit * acts.group;
+            for (int64_t quad = 0; quad < quads; quad++, record += kQuad, a += 4) {
+                B64 first = load_bytes(record);
+                if (Kind == kNibbles) {
+                    B64 low = low_nibbles(first), high = high_nibbles(first);
+                    for (int t = 0; t < T; t++) {
+                        acc[t][0] = dot_nibbles(acc[t][0], low, a + t * acts.cols);
+                        acc[t][1] = dot_nibbles(acc[t][1], high, a + t * acts.cols);
+                    }
+                } else {
+                    B64 second = load_bytes(record + 64);
+                    for (int t = 0; t < T; t++) {
+                        acc[t][0] = dot_bytes(acc[t][0], first, a + t * acts.cols);
+                        acc[t][1] = dot_bytes(acc[t][1], second, a + t * acts.cols);
+                    }
+                }
+            }
+            for (int t = 0; t < T; t++) {
+                int64_t at = (t0 + t) * groups + unit;
+                float x_scale = acts.scale[at], x_sum = static_cast<float>(acts.sum[at]);
+                F16 factor[2] = {mul(scale[0], set1(x_scale)), mul(scale[1], set1(x_scale))};
+                for (int half = 0; half < 2; half++) {
+                    if (Zero == kSymmetric) {
+                        I16 moved = sub_int(acc[t][half], set1_int(kMiddle * acts.sum[at]));
+                        total[t][half] = fma(to_float(moved), factor[half], total[t][half]);
+                    } else if (Zero == kPoint) {  // whole numbers below 2 ** 24: exact
+                        F16 moved = sub(to_float(acc[t][half]), mul(offset[half], set1(x_sum)));
+                        total[t][half] = fma(moved, factor[half], total[t][half]);
+                    } else {
+                        total[t][half] = fma(to_float(acc[t][half]), factor[half], total[t][half]);
+                        total[t][half] = fma(offset[half], set1(x_scale * x_sum), total[t][half]);
+                    }
+                }
+            }
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int half = 0; half < 2; half++) store16(out + t * kBlockRows + 16 * half, total[t][half]);
+}
+
+template <int Kind, int Zero, bool Wide>
+static void packed_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
+    constexpr int64_t kParam = Wide ? 128 : 64;
+    constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
+    const int64_t record = kParam + kExtra + w.group * (Kind == kNibbles ? 16 : 32);
+    const uint8_t *data = static_cast<const uint8_t *>(w.data) + block * (w.cols / w.group) * record;
+    for (; t1 - t0 >= kMaxTile; t0 += kMaxTile, out += kMaxTile * kBlockRows)
+        packed_tile<kMaxTile, Kind, Zero, Wide>(w, data, acts, t0, out);
+    switch (t1 - t0) {
+        case 1: packed_tile<1, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        case 2: packed_tile<2, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        case 3: packed_tile<3, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        case 4: packed_tile<4, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        case 5: packed_tile<5, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        default: break;
+    }
+}
+
+// Products with plain weights, for a few tokens: sixteen partial sums per row, added up in a fixed tree.
+
+template <bool Wide>
+static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
+    if (Wide) {
+        const float *p = static_cast<const float *>(data) + at;
+        return count >= 16 ? load16(p) : load_first(p, count);
+    }
+    const uint16_t *p = static_cast<const uint16_t *>(data) + at;
+    if (count >= 16) return bf16_to_float(p);
+    uint16_t padded[16] = {};
+    for (int64_t i = 0; i < count; i++) padded[i] = p[i];
+    return bf16_to_float(padded);
+}
+
+template <bool Wide, int T>
+static inline void plain_rows(const Weight &w, int64_t row, int64_t num_rows, const float *x, float *out) {
+    F16 total[4][T];
+    for (int r = 0; r < 4; r++)
+        for (int t = 0; t < T; t++) total[r][t] = zero16();
+    for (int64_t k = 0; k < w.cols; k += 16) {
+        int64_t count = w.cols - k;
+        F16 v[T];
+        for (int t = 0; t < T; t++) {
+            const float *p = x + t * w.cols + k;
+            v[t] = count >= 16 ? load16(p) : load_first(p, count);
+        }
+        for (int r = 0; r < 4; r++) {  // rows beyond the last are the last one again
+            int64_t at = (row + (r < num_rows ? r : num_rows - 1)) * w.cols + k;
+            F16 m = plain_load<Wide>(w.data, at, count);
+            for (int t = 0; t < T; t++) total[r][t] = fma(m, v[t], total[r][t]);
+        }
+    }
+    for (int r = 0; r < 4; r++)
+        for (int t = 0; t < T; t++) out[t * kBlockRows + r] = reduce(total[r][t]);
+}
+
+template <bool Wide>
+static void plain_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
+    int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
+    for (int64_t r = 0; r < rows; r += 4) {
+        int64_t t = t0;
+        for (; t1 - t >= 4; t += 4)
+            plain_rows<Wide, 4>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+        for (; t < t1; t++)
+            plain_rows<Wide, 1>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+    }
+}
+
+using Product = void (*)(const Weight &, int64_t, const Acts &, int64_t, int64_t, float *);
+
+template <int Kind, bool Wide>
+static Product product_of(int32_t zero) {
+    return zero == kSymmetric ? packed_product<Kind, kSymmetric, Wide>
+           : zero == kMinimum ? packed_product<Kind, kMinimum, Wide>
+                              : packed_product<Kind, kPoint, Wide>;
+}
+
+static void product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
+    Product run = w.kind == kBFloat16  ? plain_product<false>
+                  : w.kind == kFloat32 ? plain_product<true>
+                  : w.kind == kNibbles ? (w.wide_params ? product_of<kNibbles, true>(w.zero) : product_of<kNibbles, false>(w.zero))
+                                       : (w.wide_params ? product_of<kBytes, true>(w.zero) : product_of<kBytes, false>(w.zero));
+    run(w, block, acts, t0, t1, out);
+    int64_t first = block * kBlockRows;
+    for (int64_t t = 0; w.bias && t < t1 - t0; t++)
+        for (int64_t r = 0; r < kBlockRows && first + r < w.rows; r++) out[t * kBlockRows + r] += w.bias[first + r];
+}
+
+// Elementwise
+
+static void rms_norm(const float *x, const float *weight, float eps, int64_t cols, float *out) {
+    F16 squares = zero16();
+    for (int64_t i = 0; i < cols; i += 16) {
+        F16 v = cols - i >= 16 ? load16(x + i) : load_first(x + i, cols - i);
+        squares = fma(v, v, squares);
+    }
+    float factor = 1.0f / __builtin_sqrtf(reduce(squares) / static_cast<float>(cols) + eps);
+    for (int64_t i = 0; i < cols; i++) out[i] = (x[i] * factor) * weight[i];
+}
+
+static void silu_mul(float *gate, const float *up, int64_t n) {
+    for (int64_t i = 0; i < n; i += 16) {
+        bool whole = n - i >= 16;
+        F16 g = whole ? load16(gate + i) : load_first(gate + i, n - i);
+        F16 u = whole ? load16(up + i) : load_first(up + i, n - i);
+        F16 y = mul(div(g, add(set1(1.0f), exp16(sub(zero16(), g)))), u);
+        float lanes[16];
+        store16(lanes, y);
+        for (int64_t j = 0; j < 16 && i + j < n; j++) gate[i + j] = lanes[j];
+    }
+}
+
+static void rotate(const float *x, const float *cos, const float *sin, int64_t head_dim, float factor, float *out) {
+    int64_t half = head_dim / 2;
+    for (int64_t i = 0; i < half; i++) {
+        float first = x[i], second = x[i + half];
+        out[i] = (first * cos[i] - second * sin[i]) * factor;
+        out[i + half] = (second * cos[i + half] + first * sin[i + half]) * factor;
+    }
+}
+
+static void store_kv(const float *x, int64_t n, int64_t is_float32, void *out) {
+    if (is_float32) {
+        __builtin_memcpy(out, x, static_cast<__SIZE_TYPE__>(n) * 4);
+        return;
+    }
+    for (int64_t i = 0; i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));  // n % 16 == 0
+}
+
+// Attention of some queries over one chunk of keys
+
+template <bool Wide>
+static inline F16 kv_load(const void *data, int64_t at) {
+    return Wide ? load16(static_cast<const float *>(data) + at) : bf16_to_float(static_cast<const uint16_t *>(data) + at);
+}
+
+// keys [count <= 32, head_dim] to columns [head_dim, 32]
+template <bool Wide>
+static void transpose_keys(const Attend &a, int64_t first, int64_t count, float *columns) {
+    for (int64_t half = 0; half < 2; half++)
+        for (int64_t d = 0; d < a.head_dim; d += 16) {
+            F16 rows[16];
+            for (int64_t i = 0; i < 16; i++) {
+                int64_t key = 16 * half + i;
+                rows[i] = key < count ? kv_load<Wide>(a.keys, (first + key) * a.token_stride + d) : zero16();
+            }
+            transpose16(rows);
+            for (int64_t i = 0; i < 16; i++) store16(columns + (d + i) * 32 + 16 * half, rows[i]);
+        }
+}
+
+template <int R>
+static inline void score_tile(const float *q, const float *columns, int64_t head_dim, float *scores) {
+    F16 total[R][2];
+    for (int r = 0; r < R; r++) total[r][0] = total[r][1] = zero16();
+    for (int64_t d = 0; d < head_dim; d++) {
+        F16 k0 = load16(columns + 32 * d), k1 = load16(columns + 32 * d + 16);
+        for (int r = 0; r < R; r++) {
+            F16 x = set1(q[r * head_dim + d]);
+            total[r][0] = fma(x, k0, total[r][0]);
+            total[r][1] = fma(x, k1, total[r][1]);
+        }
+    }
+    for (int r = 0; r < R; r++) {
+        store16(scores + r * kChunkKeys, total[r][0]);
+        store16(scores + r * kChunkKeys + 16, total[r][1]);
+    }
+}
+
+static inline int64_t limit_of(const Attend &a, int64_t row) {  // keys of the chunk that a row sees
+    int64_t limit = a.first_limit + row / a.num_groups - a.key_begin, all = a.key_end - a.key_begin;
+    return limit < 0 ? 0 : limit < all ? limit : all;
+}
+
+template <bool Wide>
+static void scores_of(const Attend &a, float *scores, float *columns) {
+    int64_t most = limit_of(a, a.rows - 1);
+    for (int64_t key = 0; key < most; key += 32) {
+        transpose_keys<Wide>(a, a.key_begin + key, most - key < 32 ? most - key : 32, columns);
+        for (int64_t row = 0; row < a.rows; row += 6) {
+            int64_t count = a.rows - row < 6 ? a.rows - row : 6;
+            if (limit_of(a, row + count - 1) <= key) continue;  // none of them looks that far
+            const float *q = a.q + row * a.head_dim;
+            float *to = scores + row * kChunkKeys + key;
+            switch (count) {
+                case 1: score_tile<1>(q, columns, a.head_dim, to); break;
+                case 2: score_tile<2>(q, columns, a.head_dim, to); break;
+                case 3: score_tile<3>(q, columns, a.head_dim, to); break;
+                case 4: score_tile<4>(q, columns, a.head_dim, to); break;
+                case 5: score_tile<5>(q, columns, a.head_dim, to); break;
+                default: score_tile<6>(q, columns, a.head_dim, to); break;
+            }
+        }
+    }
+}
+
+template <int R, int V, bool Wide>
+static inline void value_tile(const Attend &a, const float *weights, int64_t row, int64_t d, int64_t num_keys) {
+    F16 total[R][V];
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) total[r][v] = zero16();
+    for (int64_t key = 0; key < num_keys; key++) {
+        F16 value[V];
+        for (int v = 0; v < V; v++) value[v] = kv_load<Wide>(a.values, (a.key_begin + key) * a.token_stride + d + 16 * v);
+        for (int r = 0; r < R; r++) {
+            F16 p = set1(weights[r * kChunkKeys + key]);
+            for (int v = 0; v < V; v++) total[r][v] = fma(p, value[v], total[r][v]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) store16(a.out + (row + r) * (a.head_dim + 2) + d + 16 * v, total[r][v]);
+}
+
+template <int R, bool Wide>
+static inline void values_of(const Attend &a, const float *weights, int64_t row) {
+    int64_t num_keys = limit_of(a, row + R - 1), d = 0;
+    for (; a.head_dim - d >= 64; d += 64) value_tile<R, 4, Wide>(a, weights, row, d, num_keys);
+    for (; d < a.head_dim; d += 16) value_tile<R, 1, Wide>(a, weights, row, d, num_keys);
+}
+
+// Scores to weights in place; the maximum and the sum go behind the row's values.
+static void softmax_row(const Attend &a, int64_t row, float *scores, float *tail) {
+    const float minus_infinity = -__builtin_inff();
+    int64_t limit = limit_of(a, row), padded = (limit + 31) / 32 * 32;
+    if (a.mask) {
+        const uint8_t *mask = a.mask + row / a.num_groups * a.mask_stride + a.key_begin;
+        for (int64_t i = 0; i < limit; i++)
+            if (!mask[i]) scores[i] = minus_infinity;
+    }
+    int64_t end = limit_of(a, a.rows - 1);
+    end = (end + 31) / 32 * 32;
+    for (int64_t i = limit; i < end; i++) scores[i] = minus_infinity;
+    F16 most = set1(minus_infinity);
+    for (int64_t i = 0; i < padded; i += 16) most = max16(most, load16(scores + i));
+    float top = reduce_max(most);
+    if (top == minus_infinity) {  // nothing to see, or nothing but NaN, which the weights keep
+        bool is_nan = false;
+        for (int64_t i = 0; i < limit; i++) is_nan |= scores[i] != scores[i];
+        for (int64_t i = 0; i < end; i++) scores[i] = is_nan ? __builtin_nanf("") : 0.0f;
+        tail[0] = is_nan ? 0.0f : minus_infinity;
+        tail[1] = is_nan ? __builtin_nanf("") : 0.0f;
+        return;
+    }
+    F16 sum = zero16();
+    for (int64_t i = 0; i < padded; i += 16) {
+        F16 weight = exp16(sub(load16(scores + i), set1(top)));
+        store16(scores + i, weight);
+        sum = add(sum, weight);
+    }
+    for (int64_t i = padded; i < end; i++) scores[i] = 0.0f;
+    tail[0] = top;
+    tail[1] = reduce(sum);
+}
+
+template <bool Wide>
+static void attend_over(const Attend &a) {
+    float *scores = a.scratch, *columns = a.scratch + a.rows * kChunkKeys;
+    scores_of<Wide>(a, scores, columns);
+    for (int64_t row = 0; row < a.rows; row++)
+        softmax_row(a, row, scores + row * kChunkKeys, a.out + row * (a.head_dim + 2) + a.head_dim);
+    int64_t row = 0;
+    for (; a.rows - row >= 4; row += 4) values_of<4, Wide>(a, scores + row * kChunkKeys, row);
+    switch (a.rows - row) {
+        case 1: values_of<1, Wide>(a, scores + row * kChunkKeys, row); break;
+        case 2: values_of<2, Wide>(a, scores + row * kChunkKeys, row); break;
+        case 3: values_of<3, Wide>(a, scores + row * kChunkKeys, row); break;
+        default: break;
+    }
+}
+
+static void attend(const Attend &a) {
+    if (a.kv_float32) attend_over<true>(a);
+    else attend_over<false>(a);
+}
+
+// The chunks of a row go into its state one after another: state and part are [head_dim] values, maximum, sum of weights.
+
+static void merge(float *state, const float *part, int64_t head_dim) {
+    float top = state[head_dim], part_top = part[head_dim];
+    if (part_top == -__builtin_inff()) return;  // it saw nothing
+    float most = top > part_top ? top : part_top, lanes[16];
+    store16(lanes, exp16(sub(set1(top), set1(most))));
+    float old_factor = top == -__builtin_inff() ? 0.0f : lanes[0];
+    store16(lanes, exp16(sub(set1(part_top), set1(most))));
+    float new_factor = lanes[0];
+    for (int64_t d = 0; d < head_dim; d++) state[d] = state[d] * old_factor + part[d] * new_factor;
+    state[head_dim] = most;
+    state[head_dim + 1] = state[head_dim + 1] * old_factor + part[head_dim + 1] * new_factor;
+}
+
+static void finish(const float *state, int64_t head_dim, float *out) {
+    float sum = state[head_dim + 1], inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
+    for (int64_t d = 0; d < head_dim; d++) out[d] = state[d] * inverse;
+}
+
+static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend, merge, finish};

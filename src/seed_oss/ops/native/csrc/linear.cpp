@@ -1,0 +1,141 @@
+#include "linear.h"
+
+namespace {
+
+const Kernels *best() {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    __builtin_cpu_init();
+    bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (has_avx2 && avx512_kernels() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+        return avx512_kernels();
+    if (has_avx2 && avx2_kernels()) return avx2_kernels();
+#endif
+    return portable_kernels();
+}
+
+const Kernels *chosen = nullptr;
+
+float one_param(const uint8_t *at, int64_t is_wide) {
+    if (is_wide) {
+        float value;
+        std::memcpy(&value, at, 4);
+        return value;
+    }
+    uint16_t raw;
+    std::memcpy(&raw, at, 2);
+    uint32_t sign = static_cast<uint32_t>(raw & 0x8000u) << 16, exponent = (raw >> 10) & 31u, fraction = raw & 1023u;
+    if (exponent == 0) return (sign ? -1.0f : 1.0f) * static_cast<float>(fraction) * 5.9604644775390625e-8f;
+    uint32_t bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112u) << 23) | (fraction << 13);
+    float value;
+    std::memcpy(&value, &bits, 4);
+    return value;
+}
+
+struct LinearCall {
+    const Weight &w;
+    const float *x;
+    int64_t n;
+    float *out;
+    int64_t threads;
+    ActRows acts;
+    Phase phases[2];
+};
+
+void linear_program(void *context, int64_t) {
+    LinearCall &call = *static_cast<LinearCall *>(context);
+    const Weight &w = call.w;
+    static thread_local ActRows own;
+    const int64_t group = act_group(w);
+    const bool is_few = call.n <= kFewTokens;
+    if (group && !is_few)
+        run_phase(call.phases[0], ceil_div(call.n, 8), [&](int64_t task) {
+            int64_t first = task * 8;
+            call.acts.quantize(call.x, w.cols, group, first, call.n - first < 8 ? call.n - first : 8);
+        });
+    auto prologue = [&] {
+        if (!group || !is_few) return;
+        own.reserve(call.n, w.cols, group);
+        own.quantize(call.x, w.cols, group, 0, call.n);
+    };
+    BlockTasks tasks(num_blocks(w), call.n, call.threads);
+    run_phase(call.phases[1], tasks.count(), prologue, [&](int64_t task) {
+        Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, group);
+        tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
+            float tile[kTokenTile * kBlockRows];
+            kernels().product(w, block, acts, t0, t1, tile);
+            int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
+            for (int64_t t = t0; t < t1; t++)
+                std::memcpy(call.out + t * w.rows + first, tile + (t - t0) * kBlockRows, static_cast<size_t>(rows) * 4);
+        });
+    });
+}
+
+}  // namespace
+
+const Kernels &kernels() {
+    if (!chosen) chosen = best();
+    return *chosen;
+}
+
+extern "C" {
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT int64_t so_version() { return 2; }
+
+// 0 portable, 1 AVX2, 2 AVX-512; returns what is in force. -1 takes the best; one that there is not changes nothing.
+EXPORT int64_t so_instruction_set(int64_t wanted) {
+    const Kernels *fastest = best(), *tables[3] = {portable_kernels(), avx2_kernels(), avx512_kernels()};
+    int64_t level = 0, top = 0;
+    for (int64_t i = 0; i < 3; i++)
+        if (tables[i] == fastest) top = i;
+    if (wanted == -1) chosen = fastest;
+    else if (wanted >= 0 && wanted <= top && tables[wanted]) chosen = tables[wanted];
+    for (int64_t i = 0; i < 3; i++)
+        if (tables[i] == &kernels()) level = i;
+    return level;
+}
+
+EXPORT void so_linear(const Weight *w, const float *x, int64_t n, float *out, int64_t threads) {
+    LinearCall call{*w, x, n, out, threads, {}, {}};
+    if (is_packed(*w) && n > kFewTokens) call.acts.reserve(n, w->cols, act_group(*w));
+    Pool::shared().run(threads, linear_program, &call);
+}
+
+// out[i] is row ids[i] of a packed weight. Ids are in range: the caller has looked.
+EXPORT void so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *out) {
+    int64_t param = w->wide_params ? 4 : 2, is_wide = w->wide_params, nibbles = w->kind == kNibbles;
+    int64_t extra = w->zero == kMinimum ? 32 * param : w->zero == kPoint ? (nibbles ? 16 : 32) : 0;
+    int64_t record_len = 32 * param + extra + w->group * (nibbles ? 16 : 32), groups = w->cols / w->group;
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = ids[i] % kBlockRows;
+        const uint8_t *record = static_cast<const uint8_t *>(w->data) + ids[i] / kBlockRows * groups * record_len;
+        float *to = out + i * w->cols;
+        for (int64_t g = 0; g < groups; g++, record += record_len) {
+            float scale = one_param(record + row * param, is_wide), zero = 0.0f, minimum = 0.0f;
+            const uint8_t *points = record + 32 * param, *data = points + extra;
+            if (w->zero == kMinimum) minimum = one_param(points + row * param, is_wide);
+            else if (w->zero == kSymmetric) zero = nibbles ? 8.0f : 128.0f;
+            else zero = nibbles ? static_cast<float>(row < 16 ? points[row] & 15 : points[row - 16] >> 4) : points[row];
+            for (int64_t column = 0; column < w->group; column++) {
+                int64_t quad = column / 4, j = column % 4;
+                float q = nibbles ? static_cast<float>(row < 16 ? data[64 * quad + 4 * row + j] & 15
+                                                                : data[64 * quad + 4 * (row - 16) + j] >> 4)
+                                  : data[128 * quad + 4 * row + j];
+                *to++ = (q - zero) * scale + minimum;
+            }
+        }
+    }
+}
+
+EXPORT void so_quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
+    kernels().quantize(x, n, cols, group, q, scale, sum);
+}
+
+EXPORT void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out) {
+    for (int64_t i = 0; i < n; i++) kernels().rms_norm(x + i * cols, weight, static_cast<float>(eps), cols, out + i * cols);
+}
+
+EXPORT void so_silu_mul(float *gate, const float *up, int64_t n) { kernels().silu_mul(gate, up, n); }
+}

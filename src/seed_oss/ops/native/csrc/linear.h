@@ -1,0 +1,78 @@
+// What products need around the kernels: activations in 8 bits, and blocks of rows as tasks.
+#pragma once
+
+#include <cstring>
+#include <vector>
+
+#include "pool.h"
+#include "types.h"
+
+constexpr int64_t kFewTokens = 8;     // up to here each thread quantizes for itself; beyond, it is a phase of its own
+constexpr int64_t kTokenTile = 48;    // tokens of one pass over a block: whole tiles of kMaxTile
+constexpr int64_t kTokensInCache = 96;  // tokens that several blocks are multiplied with before the next ones come
+
+const Kernels &kernels();  // of the chosen instruction set
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t num_blocks(const Weight &w) { return ceil_div(w.rows, kBlockRows); }
+inline bool is_packed(const Weight &w) { return w.kind == kNibbles || w.kind == kBytes; }
+
+inline int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
+
+// Columns that share a scale of activations: 32, or less where a weight's groups want it; 0 for plain weights.
+inline int64_t act_group(const Weight &w) { return is_packed(w) ? common_divisor(w.group, 32) : 0; }
+
+// Memory for rows of activations in 8 bits. It grows and stays; how rows are cut into groups is the caller's to know.
+class ActRows {
+   public:
+    void reserve(int64_t n, int64_t cols, int64_t group) {
+        if (static_cast<int64_t>(q_.size()) < n * cols) q_.resize(static_cast<size_t>(n * cols));
+        if (static_cast<int64_t>(sum_.size()) >= n * cols / group) return;
+        scale_.resize(static_cast<size_t>(n * cols / group));
+        sum_.resize(static_cast<size_t>(n * cols / group));
+    }
+
+    // Rows first .. first + n of x `[.., cols]`.
+    void quantize(const float *x, int64_t cols, int64_t group, int64_t first, int64_t n) {
+        int64_t at = first * cols;
+        kernels().quantize(x + at, n, cols, group, q_.data() + at, scale_.data() + at / group, sum_.data() + at / group);
+    }
+
+    // Group number `index` of row `token`, from x `[group]`.
+    void quantize_group(const float *x, int64_t cols, int64_t group, int64_t token, int64_t index) {
+        int64_t at = token * (cols / group) + index;
+        kernels().quantize(x, 1, group, group, q_.data() + at * group, scale_.data() + at, sum_.data() + at);
+    }
+
+    Acts view(const float *x, int64_t cols, int64_t group) const {
+        return {x, q_.data(), scale_.data(), sum_.data(), cols, group};
+    }
+
+   private:
+    std::vector<int8_t> q_;
+    std::vector<float> scale_;
+    std::vector<int32_t> sum_;
+};
+
+// Blocks of rows as tasks: at most `most` of them for few tokens, for many one per block and kTokensInCache tokens.
+struct BlockTasks {
+    BlockTasks(int64_t blocks, int64_t n, int64_t threads) : blocks(blocks), n(n) {
+        token_parts = n <= kFewTokens ? 1 : ceil_div(n, kTokensInCache);
+        int64_t most = threads * 8;
+        per_task = n <= kFewTokens ? ceil_div(blocks, blocks < most ? blocks : most) : ceil_div(blocks, most * 4);
+        block_parts = ceil_div(blocks, per_task);
+    }
+    int64_t count() const { return block_parts * token_parts; }
+
+    // run(block, first token, end of tokens) for all of a task
+    template <class Run>
+    void each(int64_t task, Run run) const {
+        int64_t t0 = task / block_parts * kTokensInCache, t1 = token_parts == 1 ? n : t0 + kTokensInCache;
+        if (t1 > n) t1 = n;
+        int64_t first = task % block_parts * per_task;
+        for (int64_t block = first; block < first + per_task && block < blocks; block++)
+            for (int64_t t = t0; t < t1; t += kTokenTile) run(block, t, t + kTokenTile < t1 ? t + kTokenTile : t1);
+    }
+
+    int64_t blocks, n, per_task, block_parts, token_parts;
+};

@@ -1,0 +1,97 @@
+// Sixteen lanes in one register. Included inside a namespace, under a target with AVX-512 F, BW, DQ, VL and VNNI.
+
+struct F16 {
+    __m512 v;
+};
+struct I16 {
+    __m512i v;
+};
+using B64 = __m512i;  // 64 bytes: four columns of 16 rows
+
+static inline F16 zero16() { return {_mm512_setzero_ps()}; }
+static inline F16 set1(float x) { return {_mm512_set1_ps(x)}; }
+static inline F16 load16(const float *p) { return {_mm512_loadu_ps(p)}; }
+static inline void store16(float *p, F16 x) { _mm512_storeu_ps(p, x.v); }
+static inline F16 load_first(const float *p, int64_t n) {
+    return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)};
+}
+static inline F16 add(F16 a, F16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline F16 sub(F16 a, F16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline F16 mul(F16 a, F16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline F16 div(F16 a, F16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline F16 fma(F16 a, F16 b, F16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline F16 max16(F16 a, F16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline F16 min16(F16 a, F16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline F16 abs16(F16 a) { return {_mm512_abs_ps(a.v)}; }
+static inline F16 half_to_float(const uint16_t *p) {
+    return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)))};
+}
+static inline F16 bf16_to_float(const uint16_t *p) {
+    __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
+}
+// Nearest, ties to even; NaN stays NaN.
+static inline void store_bf16(uint16_t *p, F16 x) {
+    __m512i raw = _mm512_castps_si512(x.v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(raw, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(raw, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    __mmask16 is_nan = _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q);
+    rounded = _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc00000));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+static inline I16 zero_int() { return {_mm512_setzero_si512()}; }
+static inline I16 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+static inline I16 sub_int(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
+static inline I16 round_int(F16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+static inline void store_int8(int8_t *p, I16 a) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(a.v));
+}
+static inline F16 bytes_to_float(const uint8_t *p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))))};
+}
+// 2 ** n for whole n from -126 to 127
+static inline F16 exp2_int(F16 n) {
+    __m512i bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);
+    return {_mm512_castsi512_ps(bits)};
+}
+static inline F16 round16(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+static inline F16 zero_below(F16 x, F16 limit, F16 value) {  // value where x >= limit, else 0; NaN keeps value
+    return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), value.v)};
+}
+
+static inline B64 load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline B64 low_nibbles(B64 w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+static inline B64 high_nibbles(B64 w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
+// acc[row] += sum over four columns of w[row, column] * a[column]; w unsigned, a signed
+static inline I16 dot_nibbles(I16 acc, B64 w, const int8_t *a) {
+    int32_t four;
+    __builtin_memcpy(&four, a, 4);
+    return {_mm512_dpbusd_epi32(acc.v, w, _mm512_set1_epi32(four))};
+}
+static inline I16 dot_bytes(I16 acc, B64 w, const int8_t *a) { return dot_nibbles(acc, w, a); }
+
+// lanes i of sixteen vectors become vector i
+static inline void transpose16(F16 *rows) {
+    __m512 t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(rows[i].v, rows[i + 1].v);
+        t[i + 1] = _mm512_unpackhi_ps(rows[i].v, rows[i + 1].v);
+    }
+    __m512 u[16];
+    for (int i = 0; i < 16; i += 4) {
+        for (int j = 0; j < 2; j++) {
+            __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+            u[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            u[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512 a = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88), b = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+        __m512 c = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88), d = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+        rows[i].v = _mm512_shuffle_f32x4(a, c, 0x88);
+        rows[i + 4].v = _mm512_shuffle_f32x4(b, d, 0x88);
+        rows[i + 8].v = _mm512_shuffle_f32x4(a, c, 0xdd);
+        rows[i + 12].v = _mm512_shuffle_f32x4(b, d, 0xdd);
+    }
+}

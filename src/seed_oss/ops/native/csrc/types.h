@@ -1,0 +1,85 @@
+// What the kernels, the drivers and Python share. Plain data; sizes count elements unless they say bytes.
+#pragma once
+
+#include <cstdint>
+
+enum WeightKind : int32_t { kNibbles = 0, kBytes = 1, kBFloat16 = 2, kFloat32 = 3 };
+enum ZeroKind : int32_t { kSymmetric = 0, kMinimum = 1, kPoint = 2 };
+
+constexpr int64_t kBlockRows = 32;    // rows of a weight that lie together, see ops/packing.py
+constexpr int64_t kMaxTile = 6;       // tokens that share one pass over a block
+constexpr int64_t kChunkKeys = 256;   // keys whose softmax is one unit of the fixed order of attention
+constexpr int64_t kMaxHeadDim = 256;
+
+struct Weight {
+    const void *data;   // packed, or [rows, cols] of bf16 or fp32
+    const float *bias;  // [rows] or null
+    int64_t rows, cols;
+    int32_t kind, group, zero, wide_params;
+};
+
+// Inputs of products: fp32 rows, and the same in 8 bits per group of columns.
+struct Acts {
+    const float *x;        // [n, cols]
+    const int8_t *q;       // [n, cols]
+    const float *scale;    // [n, cols / group]
+    const int32_t *sum;    // [n, cols / group], sums of q
+    int64_t cols, group;
+};
+
+struct Attend {
+    const float *q;         // [rows, head_dim], rotated and scaled; row = query * num_groups + head of the group
+    const void *keys;       // of one sequence and one kv head, token 0 first
+    const void *values;
+    int64_t kv_float32;     // else bf16
+    int64_t token_stride;   // of keys and values
+    int64_t head_dim, rows, num_groups;
+    int64_t key_begin, key_end;  // of the chunk
+    int64_t first_limit;    // query i sees the first first_limit + i keys
+    const uint8_t *mask;    // [queries, keys] of bytes, or null
+    int64_t mask_stride;
+    float *scratch;         // attend_scratch(rows, head_dim) floats
+    float *out;             // [rows, head_dim + 2]: sum of values, its maximum score, its sum of weights
+};
+
+struct Kernels {
+    void (*quantize)(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum);
+    // out[t, 0..31] of tokens t0 <= t < t1 for one block of rows, bias included
+    void (*product)(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out);
+    void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
+    void (*silu_mul)(float *gate, const float *up, int64_t n);
+    void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float factor, float *out);
+    void (*store_kv)(const float *x, int64_t n, int64_t is_float32, void *out);
+    void (*attend)(const Attend &a);
+    void (*merge)(float *state, const float *part, int64_t head_dim);
+    void (*finish)(const float *state, int64_t head_dim, float *out);
+};
+
+// Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
+
+struct Layer {
+    Weight q, k, v, o, gate, up, down;
+    const float *input_norm, *post_norm;  // [hidden]
+    void *keys, *values;                  // [batch, kv_heads, capacity, head_dim], room for the new tokens included
+};
+
+struct DecoderCall {
+    int64_t num_layers, hidden, heads, kv_heads, head_dim, intermediate;
+    const Layer *layers;
+    int64_t batch, length, past;                      // new tokens per row, cached tokens
+    int64_t kv_float32, batch_stride, head_stride;    // of keys and values; a token follows the other
+    const float *cos, *sin;                           // [batch or 1, length, head_dim]
+    int64_t cos_batch_stride;                         // 0 where all rows share them
+    const uint8_t *mask;                              // [batch, length, past + length] of bytes, or null
+    int64_t mask_batch_stride, mask_query_stride;
+    int64_t is_causal;
+    float *x;                                         // [batch, length, hidden], replaced by the result
+    double eps;
+    int64_t threads;
+};
+
+constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows * kChunkKeys + 32 * head_dim; }
+
+const Kernels *portable_kernels();
+const Kernels *avx2_kernels();    // null where this build has none
+const Kernels *avx512_kernels();

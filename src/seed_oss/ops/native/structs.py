@@ -1,0 +1,52 @@
+"""The structures of csrc/types.h."""
+
+import ctypes
+from ctypes import c_double, c_int32, c_int64, c_void_p
+
+NIBBLES, BYTES, BFLOAT16, FLOAT32 = range(4)
+ZERO_KINDS = {"symmetric": 0, "minimum": 1, "point": 2}
+
+
+class WeightStruct(ctypes.Structure):
+    """A weight: packed, or a plain matrix."""
+
+    _fields_ = (
+        ("data", c_void_p),
+        ("bias", c_void_p),
+        ("rows", c_int64),
+        ("cols", c_int64),
+        ("kind", c_int32),
+        ("group", c_int32),
+        ("zero", c_int32),
+        ("wide_params", c_int32),
+    )
+
+
+class LayerStruct(ctypes.Structure):
+    """A decoder layer, and where its keys and values are."""
+
+    _fields_ = (
+        *((name, WeightStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
+        ("input_norm", c_void_p),
+        ("post_norm", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+    )
+
+
+class DecoderStruct(ctypes.Structure):
+    """One call of all layers."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate")),
+        ("layers", c_void_p),
+        *((name, c_int64) for name in ("batch", "length", "past", "kv_float32", "batch_stride", "head_stride")),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("cos_batch_stride", c_int64),
+        ("mask", c_void_p),
+        *((name, c_int64) for name in ("mask_batch_stride", "mask_query_stride", "is_causal")),
+        ("x", c_void_p),
+        ("eps", c_double),
+        ("threads", c_int64),
+    )

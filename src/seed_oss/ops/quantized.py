@@ -1,0 +1,168 @@
+"""Products with quantized weights, and rows of quantized embeddings.
+
+Activations are cut into groups of 32 columns, or fewer where the weight's groups want it, and rounded to 8 bits with a
+scale per group; products are then sums of integers. The kernels and the readable form compute the same. Where a
+gradient is asked for, and on other devices, the numbers that the weight stands for are multiplied in floating point.
+"""
+
+import math
+from ctypes import byref
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from seed_oss.errors import InputError
+from seed_oss.ops.grouped_weight import QuantFormat
+from seed_oss.ops.native import library
+from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
+from seed_oss.ops.packing import unpack
+
+
+def weight_struct(
+    packed: Tensor, format: QuantFormat, out_features: int, in_features: int, bias: Tensor | None = None
+) -> WeightStruct:
+    """How the kernels get a weight. The tensors must outlive it.
+
+    Args:
+        packed: uint8 on the CPU, see ops.packing.
+        format: what is packed.
+        out_features, in_features: the weight's shape.
+        bias: fp32 `[out_features]` or None.
+    """
+    return WeightStruct(
+        packed.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        out_features,
+        in_features,
+        NIBBLES if format.bits == 4 else BYTES,
+        format.group_size,
+        ZERO_KINDS[format.zero],
+        format.param_dtype == "float32",
+    )
+
+
+def quantized_linear(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None = None
+) -> Tensor:
+    """`x @ weight.T + bias` with a packed weight.
+
+    Args:
+        x: `[..., in_features]`, floating.
+        packed: uint8, see ops.packing.
+        format: what is packed.
+        shape: (out_features, in_features).
+        bias: fp32 `[out_features]` or None.
+
+    Returns:
+        `[..., out_features]` in the dtype of `x`.
+
+    Raises:
+        InputError: `x` has another number of columns.
+    """
+    if x.shape[-1] != shape[1]:
+        raise InputError(f"the input is {list(x.shape)}; a weight {list(shape)} takes {shape[1]} columns")
+    if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+        return _linear_of_numbers(x, packed, format, shape, bias)
+    if torch.compiler.is_compiling():
+        key = (format.bits, format.group_size, format.zero, format.param_dtype)
+        return torch.ops.seed_oss.quantized_linear(x, packed, bias, list(shape), *key)
+    return _linear_on_cpu(x, packed, format, shape, bias)
+
+
+def _linear_on_cpu(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None
+) -> Tensor:
+    native = library()
+    if native is None:
+        return quantized_linear_reference(x, packed, format, shape, bias)
+    rows = x.reshape(-1, shape[1]).to(torch.float32).contiguous()
+    out = torch.empty(rows.shape[0], shape[0], dtype=torch.float32)
+    weight = weight_struct(packed, format, *shape, bias)
+    if rows.shape[0]:
+        native.so_linear(byref(weight), rows.data_ptr(), rows.shape[0], out.data_ptr(), torch.get_num_threads())
+    return out.view(*x.shape[:-1], shape[0]).to(x.dtype)
+
+
+def _linear_of_numbers(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None
+) -> Tensor:
+    weight = unpack(packed, format, *shape).dequantize(x.dtype)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+
+def quantized_linear_reference(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None = None
+) -> Tensor:
+    """The readable form of `quantized_linear` on the CPU."""
+    rounded = round_activations(x.to(torch.float32), act_group(format))
+    return _linear_of_numbers(rounded, packed, format, shape, bias).to(x.dtype)
+
+
+def act_group(format: QuantFormat) -> int:
+    """Columns of activations that share a scale."""
+    return math.gcd(format.group_size, 32)
+
+
+def round_activations(x: Tensor, group: int) -> Tensor:
+    """Activations as the products see them: fp32 `[..., in_features]`, rounded to 8 bits per group of columns."""
+    grouped = x.unflatten(-1, (-1, group))
+    largest = grouped.abs().amax(-1, keepdim=True)
+    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
+    return ((grouped * inverse).round() * (largest / 127.0)).flatten(-2)
+
+
+def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
+    """Rows of a packed weight.
+
+    Args:
+        ids: integers, each from 0 to shape[0] - 1.
+        packed: uint8, see ops.packing.
+        format: what is packed.
+        shape: (number of rows, columns).
+
+    Returns:
+        fp32 `[*ids.shape, columns]`.
+
+    Raises:
+        IndexError: (on the CPU) an id is out of range.
+    """
+    native = library()
+    if native is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.embedding(ids, unpack(packed, format, *shape).dequantize())
+    wanted = ids.reshape(-1).to(torch.int64).contiguous()
+    if wanted.numel() and (int(wanted.min()) < 0 or int(wanted.max()) >= shape[0]):
+        raise IndexError("index out of range in self")  # as torch's own embedding
+    out = torch.empty(wanted.numel(), shape[1], dtype=torch.float32)
+    weight = weight_struct(packed, format, *shape)
+    native.so_embedding(byref(weight), wanted.data_ptr(), wanted.numel(), out.data_ptr())
+    return out.view(*ids.shape, shape[1])
+
+
+@torch.library.custom_op("seed_oss::quantized_linear", mutates_args=())
+def _quantized_linear_op(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    shape: list[int],
+    bits: int,
+    group_size: int,
+    zero: str,
+    param_dtype: str,
+) -> Tensor:
+    format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
+    return quantized_linear(x, packed, format, (shape[0], shape[1]), bias).clone()
+
+
+@_quantized_linear_op.register_fake
+def _(
+    x: Tensor,
+    packed: Tensor,
+    bias: Tensor | None,
+    shape: list[int],
+    bits: int,
+    group_size: int,
+    zero: str,
+    param_dtype: str,
+) -> Tensor:
+    return x.new_empty(*x.shape[:-1], shape[0])

@@ -1,0 +1,217 @@
+"""The fused stack against the plain layers, and its own promise: equal bits for any batch, chunks, threads, padding."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from seed_oss import DynamicCache, SeedOssForCausalLM, SeedOssForSequenceClassification, StaticCache
+from seed_oss.errors import InputError, StateError
+from seed_oss.nn.fused import FusedLayers, fuse_, unfuse_
+from seed_oss.nn.layers import SeedOssLayers
+from seed_oss.nn.linear import Linear
+from seed_oss.nn.quantized_linear import QuantizedLinear
+from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
+from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
+from tests.factory import random_ids, tiny_model
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "max_position_embeddings": 1024}
+FORMAT = QuantFormat(8, 32)
+CLOSE = 0.04  # a cache in bfloat16, and roundings that fall otherwise; structure is held by the test in fp32
+pytestmark = pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
+
+
+def rounded(weight: Tensor, format: QuantFormat) -> GroupedWeight:
+    """Round to the nearest, symmetrically."""
+    grouped, middle = weight.detach().unflatten(-1, (-1, format.group_size)), 2 ** (format.bits - 1)
+    scale = (grouped.abs().amax(-1) / (middle - 1)).half()
+    q = (grouped / scale[..., None]).round().clamp(-middle, middle - 1) + middle
+    return GroupedWeight(format, q.to(torch.uint8).flatten(1), scale)
+
+
+def quantized(model: Any, format: QuantFormat = FORMAT) -> Any:
+    """Every projection of the layers in 8 bits."""
+    for parent in list(model.base_model.layers.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is Linear:
+                setattr(parent, name, QuantizedLinear.of(rounded(child.weight, format), child.bias))
+    if isinstance(model, SeedOssForCausalLM):
+        model.lm_head = QuantizedLinear.of(rounded(model.lm_head.weight, format))
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    try:
+        set_instruction_set(request.param)
+    except InputError as error:
+        pytest.skip(str(error))
+    yield request.param
+    set_instruction_set(None)
+
+
+@pytest.fixture
+def model() -> Any:
+    return fuse_(quantized(tiny_model(SeedOssForCausalLM, **SHAPE)))
+
+
+def logits(model: Any, ids: Tensor, **kwargs: Any) -> Tensor:
+    with torch.no_grad():
+        return model(ids, **kwargs).logits
+
+
+def distance(one: Tensor, other: Tensor) -> float:
+    """Relative, over all numbers."""
+    return float((one - other).norm() / other.norm())
+
+
+def test_close_to_the_plain_layers(instructions: str) -> None:
+    """What the plain layers give differs by the cache in bfloat16 and the order of sums."""
+    model = quantized(tiny_model(SeedOssForCausalLM, **SHAPE))
+    for length in (1, 7, 40):
+        ids = random_ids(2, length)
+        plain = logits(model, ids)
+        fused = logits(fuse_(model), ids)
+        unfuse_(model)
+        assert distance(fused, plain) <= CLOSE
+
+
+def test_plain_fp32_layers_are_exact(instructions: str) -> None:
+    """No rounding at all here: what remains is the order of sums."""
+    model = tiny_model(SeedOssForCausalLM, **SHAPE).requires_grad_(False)
+    ids = random_ids(1, 5)
+    plain = logits(model, ids)
+    assert torch.allclose(logits(fuse_(model), ids), plain, atol=1e-4, rtol=1e-5)
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        model(random_ids(1, 300, seed=1), past_key_values=cache)  # through the plain layers: too many tokens
+        assert cache.layers[0].keys.dtype == torch.float32
+        fused = model(ids, past_key_values=cache).logits
+        unfuse_(model)
+        cache.crop(300)
+        assert torch.allclose(fused, model(ids, past_key_values=cache).logits, atol=1e-4, rtol=1e-5)
+
+
+def test_chunks_batches_and_threads_change_no_bit(instructions: str, model: Any) -> None:
+    ids = random_ids(1, 600)
+    whole = logits(model, ids)
+    before = torch.get_num_threads()
+    for threads, ends in ((1, (5, 6, 14, 250, 256, 257, 600)), (3, (300, 301, 600))):
+        torch.set_num_threads(threads)
+        cache, parts, start = DynamicCache(config=model.config), [], 0
+        for end in ends:
+            parts.append(logits(model, ids[:, start:end], past_key_values=cache))
+            start = end
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+    torch.set_num_threads(before)
+    both = logits(model, torch.cat((random_ids(1, 600, seed=5), ids)))
+    assert torch.equal(both[1:], whole)
+
+
+def test_generating_in_a_batch_gives_the_tokens_of_each_alone(model: Any) -> None:
+    prompts = [random_ids(1, length, seed=length) for length in (3, 9, 20)]
+    padded = torch.cat([torch.nn.functional.pad(ids, (20 - ids.shape[1], 0), value=1) for ids in prompts])
+    mask = torch.cat([torch.nn.functional.pad(torch.ones_like(i), (20 - i.shape[1], 0)) for i in prompts])
+    settings = {"max_new_tokens": 30, "do_sample": True, "temperature": 1.0}
+    model.generation_config.eos_token_id = None
+    together = model.generate(padded, attention_mask=mask, do_sample=False, max_new_tokens=30)
+    for row, ids in enumerate(prompts):
+        alone = model.generate(ids, do_sample=False, max_new_tokens=30)
+        assert (together[row, 20:] == alone[0, ids.shape[1] :]).float().mean() >= 0.9  # padding moves chunks of keys
+    first, again = (model.generate(prompts[0], seed=3, **settings) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+def test_padding_on_the_left_is_not_looked_at(model: Any) -> None:
+    ids = random_ids(1, 30)
+    mask = torch.ones(1, 37, dtype=torch.long)
+    mask[:, :7] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    first, second = (
+        logits(model, torch.cat((random_ids(1, 7, seed=seed), ids), 1), attention_mask=mask, position_ids=positions)
+        for seed in (1, 2)
+    )
+    assert torch.equal(first[:, 7:], second[:, 7:])
+    assert distance(first[:, 7:], logits(model, ids)) <= CLOSE
+    assert not first.isnan().any()
+
+
+def test_a_static_cache(model: Any) -> None:
+    ids = random_ids(1, 20)
+    whole = logits(model, ids)
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    parts = [logits(model, part, past_key_values=cache) for part in ids.split((12, 1, 7), dim=1)]
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_a_cache_goes_from_fused_to_plain_layers_and_back(model: Any) -> None:
+    ids = random_ids(1, 20)
+    whole = logits(model, ids)
+    cache = DynamicCache(config=model.config)
+    parts = [logits(model, ids[:, :8], past_key_values=cache)]
+    unfuse_(model)
+    parts.append(logits(model, ids[:, 8:9], past_key_values=cache))
+    fuse_(model)
+    parts.append(logits(model, ids[:, 9:], past_key_values=cache))
+    assert distance(torch.cat(parts, dim=1), whole) <= CLOSE
+
+
+def test_what_the_native_call_cannot_do_runs_the_layers(model: Any) -> None:
+    ids = random_ids(1, 12)
+    with torch.no_grad():
+        output = model(ids, output_hidden_states=True)
+    assert len(output.hidden_states) == 4
+    assert distance(output.logits, logits(model, ids)) <= CLOSE
+    embeds = model.get_input_embeddings()(ids).requires_grad_()
+    model(inputs_embeds=embeds).logits.sum().backward()
+    assert embeds.grad is not None
+
+
+def test_bidirectional(model: Any) -> None:
+    ids = random_ids(1, 12)
+    fused = logits(model, ids, is_causal=False, use_cache=False)
+    assert distance(fused, logits(unfuse_(model), ids, is_causal=False, use_cache=False)) <= CLOSE
+    assert distance(fused[:, 0], logits(model, ids)[:, 0]) > 0.05
+
+
+def test_names_do_not_change(model: Any) -> None:
+    assert type(model.model.layers) is FusedLayers
+    fused = list(model.state_dict())
+    assert type(unfuse_(model).model.layers) is SeedOssLayers
+    assert list(model.state_dict()) == fused == list(tiny_model(SeedOssForCausalLM, **SHAPE).state_dict())
+
+
+def test_new_weights_are_noticed(model: Any) -> None:
+    ids = random_ids(1, 5)
+    before = logits(model, ids)
+    layer = model.model.layers[1]
+    layer.input_layernorm.weight = torch.nn.Parameter(2 * layer.input_layernorm.weight, requires_grad=False)
+    after = logits(model, ids)
+    assert not torch.equal(before, after)
+    layer.mlp.down_proj = layer.mlp.down_proj.__class__(
+        layer.mlp.down_proj.shape, layer.mlp.down_proj.format, layer.mlp.down_proj.packed.clone()
+    )
+    assert torch.equal(logits(model, ids), after)
+
+
+def test_training_is_refused(model: Any) -> None:
+    with pytest.raises(StateError, match="unfuse_"):
+        model.train()
+    unfuse_(model).train()
+    with pytest.raises(StateError, match=r"model\.eval"):
+        fuse_(model)
+
+
+def test_other_heads(instructions: str) -> None:
+    model = quantized(tiny_model(SeedOssForSequenceClassification, **SHAPE))
+    ids = random_ids(3, 9)
+    plain = logits(model, ids)
+    assert distance(logits(fuse_(model), ids), plain) <= CLOSE
+
+
+@pytest.mark.parametrize("change", [{"hidden_act": "gelu"}, {"head_dim": 24}])
+def test_other_models_stay_as_they_are(change: dict[str, Any]) -> None:
+    model = fuse_(tiny_model(SeedOssForCausalLM, **{**SHAPE, **change}))
+    assert type(model.model.layers) is SeedOssLayers
