@@ -27,6 +27,7 @@ from tests.generation.budget_runs import (
     check,
     ids_of,
 )
+from tests.seed_tokenizer import seed_tokenizer
 
 TOKENS = ThinkingTokens.of(TOKENIZER)
 TURN = [0, *ids_of("assistant\n")]
@@ -185,6 +186,26 @@ def test_the_trained_words_are_encoded_as_in_the_template() -> None:
     (reflection,) = parse(pieces, start="thinking").reflections
     used = len(ids_of("a " * 9)) + 1
     assert (reflection.used, reflection.remaining) == (used, 512 - used)
+
+
+def test_the_vocabulary_is_looked_through_once_for_all_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, num_decoded = seed_tokenizer(), 0
+    decode = tokenizer.decode
+
+    def counted(token_ids: list[int]) -> Any:
+        nonlocal num_decoded
+        num_decoded += len(token_ids)
+        return decode(token_ids)
+
+    monkeypatch.setattr(tokenizer, "decode", counted)
+    found: list[Any] = []
+    for _ in range(3):
+        tokens = ThinkingTokens.of(tokenizer)
+        assert {END_THINK, EOS, TOOL_CALL, PAD, *ids_of("\n")} <= tokens.blanks(())
+        assert not tokens.blanks(()) & {*ids_of("a"), *ids_of_bytes("é")}
+        found.append(tokens.wordless())
+    assert found[0] is found[1] is found[2]
+    assert num_decoded < 3 * 2 * 160  # parts of characters alone, not each of the vocabulary
 
 
 class CountedIds(Sequence[int]):

@@ -35,7 +35,7 @@ class ThinkingTokens:
         text_of: the text of one id.
         decode: the text of several; None joins that of each.
         silent: ids that no reader of an answer sees: control tokens, and tokens flagged special.
-        vocab_size: ids the vocabulary has; 0 where that is not known.
+        wordless: makes the ids whose text is blank or a part of a character; asked only where a last token is at stake.
     """
 
     think: int
@@ -48,7 +48,7 @@ class ThinkingTokens:
     text_of: Callable[[int], str]
     decode: Callable[[Sequence[int]], str] | None = None
     silent: frozenset[int] = frozenset()
-    vocab_size: int = 0
+    wordless: Callable[[], Sequence[int]] = tuple
 
     @classmethod
     def of(cls, tokenizer: Any, ends: Iterable[int] = ()) -> "ThinkingTokens":
@@ -90,7 +90,7 @@ class ThinkingTokens:
             text_of=text_of,
             decode=tokenizer.decode,
             silent=frozenset(token_id for token_id, one in decoder.items() if one.special or one.content in _CONTROL),
-            vocab_size=len(tokenizer),
+            wordless=lambda: tokenizer.remembered(_wordless),
         )
 
     def is_content(self, token_id: int, begun: Sequence[int] = ()) -> bool:
@@ -118,10 +118,11 @@ class ThinkingTokens:
 
     @cached_property
     def _blanks_and_halves(self) -> tuple[frozenset[int], tuple[int, ...]]:
-        """Looked up once, and only where a last token is at stake: it takes a look at the whole vocabulary."""
-        others = [one for one in range(self.vocab_size) if one == self.tool_call or not self.is_content(one)]
-        halves = tuple(one for one in others if one != self.tool_call and self.is_half(one, ()))
-        return frozenset(others).difference(halves), halves
+        silent = (
+            self.ends | self.silent | self._markers | ({self.tool_call} if self.tool_call is not None else set[int]())
+        )
+        halves = tuple(one for one in self.wordless() if one not in silent and self.is_half(one, ()))
+        return silent.union(self.wordless()).difference(halves), halves
 
     @cached_property
     def _markers(self) -> frozenset[int]:
@@ -129,3 +130,10 @@ class ThinkingTokens:
 
     def _text(self, token_ids: Sequence[int]) -> str:
         return "".join(map(self.text_of, token_ids)) if self.decode is None else self.decode(token_ids)
+
+
+def _wordless(tokenizer: Any) -> tuple[int, ...]:
+    """Ids whose text is blank or a part of a character, of the whole vocabulary at one go."""
+    ids = [[token_id] for token_id in range(len(tokenizer))]
+    texts = tokenizer.backend_tokenizer.decode_batch(ids, skip_special_tokens=False)
+    return tuple(token_id for token_id, text in enumerate(texts) if not text.rstrip(_HALF).strip())
