@@ -29,7 +29,7 @@ MAX_SOURCE_BYTES = 2 * 2**20  # of the grammar made from all tools of a request
 
 # A compiled grammar's size cannot be asked for, so this is an estimate. Measured by the growth of the process over
 # 240 grammars and 155,136 tokens: 0.4 (regular expressions of 0.4 KB) to 0.9 of it (schemas of 0.5, 3 and 18 KB). Use
-# adds what the lexer learns: 0.1 to 0.2 MiB after 180 random tokens, 20 MiB at most for an expression made to.
+# adds what the lexer learns: 0.1 to 0.2 MiB after 180 random tokens, 20 MiB for an expression made for that.
 _BYTES_PER_SOURCE_BYTE = 100
 _BYTES_PER_GRAMMAR = 128 * 1024
 _STACK_BYTES = 64 * 2**20  # the package recurses along chains of rules and references
