@@ -91,3 +91,50 @@ def awq_tensors(numbers: Numbers) -> dict[str, Tensor]:
         "qzeros": tensor_of(words_of(numbers.zero, 4, AWQ_ORDER)),
         "scales": torch.from_numpy(numbers.scale),
     }
+
+
+# The same formats backwards: what any stored tensors mean, in fp64 where nothing is rounded.
+
+
+def numbers_of(words: Tensor, bits: int, order: list[int] | None = None) -> np.ndarray:
+    """32-bit words to integers along the last axis."""
+    count = 32 // bits
+    values = words.numpy().astype(np.int64) & 0xFFFFFFFF
+    result = np.zeros((*values.shape, count), np.int64)
+    for position, index in enumerate(order or range(count)):
+        result[..., index] = (values >> (position * bits)) & (2**bits - 1)
+    return result.reshape(*values.shape[:-1], -1)
+
+
+def gptq_meaning(tensors: dict[str, Tensor], *, bits: int = 4, group_size: int) -> np.ndarray:
+    q = numbers_of(tensors["qweight"].T.contiguous(), bits)  # [out, in]
+    words = tensors["qzeros"].numpy().astype(np.int64) + sum(1 << (bits * k) for k in range(32 // bits))
+    zero = numbers_of(torch.from_numpy(words), bits)
+    group = tensors["g_idx"].numpy() if "g_idx" in tensors else np.arange(q.shape[1]) // group_size
+    return ((q.T - zero[group]) * tensors["scales"].double().numpy()[group]).T
+
+
+def awq_meaning(tensors: dict[str, Tensor], *, group_size: int) -> np.ndarray:
+    q, zero = (numbers_of(tensors[name], 4, AWQ_ORDER) for name in ("qweight", "qzeros"))
+    group = np.arange(len(q)) // group_size
+    return ((q - zero[group]) * tensors["scales"].double().numpy()[group]).T
+
+
+def packed_meaning(tensors: dict[str, Tensor], *, bits: int = 4, group_size: int) -> np.ndarray:
+    out, columns = tensors["weight_shape"].tolist()
+    q = numbers_of(tensors["weight_packed"], bits)[:, :columns]
+    point = numbers_of(tensors["weight_zero_point"].T.contiguous(), bits).T[:out]
+    group = np.arange(columns) // group_size
+    if "weight_g_idx" in tensors and (tensors["weight_g_idx"] != -1).any():
+        group = tensors["weight_g_idx"].numpy()
+    return (q - point[:, group]) * tensors["weight_scale"].double().numpy()[:, group]
+
+
+def integer_meaning(tensors: dict[str, Tensor]) -> np.ndarray:
+    return tensors["weight"].double().numpy() * tensors["weight_scale"].double().numpy().reshape(-1, 1)
+
+
+def block_meaning(tensors: dict[str, Tensor], *, block: int) -> np.ndarray:
+    weight = tensors["weight"].double().numpy()
+    scale = tensors["weight_scale_inv"].double().numpy().repeat(block, 0).repeat(block, 1)
+    return weight * scale[: weight.shape[0], : weight.shape[1]]

@@ -36,6 +36,7 @@ from seed_oss.quant.stored_layout import (
     checked_scale,
 )
 
+BYTE_BITS = 8
 _INDEX_DTYPES = (torch.int32, torch.int64)
 
 
@@ -113,22 +114,25 @@ class PackedLayout(StoredLayout):
 @final
 @dataclass(frozen=True, slots=True)
 class IntegerLayout(StoredLayout):
-    """A signed byte for every integer.
+    """A signed byte for every integer, however many bits it needs; they are kept in 8 bits.
 
     Attributes:
-        bits: 4 or 8, what the integers fit into.
         grid: what shares a scale.
         is_symmetric: there are no zero points.
     """
 
-    bits: int
     grid: ScaleGrid
     is_symmetric: bool = True
 
     @property
+    def bits(self) -> int:
+        """Of an integer here."""
+        return BYTE_BITS
+
+    @property
     def title(self) -> str:
         """What it is, for messages."""
-        return f"compressed-tensors int-quantized, {self.bits} bits, {self.grid.title}"
+        return f"compressed-tensors int-quantized, {self.grid.title}"
 
     def specs(self, out_features: int, in_features: int) -> dict[str, StoredSpec]:
         """The tensors of a module."""
@@ -148,11 +152,8 @@ class IntegerLayout(StoredLayout):
         self, module: str, shape: tuple[int, int], tensors: Mapping[str, Tensor], dtype: torch.dtype
     ) -> ForeignWeight:
         """Add the offset."""
-        weight, middle = tensors["weight"], 2 ** (self.bits - 1)
-        if self.bits < 8 and bool(((weight < -middle) | (weight >= middle)).any()):
-            raise CheckpointError(f"{module}.weight holds integers beyond {-middle} to {middle - 1}; {REMEDY}")
-        q = weight.view(torch.uint8) + middle  # wraps: -1 is 255, and 255 + 128 is 127
-        points = tensors.get("weight_zero_point")
+        middle, points = 2 ** (self.bits - 1), tensors.get("weight_zero_point")
+        q = tensors["weight"].view(torch.uint8) ^ middle  # a signed byte plus 128
         points = None if points is None else points.int() + middle
         return ForeignWeight(_grouped(self, module, shape, tensors, q, points))
 

@@ -21,6 +21,7 @@ REMEDY = "the file is damaged, or config.json belongs to another one; fetch the 
 PARAM_NAMES = {torch.float16: "float16", torch.bfloat16: "float32", torch.float32: "float32"}
 """What scales are kept in: fp16 as fp16, bf16 and fp32 as fp32, so that no bit is lost."""
 SCALE_DTYPES = tuple(PARAM_NAMES)
+MAX_SCALE = 1e36  # times 255 it is still an fp32 number
 
 
 class TensorHeader(Protocol):
@@ -191,10 +192,10 @@ def checked_scale(name: str, scale: Tensor) -> Tensor:
         scale: fp16, bf16 or fp32.
 
     Raises:
-        CheckpointError: NaN or infinity in it.
+        CheckpointError: NaN or infinity in it, or a number that makes one of a weight.
     """
-    if not bool(torch.isfinite(scale).all()):
-        raise CheckpointError(f"{name} holds NaN or infinity; {REMEDY}")
+    if not bool((scale.float().abs() <= MAX_SCALE).all()):
+        raise CheckpointError(f"{name} holds NaN or infinity, or numbers beyond {MAX_SCALE:.0e}; {REMEDY}")
     return scale.to(getattr(torch, PARAM_NAMES[scale.dtype]))
 
 
