@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seed_oss.errors import CheckpointError, UnsupportedModelError
 from seed_oss.ops.grouped_weight import MIN_GROUP, GroupedWeight, QuantFormat
-from seed_oss.quant.packed_words import per_word
+from seed_oss.quant.packed_words import bytes_of, per_word
 from seed_oss.quant.stored_layout import (
     PARAM_NAMES,
     REMEDY,
@@ -84,11 +84,10 @@ class AWQLayout(StoredLayout):
 
 def _unpacked_transposed(words: Tensor) -> Tensor:
     """int32 `[n, out / 8]` to uint8 `[out, n]`."""
-    rows, num_words = words.shape
-    data = words.contiguous().flatten().view(torch.uint8).view(rows, num_words, 4)
-    result = torch.empty((num_words, len(ORDER), rows), dtype=torch.uint8, device=words.device)
+    data = bytes_of(words.T)  # [out / 8, n, 4]
+    result = torch.empty((data.shape[0], len(ORDER), data.shape[1]), dtype=torch.uint8, device=words.device)
     for position, output in enumerate(ORDER):
-        part = data[:, :, position // 2].T
+        part = data[:, :, position // 2]
         if position % 2:
             torch.bitwise_right_shift(part, 4, out=result[:, output])
         else:

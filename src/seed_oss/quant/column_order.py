@@ -43,3 +43,8 @@ def column_order(name: str, group_of_column: Tensor, group_size: int) -> Tensor 
             f"{name} puts {int(counts[bad])} columns into group {bad}; it must be {int(wanted[bad])}; {REMEDY}"
         )
     return groups.argsort(stable=True)
+
+
+def reordered(q: Tensor, order: Tensor) -> Tensor:
+    """Columns in another order; gathering is twice as fast as indexing."""
+    return torch.gather(q, 1, order.expand(q.shape[0], -1))

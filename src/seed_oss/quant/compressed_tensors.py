@@ -22,8 +22,8 @@ from torch import Tensor
 
 from seed_oss.errors import CheckpointError, UnsupportedModelError
 from seed_oss.ops.grouped_weight import MIN_GROUP, GroupedWeight, QuantFormat
-from seed_oss.quant.column_order import column_order
-from seed_oss.quant.packed_words import per_word, unpacked_along_columns, unpacked_along_rows_transposed
+from seed_oss.quant.column_order import column_order, reordered
+from seed_oss.quant.packed_words import per_word, unpacked
 from seed_oss.quant.scale_grid import ScaleGrid
 from seed_oss.quant.stored_layout import (
     PARAM_NAMES,
@@ -94,11 +94,11 @@ class PackedLayout(StoredLayout):
             raise CheckpointError(
                 f"{module}.weight_shape holds {tensors['weight_shape'].tolist()}; the model has {list(shape)}; {REMEDY}"
             )
-        q = unpacked_along_columns(tensors["weight_packed"], self.bits)[:, : shape[1]]
+        q = unpacked(tensors["weight_packed"], self.bits)[:, : shape[1]]
         order = None
         if "weight_g_idx" in tensors and not bool((tensors["weight_g_idx"] == -1).all()):
             order = column_order(f"{module}.weight_g_idx", tensors["weight_g_idx"], self.grid.columns or shape[1])
-        q = q.contiguous() if order is None else q[:, order]
+        q = q.contiguous() if order is None else reordered(q, order)
         return ForeignWeight(_grouped(self, module, shape, tensors, q, self._zero_points(shape, tensors)), order)
 
     def _zero_points(self, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> Tensor | None:
@@ -107,7 +107,7 @@ class PackedLayout(StoredLayout):
         if points is None:
             return None
         if points.dtype == torch.int32:
-            return unpacked_along_rows_transposed(points, self.bits).T[: shape[0]].int()
+            return unpacked(points.T, self.bits).T[: shape[0]].int()
         return points.int() + 2 ** (self.bits - 1)
 
 

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from seed_oss.errors import CheckpointError, UnsupportedModelError
 from seed_oss.ops.grouped_weight import MIN_GROUP, GroupedWeight, QuantFormat
-from seed_oss.quant.column_order import column_order
-from seed_oss.quant.packed_words import per_word, unpacked_along_columns, unpacked_along_rows_transposed
+from seed_oss.quant.column_order import column_order, reordered
+from seed_oss.quant.packed_words import per_word, unpacked
 from seed_oss.quant.stored_layout import (
     PARAM_NAMES,
     REMEDY,
@@ -102,9 +102,9 @@ class GPTQLayout(StoredLayout):
             order = column_order(f"{module}.g_idx", tensors["g_idx"], columns)
         scale = checked_scale(f"{module}.scales", tensors["scales"])
         zeros = self._zero_points(f"{module}.qzeros", tensors["qzeros"])
-        q = unpacked_along_rows_transposed(tensors["qweight"], self.bits)
+        q = unpacked(tensors["qweight"].T, self.bits)
         if order is not None:
-            q = q[:, order]
+            q = reordered(q, order)
 
         def per_group(part: Tensor) -> Tensor:
             """`[groups, out]` to `[out, groups of the format]`."""
@@ -122,8 +122,8 @@ class GPTQLayout(StoredLayout):
     def _zero_points(self, name: str, words: Tensor) -> Tensor | None:
         """uint8 `[groups, out]`; None where all are the middle."""
         if not self.is_symmetric:
-            return unpacked_along_columns(words if self.is_version_2 else words + _ONES[self.bits], self.bits)
-        stored = unpacked_along_columns(words, self.bits)
+            return unpacked(words if self.is_version_2 else words + _ONES[self.bits], self.bits)
+        stored = unpacked(words, self.bits)
         middle = 2 ** (self.bits - 1)
         first = int(stored[0, 0])
         if first not in (middle - 1, middle) or not bool((stored == first).all()):
