@@ -1,1 +1,1 @@
-"""Quantization: readers of foreign formats. `gguf_*` read llama.cpp's GGUF files."""
+"""Quantization: own schemes, and readers of foreign formats (`gguf_*`: llama.cpp's files; `foreign`: other tools')."""
