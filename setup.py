@@ -15,7 +15,7 @@ CSRC = Path("src/seed_oss/ops/native/csrc")
 FLAGS = [
     *("-O3", "-g0", "-std=c++17", "-fvisibility=hidden", "-pthread"),
     "-ffp-contract=off",  # which sums are fused is written in the code: equal bits must not depend on the compiler
-    *("-fno-math-errno", "-Wno-psabi"),
+    *("-fno-math-errno", "-Wno-psabi", "-Wno-maybe-uninitialized"),
 ]
 
 

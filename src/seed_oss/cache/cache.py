@@ -52,6 +52,25 @@ class Cache(ABC):
         layer.advance(key_states.shape[2])
         return keys, values
 
+    def room(self, num_layers: int, num_new: int, like: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+        """Memory of the first layers for new tokens that are written from outside, see `CacheLayer.room`.
+
+        Args:
+            num_layers: how many layers.
+            num_new: how many tokens will come.
+            like: an empty tensor `[batch, kv_heads, 0, head_dim]` of the dtype that is wanted if there is none yet.
+
+        Returns:
+            Keys and values of each layer; None where one of them may not be written in place.
+        """
+        rooms: list[tuple[Tensor, Tensor]] = []
+        for index in range(num_layers):
+            room = self.layer(index).room(num_new, like)
+            if room is None:
+                return None
+            rooms.append(room)
+        return rooms
+
     def advance(self, num_tokens: int) -> None:
         """Let the tokens that every layer has written count. Once per forward, after the last layer."""
         for layer in self.layers:

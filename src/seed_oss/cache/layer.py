@@ -126,12 +126,16 @@ class DynamicLayer(CacheLayer):
 
     def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
         """See CacheLayer.room."""
+        keys, end = self._keys, self._length + num_new
         if self._length:
-            _check_fits(self._keys, like)
-            if self._values.shape[-1] != self._keys.shape[-1] or self._values.dtype != self._keys.dtype:
+            if keys.shape[0] != like.shape[0] or keys.shape[1] != like.shape[1] or keys.shape[3] != like.shape[3]:
+                _check_fits(keys, like)
+            if self._values.dtype != keys.dtype:
                 return None
-            like = self._keys[:, :, :0]
-        self._make_room(like, like, self._length + num_new)
+            if end <= keys.shape[2] and self._may_write():
+                return keys, self._values
+            like = keys[:, :, :0]
+        self._make_room(like, like, end)
         return self._keys, self._values
 
     def _append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,13 +145,15 @@ class DynamicLayer(CacheLayer):
         return key, value
 
     def _make_room(self, key: Tensor, value: Tensor, end: int) -> None:
-        # Memory made under inference_mode must not be written outside of it.
-        writable = self._owned and self._keys.is_inference() == torch.is_inference_mode_enabled()
-        if not (writable and end <= self._keys.shape[2]):
+        if not (self._may_write() and end <= self._keys.shape[2]):
             capacity = end + max(self.min_growth, end // 4)
             self._keys = self._grown(self.keys, key, capacity)
             self._values = self._grown(self.values, value, capacity)
             self._owned = True
+
+    def _may_write(self) -> bool:
+        # Memory made under inference_mode must not be written outside of it.
+        return self._owned and self._keys.is_inference() == torch.is_inference_mode_enabled()
 
     def _grown(self, old: Tensor, like: Tensor, capacity: int) -> Tensor:
         batch, kv_heads, _, head_dim = like.shape

@@ -32,6 +32,8 @@ def penalize_repetition(scores: Tensor, input_ids: Tensor, penalty: float) -> Te
 def forbid_ids(scores: Tensor, ids: Tensor) -> Tensor:
     """Give the entries `ids` (int64 `[n]`) no chance in any row; ids outside the vocabulary are left out."""
     vocab_size = scores.shape[-1]
+    if scores.device.type == "cpu":  # elsewhere, picking those inside would stop the device
+        return scores.index_fill(1, ids[(ids >= 0) & (ids < vocab_size)], -math.inf)
     slots = torch.where((ids < 0) | (ids > vocab_size), vocab_size, ids)
     return torch.nn.functional.pad(scores, (0, 1)).index_fill_(1, slots, -math.inf)[:, :vocab_size]
 

@@ -18,6 +18,7 @@ from seed_oss.errors import StateError
 from seed_oss.nn.decoder_layer import SeedOssDecoderLayer
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
 from seed_oss.nn.linear import Linear
+from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.activations import is_silu
 from seed_oss.ops.native import library
@@ -55,6 +56,7 @@ def fuse_(model: nn.Module) -> nn.Module:
     for parent, name, layers in _stacks(model):
         if type(layers) is SeedOssLayers and FusedLayers.can_run(layers):
             setattr(parent, name, FusedLayers(list(layers)).eval())
+            _swap_norm(parent, FusedRMSNorm)
     return model
 
 
@@ -67,7 +69,17 @@ def unfuse_(model: nn.Module) -> nn.Module:
     for parent, name, layers in _stacks(model):
         if isinstance(layers, FusedLayers):
             setattr(parent, name, SeedOssLayers(list(layers)))
+            _swap_norm(parent, SeedOssRMSNorm)
     return model
+
+
+def _swap_norm(parent: nn.Module, kind: type[SeedOssRMSNorm]) -> None:
+    """The norm behind the layers, in another kind, with the same weight."""
+    old: Any = parent.norm
+    with torch.device("meta"):
+        new = kind(old.weight.shape[0], old.variance_epsilon)
+    new.weight = old.weight
+    parent.norm = new.train(old.training)
 
 
 def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
@@ -95,9 +107,17 @@ class _Table:
     sources: list[tuple[dict[str, Any], str, Tensor | None]]
     kept: list[Tensor]
 
+    def point_to(self, memory: list[tuple[Tensor, Tensor]]) -> None:
+        """Let the structures point to the keys and values of each layer."""
+        for struct, (keys, values) in zip(self.layers, memory, strict=True):
+            struct.keys, struct.values = keys.data_ptr(), values.data_ptr()
+
     def is_current(self) -> bool:
         """Whether the layers still hold the tensors that the structures point to."""
-        return all(owner.get(name) is tensor for owner, name, tensor in self.sources)
+        for owner, name, tensor in self.sources:  # a loop: this runs at every step
+            if owner.get(name) is not tensor:
+                return False
+        return True
 
 
 class FusedLayers(SeedOssLayers):
@@ -141,7 +161,7 @@ class FusedLayers(SeedOssLayers):
         """See SeedOssLayers.forward."""
         if not self._is_plain_inference(hidden_states, context, num_layers, step):
             return super().forward(hidden_states, cos, sin, context, num_layers, step)
-        table = self._current_table()
+        table = self._current_table(is_step=hidden_states.shape[1] == 1)
         memory = self._memory(table, hidden_states, context)
         if memory is None or (not table.is_packed and hidden_states.shape[:2].numel() > MAX_PLAIN_TOKENS):
             return super().forward(hidden_states, cos, sin, context, num_layers, step)
@@ -156,8 +176,10 @@ class FusedLayers(SeedOssLayers):
         is_boolean = mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1)
         return is_boolean and not context.eager
 
-    def _current_table(self) -> _Table:
-        if self._table is None or not self._table.is_current():
+    def _current_table(self, is_step: bool) -> _Table:
+        # While decoding, all that Python holds has left the processor's caches, and a look at every tensor would take
+        # a twentieth of a step: weights that were replaced are noticed at the next prompt.
+        if self._table is None or not (is_step or self._table.is_current()):
             self._table = _make_table(self)
         return self._table
 
@@ -170,12 +192,9 @@ class FusedLayers(SeedOssLayers):
         if context.cache is None:
             room = like.new_empty(2, len(self), x.shape[0], kv_heads, x.shape[1], attention.head_dim)
             return list(zip(room[0], room[1], strict=True))
-        rooms: list[tuple[Tensor, Tensor]] = []
-        for index in range(len(self)):
-            found = context.cache.layer(index).room(x.shape[1], like)
-            if found is None or found[0].dtype not in _KINDS or not found[0].is_contiguous():
-                return None
-            rooms.append(found)
+        rooms = context.cache.room(len(self), x.shape[1], like)
+        if rooms is None or any(keys.dtype not in _KINDS for keys, _ in rooms):
+            return None
         return rooms
 
     def _run(
@@ -187,8 +206,7 @@ class FusedLayers(SeedOssLayers):
         sin: Tensor,
         context: DenseContext,
     ) -> Tensor:
-        for struct, (keys, values) in zip(table.layers, memory, strict=True):
-            struct.keys, struct.values = keys.data_ptr(), values.data_ptr()
+        table.point_to(memory)
         first: Any = self[0]
         attention = first.self_attn
         keys = memory[0][0]
@@ -228,6 +246,25 @@ class FusedLayers(SeedOssLayers):
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._table = None
         return super()._apply(fn, recurse)
+
+
+class FusedRMSNorm(SeedOssRMSNorm):
+    """The norm as the fused layers compute it, where nobody wants a gradient."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normalise `[..., hidden_size]`."""
+        native = library()
+        wants_graph = torch.is_grad_enabled() and (hidden_states.requires_grad or self.weight.requires_grad)
+        is_plain = hidden_states.device.type == "cpu" and hidden_states.dtype == self.weight.dtype == torch.float32
+        if native is None or wants_graph or not is_plain or torch.compiler.is_compiling():
+            return super().forward(hidden_states)
+        x = hidden_states.contiguous()
+        out, cols = torch.empty_like(x), x.shape[-1]
+        weight = self.weight.contiguous()
+        native.so_rms_norm(
+            x.data_ptr(), weight.data_ptr(), self.variance_epsilon, x.numel() // cols, cols, out.data_ptr()
+        )
+        return out
 
 
 def _can_multiply(module: nn.Module) -> bool:

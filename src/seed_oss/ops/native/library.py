@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 2
+VERSION = 3
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -21,6 +21,7 @@ _ARGUMENTS = {
     "so_decoder": (c_void_p,),
     "so_embedding": (c_void_p, c_void_p, c_int64, c_void_p),
     "so_quantize": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
+    "so_read": (c_void_p, c_int64, c_int64),
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),
 }

@@ -428,4 +428,16 @@ static void finish(const float *state, int64_t head_dim, float *out) {
     for (int64_t d = 0; d < head_dim; d++) out[d] = state[d] * inverse;
 }
 
-static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend, merge, finish};
+static int64_t read(const uint8_t *data, int64_t num_bytes) {
+    int64_t lanes[8] = {};
+    for (; num_bytes >= 64; num_bytes -= 64, data += 64)
+        for (int i = 0; i < 8; i++) {
+            int64_t word;
+            __builtin_memcpy(&word, data + 8 * i, 8);
+            lanes[i] ^= word;
+        }
+    for (int i = 1; i < 8; i++) lanes[0] ^= lanes[i];
+    return lanes[0];
+}
+
+static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend, merge, finish, read};

@@ -82,7 +82,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 2; }
+EXPORT int64_t so_version() { return 3; }
 
 // 0 portable, 1 AVX2, 2 AVX-512; returns what is in force. -1 takes the best; one that there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {
@@ -135,6 +135,26 @@ EXPORT void so_quantize(const float *x, int64_t n, int64_t cols, int64_t group, 
 
 EXPORT void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out) {
     for (int64_t i = 0; i < n; i++) kernels().rms_norm(x + i * cols, weight, static_cast<float>(eps), cols, out + i * cols);
+}
+
+// Reads memory once, as fast as it comes; for measuring. Returns a sum so that nothing is left out.
+EXPORT int64_t so_read(const uint8_t *data, int64_t num_bytes, int64_t threads) {
+    struct Reading {
+        const uint8_t *data;
+        int64_t num_bytes;
+        Phase phase;
+        std::atomic<int64_t> sum{0};
+    } reading{data, num_bytes, {}};
+    auto program = [](void *context, int64_t) {
+        Reading &r = *static_cast<Reading *>(context);
+        constexpr int64_t kPart = 1 << 17;
+        run_phase(r.phase, ceil_div(r.num_bytes, kPart), [&](int64_t task) {
+            int64_t first = task * kPart, end = first + kPart < r.num_bytes ? first + kPart : r.num_bytes;
+            r.sum.fetch_add(kernels().read(r.data + first, end - first), std::memory_order_relaxed);
+        });
+    };
+    Pool::shared().run(threads, program, &reading);
+    return reading.sum.load();
 }
 
 EXPORT void so_silu_mul(float *gate, const float *up, int64_t n) { kernels().silu_mul(gate, up, n); }

@@ -58,8 +58,8 @@ class ActRows {
 struct BlockTasks {
     BlockTasks(int64_t blocks, int64_t n, int64_t threads) : blocks(blocks), n(n) {
         token_parts = n <= kFewTokens ? 1 : ceil_div(n, kTokensInCache);
-        int64_t most = threads * 8;
-        per_task = n <= kFewTokens ? ceil_div(blocks, blocks < most ? blocks : most) : ceil_div(blocks, most * 4);
+        int64_t most = threads * 2;
+        per_task = n <= kFewTokens ? ceil_div(blocks, blocks < most ? blocks : most) : ceil_div(blocks, most * 16);
         block_parts = ceil_div(blocks, per_task);
     }
     int64_t count() const { return block_parts * token_parts; }

@@ -53,6 +53,7 @@ struct Kernels {
     void (*attend)(const Attend &a);
     void (*merge)(float *state, const float *part, int64_t head_dim);
     void (*finish)(const float *state, int64_t head_dim, float *out);
+    int64_t (*read)(const uint8_t *data, int64_t num_bytes);
 };
 
 // Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
