@@ -118,12 +118,20 @@ def _fast_parts(torch: ModuleType | str) -> Section:
     if isinstance(torch, str):
         return {}
     return {
+        "native kernels": _native(),
         "attention": "on: torch's fused kernels (SDPA); attn_implementation='eager' switches them off",
         "vector instructions": _vector(torch),
         "oneDNN": "on" if torch.backends.mkldnn.is_available() else "off: this torch is built without it",
         "bfloat16 on the CPU": _bfloat16(),
         "torch.compile": _compile(torch),
     }
+
+
+def _native() -> str:
+    from seed_oss.ops.native import instruction_set, why_not
+
+    reason = why_not()
+    return f"on: {instruction_set()}, for weights in 4 and 8 bits" if reason is None else f"off: {reason}"
 
 
 def _vector(torch: ModuleType) -> str:

@@ -114,10 +114,7 @@ class _Table:
 
     def is_current(self) -> bool:
         """Whether the layers still hold the tensors that the structures point to."""
-        for owner, name, tensor in self.sources:  # a loop: this runs at every step
-            if owner.get(name) is not tensor:
-                return False
-        return True
+        return all(owner.get(name) is tensor for owner, name, tensor in self.sources)
 
 
 class FusedLayers(SeedOssLayers):
