@@ -14,9 +14,9 @@ from seed_oss.quant.schemes import SCHEMES, TensorPlan, plan_tensors, weight_sha
 from tests.factory import random_ids, tiny_model
 
 WAYS = {
-    "scaling": CalibrationSettings(feedback=False),
-    "feedback": CalibrationSettings(scaling=False),
-    "both": CalibrationSettings(),
+    "scaling": CalibrationSettings(scaling=True, feedback=False),
+    "feedback": CalibrationSettings(),
+    "both": CalibrationSettings(scaling=True),
 }
 
 
@@ -89,13 +89,13 @@ def test_scales_end_up_in_norms_and_biases() -> None:
 def test_enough_bits_give_the_model_back() -> None:
     """With integers so fine that they are exact, all that could be wrong is the folding and the order of things."""
     model, ids = model_of(), random_ids(4, 32)
-    found = calibrate(model, ids, plans_of(model, "int8"))
+    found = calibrate(model, ids, plans_of(model, "int8"), WAYS["both"])
     assert distance(model, filled(model, found), ids) < 1e-3 * float(model.model(ids).last_hidden_state.detach().var())
 
 
 def test_bf16_models_keep_their_dtype() -> None:
     model = model_of().bfloat16()
-    found = calibrate(model, random_ids(2, 32), plans_of(model))
+    found = calibrate(model, random_ids(2, 32), plans_of(model), WAYS["both"])
     assert {value.dtype for value in found.tensors.values()} == {torch.bfloat16}
 
 

@@ -48,7 +48,7 @@ def test_each_descent_lowers_the_error(zero: Any) -> None:
         for settings in [FeedbackSettings(damping=1e-6, num_descents=count) for count in (0, 1, 2, 4)]
     ]
     assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.97 * errors[0]
+    assert errors[-1] < 0.74 * errors[0]  # scales alone reach 0.77 at best
 
 
 @pytest.mark.parametrize("zero", KINDS)

@@ -44,12 +44,13 @@ class CalibrationSettings:
     """Which of the means are used.
 
     Attributes:
-        scaling: activation-aware scaling of the columns.
+        scaling: activation-aware scaling of the columns. Off: under feedback it made the re-based demo model no
+            better (4 layers, 4,096 tokens: relative error of the hidden states 6.3e-3 with it, 5.7e-3 without).
         feedback: GPTQ-style error feedback; without it the search, weighted by the mean squares of the inputs.
         effort: of the feedback.
     """
 
-    scaling: bool = True
+    scaling: bool = False
     feedback: bool = True
     effort: FeedbackSettings = field(default_factory=FeedbackSettings)
 

@@ -27,12 +27,13 @@ class FeedbackSettings:
     """How hard to try.
 
     Attributes:
-        damping: share of the mean diagonal that is added to the diagonal of H.
+        damping: share of the mean diagonal that is added to the diagonal of H. The usual 0.01 fits a few thousand
+            tokens too closely: on other text 0.1 left a tenth less error.
         block_columns: columns whose errors are gathered before they reach the columns after them.
         num_descents: passes over scales and integers after the feedback.
     """
 
-    damping: float = 0.01
+    damping: float = 0.1
     block_columns: int = 64
     num_descents: int = 3
 

@@ -118,7 +118,7 @@ def _candidates(numbers: Tensor, format: QuantFormat, axis: int) -> Iterator[Gri
 def _symmetric(low: Tensor, high: Tensor, format: QuantFormat, axis: int) -> Iterator[Grid]:
     widest = torch.where(-low >= high, low, high)
     steps = 2 ** (format.bits - 1)
-    for share in NEGATIVE_SHARES:
+    for share in (*NEGATIVE_SHARES, 1 - 1 / steps):  # the last one makes Q8_0's grid, which leaves -128 unused
         yield _symmetric_grid(widest / (-steps * share), format, axis)
     for share in POSITIVE_SHARES:
         yield _symmetric_grid(widest / (steps * share), format, axis)
