@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import seed_oss
-from seed_oss.errors import InputError
+from seed_oss.errors import InputError, NumericalError
 from seed_oss.quant.calibration import Calibrated, CalibrationSettings, calibrate, gram
 from seed_oss.quant.rounding import quantize_weight
 from seed_oss.quant.schemes import SCHEMES, TensorPlan, plan_tensors, weight_shapes
@@ -117,6 +117,14 @@ def test_gram_is_the_mean_of_products() -> None:
     inputs = torch.randn(5, 700, 6, generator=torch.Generator().manual_seed(0))
     rows = inputs.flatten(0, 1).double()
     torch.testing.assert_close(gram(inputs).double(), rows.t() @ rows / 3500, atol=1e-5, rtol=1e-5)
+
+
+def test_numbers_that_are_none_are_found_by_name() -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[2, 3] = torch.nan
+    with pytest.raises(NumericalError, match=r"model.layers.1.mlp.up_proj.*NaN or infinity, first in row 2"):
+        calibrate(model, random_ids(2, 16), plans_of(model))
 
 
 def test_ids_must_be_windows() -> None:

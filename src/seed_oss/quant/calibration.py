@@ -100,9 +100,10 @@ def calibrate(
         position_ids = torch.arange(input_ids.shape[1])[None]
         cos, sin = model.model.rotary_emb(hidden, position_ids)
         for index, layer in enumerate(model.model.layers):
-            found = calibrate_layer(layer, hidden, (cos, sin), _plans_below(plans, f"model.layers.{index}."), settings)
-            result.weights.update({f"model.layers.{index}.{name}": value for name, value in found.weights.items()})
-            result.tensors.update({f"model.layers.{index}.{name}": value for name, value in found.tensors.items()})
+            prefix = f"model.layers.{index}."
+            found = calibrate_layer(layer, hidden, (cos, sin), _plans_below(plans, prefix), settings, prefix)
+            result.weights.update({prefix + name: value for name, value in found.weights.items()})
+            result.tensors.update({prefix + name: value for name, value in found.tensors.items()})
             tick()
         _quantize_head(model, hidden, plans, result)
     return result
@@ -115,6 +116,7 @@ def calibrate_layer(
     rope: tuple[Tensor, Tensor],
     plans: Mapping[str, TensorPlan],
     settings: CalibrationSettings,
+    prefix: str = "",
 ) -> Calibrated:
     """Quantize one layer.
 
@@ -125,12 +127,13 @@ def calibrate_layer(
         rope: cosines and sines, `[1, length, head_dim]`.
         plans: by names within the layer (`self_attn.q_proj`).
         settings: which means are used.
+        prefix: of the names, for messages.
 
     Returns:
         Integers and changed parameters, by names within the layer.
     """
     dtype = layer.input_layernorm.weight.dtype
-    work = _LayerWork(deepcopy(layer).float().eval(), hidden, rope, plans, settings)
+    work = _LayerWork(deepcopy(layer).float().eval(), hidden, rope, plans, settings, prefix)
     if settings.scaling:
         work.scale(dtype)
     work.quantize()
@@ -153,8 +156,10 @@ class _LayerWork:
         rope: tuple[Tensor, Tensor],
         plans: Mapping[str, TensorPlan],
         settings: CalibrationSettings,
+        prefix: str,
     ) -> None:
         self.layer, self.hidden, self.rope, self.plans, self.settings = layer, hidden, rope, plans, settings
+        self.prefix = prefix
         self.weights: dict[str, GroupedWeight] = {}
 
     def scale(self, dtype: torch.dtype) -> None:
@@ -205,11 +210,11 @@ class _LayerWork:
             format = self.plans[name].format
             if format is None:
                 continue
-            weight = self._linear(name).weight
+            weight, full_name = self._linear(name).weight, self.prefix + name
             if self.settings.feedback:
-                found = quantize_with_feedback(weight, seen, format, settings=self.settings.effort, name=name)
+                found = quantize_with_feedback(weight, seen, format, settings=self.settings.effort, name=full_name)
             else:
-                found = quantize_weight(weight, format, importance=seen.diagonal(), name=name)
+                found = quantize_weight(weight, format, importance=seen.diagonal(), name=full_name)
             self.weights[name] = found
             weight.copy_(found.dequantize())
 
