@@ -23,6 +23,7 @@ _HOMES = {
     "AutoTokenizer": "seed_oss.chat",
     "SeedOssTokenizer": "seed_oss.chat",
     "DynamicCache": "seed_oss.cache",
+    "QuantizedCache": "seed_oss.cache",
     "StaticCache": "seed_oss.cache",
     "TextStreamer": "seed_oss.generation",
     "TextIteratorStreamer": "seed_oss.generation",
@@ -35,6 +36,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from seed_oss.cache import DynamicCache as DynamicCache
+    from seed_oss.cache import QuantizedCache as QuantizedCache
     from seed_oss.cache import StaticCache as StaticCache
     from seed_oss.chat import AutoTokenizer as AutoTokenizer
     from seed_oss.chat import SeedOssTokenizer as SeedOssTokenizer

@@ -75,7 +75,7 @@ def test_names_of_the_reference_that_are_not_available(name: str) -> None:
         {"no_repeat_ngram_size": -2},
         {"num_beam_groups": 2},
         {"prompt_lookup_num_tokens": 0},
-        {"cache_implementation": "quantized"},
+        {"cache_implementation": "offloaded"},
         {"temperature": -1.0, "do_sample": True},
         {"num_return_sequences": 2},
         {"seed": -1},

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from seed_oss.cache.layer import CacheLayer, DynamicLayer, StaticLayer
+from seed_oss.cache.layer import CacheLayer, DynamicLayer, Room, StaticLayer
+from seed_oss.cache.quantized_layer import QuantizedLayer
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 
@@ -52,7 +53,7 @@ class Cache(ABC):
         layer.advance(key_states.shape[2])
         return keys, values
 
-    def room(self, num_layers: int, num_new: int, like: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+    def room(self, num_layers: int, num_new: int, like: Tensor) -> list[Room] | None:
         """Memory of the first layers for new tokens that are written from outside, see `CacheLayer.room`.
 
         Args:
@@ -61,9 +62,9 @@ class Cache(ABC):
             like: an empty tensor `[batch, kv_heads, 0, head_dim]` of the dtype that is wanted if there is none yet.
 
         Returns:
-            Keys and values of each layer; None where one of them may not be written in place.
+            That of each layer; None where one of them may not be written in place.
         """
-        rooms: list[tuple[Tensor, Tensor]] = []
+        rooms: list[Room] = []
         for index in range(num_layers):
             room = self.layer(index).room(num_new, like)
             if room is None:
@@ -201,6 +202,28 @@ class DynamicCache(Cache):
         return cls(past_key_values)
 
 
+class QuantizedCache(Cache):
+    """A cache that grows with what is written, in 8 bits with a scale per token and head: half of what bfloat16 takes.
+
+    Args:
+        config: model configuration; accepted for symmetry with the others, and not needed.
+    """
+
+    def __init__(self, config: SeedOssConfig | None = None) -> None:
+        self._layers: list[QuantizedLayer] = []
+
+    @property
+    def layers(self) -> list[QuantizedLayer]:
+        """The layers written so far."""
+        return self._layers
+
+    def layer(self, layer_idx: int) -> CacheLayer:
+        """The layer `layer_idx`, made if it is the next one."""
+        while layer_idx >= len(self._layers):
+            self._layers.append(QuantizedLayer())
+        return self._layers[layer_idx]
+
+
 class StaticCache(Cache):
     """A cache of fixed shape: nothing is allocated while decoding, and a compiled step stays one graph.
 
@@ -272,8 +295,8 @@ def _taken_over(past_key_values: Any) -> Cache:
         pairs = None if layers is None else [(getattr(one, "keys", 0), getattr(one, "values", 0)) for one in layers]
     if pairs is None or not all(_is_pair(pair) for pair in pairs):
         raise InputError(
-            f"past_key_values is a {type(past_key_values).__name__}; pass a DynamicCache, a StaticCache, or a tuple of "
-            "(keys, values) per layer, tensors [batch, kv_heads, length, head_dim]"
+            f"past_key_values is a {type(past_key_values).__name__}; pass a DynamicCache, StaticCache or "
+            "QuantizedCache, or a tuple of (keys, values) per layer, tensors [batch, kv_heads, length, head_dim]"
         )
     return DynamicCache(pairs)
 

@@ -5,11 +5,26 @@ count. The two are apart so that a forward moves all layers on at once, after th
 """
 
 from abc import ABC, abstractmethod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from seed_oss.errors import CacheFullError, InputError
+
+
+class Room(NamedTuple):
+    """Memory of a layer that may be written from outside.
+
+    Attributes:
+        keys, values: `[batch, kv_heads, capacity, head_dim]`, the tokens that count in front.
+        key_scales, value_scales: fp32 `[batch, kv_heads, capacity]` where keys and values are int8, else None.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
 
 
 class CacheLayer(ABC):
@@ -37,7 +52,7 @@ class CacheLayer(ABC):
         """Store `[batch, kv_heads, num_new, head_dim]` behind what counts; return all keys and values to attend to."""
 
     @abstractmethod
-    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def room(self, num_new: int, like: Tensor) -> Room | None:
         """Memory that new tokens may be written to from outside, instead of with `write`.
 
         Args:
@@ -45,8 +60,7 @@ class CacheLayer(ABC):
             like: an empty tensor `[batch, kv_heads, 0, head_dim]` of the dtype that is wanted if there is none yet.
 
         Returns:
-            Keys and values `[batch, kv_heads, capacity, head_dim]` with the tokens that count in front, or None where
-            they may not be written in place.
+            The memory, or None where it may not be written in place.
         """
 
     @abstractmethod
@@ -114,7 +128,7 @@ class DynamicLayer(CacheLayer):
             InputError: they do not fit what is cached.
         """
         if self._length:
-            _check_fits(self._keys, key)
+            check_fits(self._keys, key)
         needs_graph = torch.is_grad_enabled() and (key.requires_grad or self._keys.requires_grad)
         if needs_graph or torch.compiler.is_compiling():
             return self._append(key, value)
@@ -124,19 +138,19 @@ class DynamicLayer(CacheLayer):
         self._values[:, :, self._length : end] = value
         return self._keys[:, :, :end], self._values[:, :, :end]
 
-    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def room(self, num_new: int, like: Tensor) -> Room | None:
         """See CacheLayer.room."""
         keys, end = self._keys, self._length + num_new
         if self._length:
             if keys.shape[0] != like.shape[0] or keys.shape[1] != like.shape[1] or keys.shape[3] != like.shape[3]:
-                _check_fits(keys, like)
+                check_fits(keys, like)
             if self._values.dtype != keys.dtype:
                 return None
             if end <= keys.shape[2] and self._may_write():
-                return keys, self._values
+                return Room(keys, self._values)
             like = keys[:, :, :0]
         self._make_room(like, like, end)
-        return self._keys, self._values
+        return Room(self._keys, self._values)
 
     def _append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if self._length:
@@ -186,7 +200,12 @@ class DynamicLayer(CacheLayer):
         self._length = 0
 
 
-def _check_fits(old: Tensor, new: Tensor) -> None:
+def check_fits(old: Tensor, new: Tensor) -> None:
+    """Refuse new keys of another batch, number of heads or width.
+
+    Raises:
+        InputError: they differ from the cached ones.
+    """
     if old.shape[:2] != new.shape[:2] or old.shape[3] != new.shape[3]:
         raise InputError(
             f"cached keys are {list(old.shape)} and new ones {list(new.shape)}; all but the length, [batch, kv_heads, "
@@ -245,13 +264,13 @@ class StaticLayer(CacheLayer):
             self._values.index_copy_(2, slots, value)
         return self._keys, self._values
 
-    def room(self, num_new: int, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def room(self, num_new: int, like: Tensor) -> Room | None:
         """See CacheLayer.room."""
         if self._keys.dim() != 4:
             self.allocate(like.shape[0], like.shape[1], like.shape[3], like.dtype, like.device)
-        _check_fits(self._keys, like)
+        check_fits(self._keys, like)
         self._check_room(num_new)
-        return self._keys, self._values
+        return Room(self._keys, self._values)
 
     def _check(self, key: Tensor) -> None:
         if key.shape[0] != self._keys.shape[0]:

@@ -82,7 +82,7 @@ _FIELDS = {
     "length_penalty": Field(1.0, number(-MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)),
     "early_stopping": Field(False, _read_early_stopping),
     "use_cache": Field(True, boolean),
-    "cache_implementation": Field(None, optional(choice("dynamic", "static"))),
+    "cache_implementation": Field(None, optional(choice("dynamic", "static", "quantized"))),
     "prefill_chunk_size": Field(None, optional(integer(1))),
     "temperature": Field(1.0, number(0.0)),
     "top_k": Field(50, integer(0)),
@@ -152,7 +152,7 @@ class GenerationConfig(StoredConfig):
         early_stopping: True ends once num_beams results are found; False (the default) when the running beams are not
             better at their present length; "never" when they cannot become better.
         use_cache: keep keys and values of earlier tokens (True).
-        cache_implementation: "dynamic" (the default) or "static".
+        cache_implementation: "dynamic" (the default), "static" or "quantized" (8 bits).
         prefill_chunk_size: most prompt tokens in one forward.
         temperature: divides the logits (1.0); above 0 where tokens are drawn.
         top_k: draw from this many most likely tokens (50); 0 switches it off.
@@ -214,7 +214,7 @@ class GenerationConfig(StoredConfig):
     length_penalty: float
     early_stopping: bool | Literal["never"]
     use_cache: bool
-    cache_implementation: Literal["dynamic", "static"] | None
+    cache_implementation: Literal["dynamic", "static", "quantized"] | None
     prefill_chunk_size: int | None
     temperature: float
     top_k: int

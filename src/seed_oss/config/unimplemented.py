@@ -10,7 +10,7 @@ _SAMPLING = "available are temperature, top_k, top_p, min_p, typical_p, epsilon_
 _PROCESSOR = "give generate() a logits_processor that does it, or remove the field"
 _STRATEGY = "available are greedy decoding, sampling with do_sample=True, and beam search with num_beams"
 _ASSISTED = "available are prompt_lookup_num_tokens and generate(assistant_model=); remove the field"
-_CACHE = "available is cache_implementation 'dynamic' or 'static', or pass a cache as past_key_values"
+_CACHE = "available is cache_implementation 'dynamic', 'static' or 'quantized', or pass a cache as past_key_values"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seed_oss.cache import Cache, DynamicCache, StaticCache
+from seed_oss.cache import Cache, DynamicCache, QuantizedCache, StaticCache
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import CacheFullError, InputError
 from seed_oss.generation.arguments import resolve_arguments
@@ -192,6 +192,8 @@ def _make_cache(model: CausalModel, config: GenerationConfig, start: Prompt, max
         return None
     if config.cache_implementation == "static":
         return StaticCache(model.config, max_cache_len=num_kept)
+    if config.cache_implementation == "quantized":
+        return QuantizedCache(model.config)
     return DynamicCache(config=model.config)
 
 

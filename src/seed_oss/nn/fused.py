@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import DenseContext
+from seed_oss.cache import DenseContext, Room
 from seed_oss.errors import StateError
 from seed_oss.nn.decoder_layer import SeedOssDecoderLayer
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
@@ -22,7 +22,16 @@ from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.activations import is_silu
 from seed_oss.ops.native import library
-from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, DecoderStruct, LayerStruct, WeightStruct
+from seed_oss.ops.native.structs import (
+    BFLOAT16,
+    CACHE_BFLOAT16,
+    CACHE_FLOAT32,
+    CACHE_INT8,
+    FLOAT32,
+    DecoderStruct,
+    LayerStruct,
+    WeightStruct,
+)
 from seed_oss.ops.quantized import weight_struct
 
 MAX_PLAIN_TOKENS = 8  # of a forward through plain weights; beyond, torch's products are faster
@@ -37,6 +46,7 @@ _PROJECTIONS = {
     "down": "mlp.down_proj",
 }
 _KINDS = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
+_CACHE_KINDS = {torch.bfloat16: CACHE_BFLOAT16, torch.float32: CACHE_FLOAT32, torch.int8: CACHE_INT8}
 
 
 def fuse_(model: nn.Module) -> nn.Module:
@@ -107,10 +117,12 @@ class _Table:
     sources: list[tuple[dict[str, Any], str, Tensor | None]]
     kept: list[Tensor]
 
-    def point_to(self, memory: list[tuple[Tensor, Tensor]]) -> None:
+    def point_to(self, memory: list[Room]) -> None:
         """Let the structures point to the keys and values of each layer."""
-        for struct, (keys, values) in zip(self.layers, memory, strict=True):
-            struct.keys, struct.values = keys.data_ptr(), values.data_ptr()
+        for struct, room in zip(self.layers, memory, strict=True):
+            struct.keys, struct.values = room.keys.data_ptr(), room.values.data_ptr()
+            if room.key_scales is not None and room.value_scales is not None:
+                struct.key_scales, struct.value_scales = room.key_scales.data_ptr(), room.value_scales.data_ptr()
 
     def is_current(self) -> bool:
         """Whether the layers still hold the tensors that the structures point to."""
@@ -180,7 +192,7 @@ class FusedLayers(SeedOssLayers):
             self._table = _make_table(self)
         return self._table
 
-    def _memory(self, table: _Table, x: Tensor, context: DenseContext) -> list[tuple[Tensor, Tensor]] | None:
+    def _memory(self, table: _Table, x: Tensor, context: DenseContext) -> list[Room] | None:
         """Keys and values of every layer, with room for the new tokens."""
         attention: Any = self[0].self_attn
         kv_heads = attention.k_proj.out_features // attention.head_dim
@@ -188,16 +200,16 @@ class FusedLayers(SeedOssLayers):
         like = torch.empty(x.shape[0], kv_heads, 0, attention.head_dim, dtype=dtype)
         if context.cache is None:
             room = like.new_empty(2, len(self), x.shape[0], kv_heads, x.shape[1], attention.head_dim)
-            return list(zip(room[0], room[1], strict=True))
+            return [Room(*layer) for layer in room.transpose(0, 1)]
         rooms = context.cache.room(len(self), x.shape[1], like)
-        if rooms is None or any(keys.dtype not in _KINDS for keys, _ in rooms):
+        if rooms is None or any(room.keys.dtype not in _CACHE_KINDS for room in rooms):
             return None
         return rooms
 
     def _run(
         self,
         table: _Table,
-        memory: list[tuple[Tensor, Tensor]],
+        memory: list[Room],
         hidden_states: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -206,7 +218,7 @@ class FusedLayers(SeedOssLayers):
         table.point_to(memory)
         first: Any = self[0]
         attention = first.self_attn
-        keys = memory[0][0]
+        keys = memory[0].keys
         x = hidden_states.to(torch.float32, copy=True).contiguous()
         cos, sin = cos.float().contiguous(), sin.float().contiguous()
         mask = None if context.mask.tensor is None else context.mask.tensor.contiguous()
@@ -221,7 +233,7 @@ class FusedLayers(SeedOssLayers):
             batch=x.shape[0],
             length=x.shape[1],
             past=0 if context.cache is None else int(context.cache.layer(0).length),
-            kv_float32=keys.dtype == torch.float32,
+            cache_kind=_CACHE_KINDS[keys.dtype],
             batch_stride=keys.stride(0),
             head_stride=keys.stride(1),
             cos=cos.data_ptr(),

@@ -4,6 +4,7 @@ import ctypes
 from ctypes import c_double, c_int32, c_int64, c_void_p
 
 NIBBLES, BYTES, BFLOAT16, FLOAT32 = range(4)
+CACHE_BFLOAT16, CACHE_FLOAT32, CACHE_INT8 = range(3)
 ZERO_KINDS = {"symmetric": 0, "minimum": 1, "point": 2}
 
 
@@ -31,6 +32,8 @@ class LayerStruct(ctypes.Structure):
         ("post_norm", c_void_p),
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_scales", c_void_p),
+        ("value_scales", c_void_p),
     )
 
 
@@ -40,7 +43,7 @@ class DecoderStruct(ctypes.Structure):
     _fields_ = (
         *((name, c_int64) for name in ("num_layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate")),
         ("layers", c_void_p),
-        *((name, c_int64) for name in ("batch", "length", "past", "kv_float32", "batch_stride", "head_stride")),
+        *((name, c_int64) for name in ("batch", "length", "past", "cache_kind", "batch_stride", "head_stride")),
         ("cos", c_void_p),
         ("sin", c_void_p),
         ("cos_batch_stride", c_int64),

@@ -164,15 +164,20 @@ class Decoder {
     int64_t cache_at(int64_t b, int64_t kv_head, int64_t token) const {
         return b * c.batch_stride + kv_head * c.head_stride + token * c.head_dim;
     }
-    void *in_cache(void *base, int64_t at) const { return static_cast<uint8_t *>(base) + at * (c.kv_float32 ? 4 : 2); }
+    void *in_cache(void *base, int64_t at) const {
+        int64_t width = c.cache_kind == kCacheFloat32 ? 4 : c.cache_kind == kCacheBFloat16 ? 2 : 1;
+        return static_cast<uint8_t *>(base) + at * width;
+    }
+    float *in_scales(float *base, int64_t at) const { return base ? base + at / c.head_dim : nullptr; }
 
     void store(const Layer &l, int64_t b, int64_t kv_head, int64_t t) {
         int64_t keys = c.heads * c.head_dim, values = keys + c.kv_heads * c.head_dim, at = cache_at(b, kv_head, c.past + t);
         float rotated[kMaxHeadDim];
         kernels().rotate(projected(b, t, keys + kv_head * c.head_dim), angles(c.cos, b, t), angles(c.sin, b, t), c.head_dim,
                          1.0f, rotated);
-        kernels().store_kv(rotated, c.head_dim, c.kv_float32, in_cache(l.keys, at));
-        kernels().store_kv(projected(b, t, values + kv_head * c.head_dim), c.head_dim, c.kv_float32, in_cache(l.values, at));
+        const float *value = projected(b, t, values + kv_head * c.head_dim);
+        kernels().store_kv(rotated, c.head_dim, c.cache_kind, in_cache(l.keys, at), in_scales(l.key_scales, at));
+        kernels().store_kv(value, c.head_dim, c.cache_kind, in_cache(l.values, at), in_scales(l.value_scales, at));
     }
 
     Attend attend_of(const Layer &l, int64_t b, int64_t kv_head, int64_t first, int64_t count, Memory &memory) {
@@ -186,9 +191,12 @@ class Decoder {
         }
         Attend a{};
         a.q = queries;
-        a.keys = in_cache(l.keys, cache_at(b, kv_head, 0));
-        a.values = in_cache(l.values, cache_at(b, kv_head, 0));
-        a.kv_float32 = c.kv_float32;
+        int64_t start = cache_at(b, kv_head, 0);
+        a.keys = in_cache(l.keys, start);
+        a.values = in_cache(l.values, start);
+        a.key_scales = in_scales(l.key_scales, start);
+        a.value_scales = in_scales(l.value_scales, start);
+        a.kind = c.cache_kind;
         a.token_stride = a.head_dim = c.head_dim;
         a.rows = rows;
         a.num_groups = group;

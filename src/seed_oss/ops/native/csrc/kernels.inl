@@ -254,30 +254,31 @@ static void rotate(const float *x, const float *cos, const float *sin, int64_t h
     }
 }
 
-static void store_kv(const float *x, int64_t n, int64_t is_float32, void *out) {
-    if (is_float32) {
-        __builtin_memcpy(out, x, static_cast<__SIZE_TYPE__>(n) * 4);
-        return;
-    }
-    for (int64_t i = 0; i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));  // n % 16 == 0
+static void store_kv(const float *x, int64_t n, int64_t kind, void *out, float *scale) {  // n is a multiple of 16
+    if (kind == kCacheFloat32) __builtin_memcpy(out, x, static_cast<__SIZE_TYPE__>(n) * 4);
+    for (int64_t i = 0; kind == kCacheBFloat16 && i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));
+    int32_t sum;
+    if (kind == kCacheInt8) quantize(x, 1, n, n, static_cast<int8_t *>(out), scale, &sum);
 }
 
 // Attention of some queries over one chunk of keys
 
-template <bool Wide>
+template <int64_t Kind>
 static inline F16 kv_load(const void *data, int64_t at) {
-    return Wide ? load16(static_cast<const float *>(data) + at) : bf16_to_float(static_cast<const uint16_t *>(data) + at);
+    return Kind == kCacheFloat32    ? load16(static_cast<const float *>(data) + at)
+           : Kind == kCacheBFloat16 ? bf16_to_float(static_cast<const uint16_t *>(data) + at)
+                                    : int8_to_float(static_cast<const int8_t *>(data) + at);
 }
 
 // keys [count <= 32, head_dim] to columns [head_dim, 32]
-template <bool Wide>
+template <int64_t Kind>
 static void transpose_keys(const Attend &a, int64_t first, int64_t count, float *columns) {
     for (int64_t half = 0; half < 2; half++)
         for (int64_t d = 0; d < a.head_dim; d += 16) {
             F16 rows[16];
             for (int64_t i = 0; i < 16; i++) {
                 int64_t key = 16 * half + i;
-                rows[i] = key < count ? kv_load<Wide>(a.keys, (first + key) * a.token_stride + d) : zero16();
+                rows[i] = key < count ? kv_load<Kind>(a.keys, (first + key) * a.token_stride + d) : zero16();
             }
             transpose16(rows);
             for (int64_t i = 0; i < 16; i++) store16(columns + (d + i) * 32 + 16 * half, rows[i]);
@@ -307,11 +308,24 @@ static inline int64_t limit_of(const Attend &a, int64_t row) {  // keys of the c
     return limit < 0 ? 0 : limit < all ? limit : all;
 }
 
-template <bool Wide>
+// Scores of keys in 8 bits still lack the keys' scales.
+static void scale_scores(const Attend &a, int64_t key, int64_t count, float *scores) {
+    const float *scales = a.key_scales + a.key_begin + key;
+    for (int64_t i = 0; i < count; i += 16) {
+        F16 scale = count - i >= 16 ? load16(scales + i) : load_first(scales + i, count - i);
+        for (int64_t row = 0; row < a.rows; row++) {
+            float *to = scores + row * kChunkKeys + key + i;
+            store16(to, mul(load16(to), scale));
+        }
+    }
+}
+
+template <int64_t Kind>
 static void scores_of(const Attend &a, float *scores, float *columns) {
     int64_t most = limit_of(a, a.rows - 1);
     for (int64_t key = 0; key < most; key += 32) {
-        transpose_keys<Wide>(a, a.key_begin + key, most - key < 32 ? most - key : 32, columns);
+        int64_t here = most - key < 32 ? most - key : 32;
+        transpose_keys<Kind>(a, a.key_begin + key, here, columns);
         for (int64_t row = 0; row < a.rows; row += 6) {
             int64_t count = a.rows - row < 6 ? a.rows - row : 6;
             if (limit_of(a, row + count - 1) <= key) continue;  // none of them looks that far
@@ -326,19 +340,21 @@ static void scores_of(const Attend &a, float *scores, float *columns) {
                 default: score_tile<6>(q, columns, a.head_dim, to); break;
             }
         }
+        if (Kind == kCacheInt8) scale_scores(a, key, here, scores);
     }
 }
 
-template <int R, int V, bool Wide>
+template <int R, int V, int64_t Kind>
 static inline void value_tile(const Attend &a, const float *weights, int64_t row, int64_t d, int64_t num_keys) {
     F16 total[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) total[r][v] = zero16();
     for (int64_t key = 0; key < num_keys; key++) {
         F16 value[V];
-        for (int v = 0; v < V; v++) value[v] = kv_load<Wide>(a.values, (a.key_begin + key) * a.token_stride + d + 16 * v);
+        for (int v = 0; v < V; v++) value[v] = kv_load<Kind>(a.values, (a.key_begin + key) * a.token_stride + d + 16 * v);
         for (int r = 0; r < R; r++) {
-            F16 p = set1(weights[r * kChunkKeys + key]);
+            float weight = weights[r * kChunkKeys + key];
+            F16 p = set1(Kind == kCacheInt8 ? weight * a.value_scales[a.key_begin + key] : weight);
             for (int v = 0; v < V; v++) total[r][v] = fma(p, value[v], total[r][v]);
         }
     }
@@ -346,11 +362,11 @@ static inline void value_tile(const Attend &a, const float *weights, int64_t row
         for (int v = 0; v < V; v++) store16(a.out + (row + r) * (a.head_dim + 2) + d + 16 * v, total[r][v]);
 }
 
-template <int R, bool Wide>
+template <int R, int64_t Kind>
 static inline void values_of(const Attend &a, const float *weights, int64_t row) {
     int64_t num_keys = limit_of(a, row + R - 1), d = 0;
-    for (; a.head_dim - d >= 64; d += 64) value_tile<R, 4, Wide>(a, weights, row, d, num_keys);
-    for (; d < a.head_dim; d += 16) value_tile<R, 1, Wide>(a, weights, row, d, num_keys);
+    for (; a.head_dim - d >= 64; d += 64) value_tile<R, 4, Kind>(a, weights, row, d, num_keys);
+    for (; d < a.head_dim; d += 16) value_tile<R, 1, Kind>(a, weights, row, d, num_keys);
 }
 
 // Scores to weights in place; the maximum and the sum go behind the row's values.
@@ -387,25 +403,26 @@ static void softmax_row(const Attend &a, int64_t row, float *scores, float *tail
     tail[1] = reduce(sum);
 }
 
-template <bool Wide>
+template <int64_t Kind>
 static void attend_over(const Attend &a) {
     float *scores = a.scratch, *columns = a.scratch + a.rows * kChunkKeys;
-    scores_of<Wide>(a, scores, columns);
+    scores_of<Kind>(a, scores, columns);
     for (int64_t row = 0; row < a.rows; row++)
         softmax_row(a, row, scores + row * kChunkKeys, a.out + row * (a.head_dim + 2) + a.head_dim);
     int64_t row = 0;
-    for (; a.rows - row >= 4; row += 4) values_of<4, Wide>(a, scores + row * kChunkKeys, row);
+    for (; a.rows - row >= 4; row += 4) values_of<4, Kind>(a, scores + row * kChunkKeys, row);
     switch (a.rows - row) {
-        case 1: values_of<1, Wide>(a, scores + row * kChunkKeys, row); break;
-        case 2: values_of<2, Wide>(a, scores + row * kChunkKeys, row); break;
-        case 3: values_of<3, Wide>(a, scores + row * kChunkKeys, row); break;
+        case 1: values_of<1, Kind>(a, scores + row * kChunkKeys, row); break;
+        case 2: values_of<2, Kind>(a, scores + row * kChunkKeys, row); break;
+        case 3: values_of<3, Kind>(a, scores + row * kChunkKeys, row); break;
         default: break;
     }
 }
 
 static void attend(const Attend &a) {
-    if (a.kv_float32) attend_over<true>(a);
-    else attend_over<false>(a);
+    if (a.kind == kCacheFloat32) attend_over<kCacheFloat32>(a);
+    else if (a.kind == kCacheBFloat16) attend_over<kCacheBFloat16>(a);
+    else attend_over<kCacheInt8>(a);
 }
 
 // The chunks of a row go into its state one after another: state and part are [head_dim] values, maximum, sum of weights.

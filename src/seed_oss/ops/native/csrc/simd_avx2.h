@@ -72,6 +72,11 @@ static inline F16 bytes_to_float(const uint8_t *p) {
     return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(raw)),
             _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(raw, 8)))};
 }
+static inline F16 int8_to_float(const int8_t *p) {
+    __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i *>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw)),
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(raw, 8)))};
+}
 static inline __m256 exp2_half(__m256 n) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }

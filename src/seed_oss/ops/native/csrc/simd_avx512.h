@@ -50,6 +50,9 @@ static inline void store_int8(int8_t *p, I16 a) {
 static inline F16 bytes_to_float(const uint8_t *p) {
     return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))))};
 }
+static inline F16 int8_to_float(const int8_t *p) {
+    return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))))};
+}
 // 2 ** n for whole n from -126 to 127
 static inline F16 exp2_int(F16 n) {
     __m512i bits = _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23);

@@ -127,6 +127,11 @@ static inline F16 bytes_to_float(const uint8_t *p) {
     EACH_LANE r.v[i] = static_cast<float>(p[i]);
     return r;
 }
+static inline F16 int8_to_float(const int8_t *p) {
+    F16 r;
+    EACH_LANE r.v[i] = static_cast<float>(p[i]);
+    return r;
+}
 static inline F16 round16(F16 a) {
     EACH_LANE a.v[i] = __builtin_rintf(a.v[i]);
     return a;

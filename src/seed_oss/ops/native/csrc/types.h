@@ -4,6 +4,7 @@
 #include <cstdint>
 
 enum WeightKind : int32_t { kNibbles = 0, kBytes = 1, kBFloat16 = 2, kFloat32 = 3 };
+enum CacheKind : int64_t { kCacheBFloat16 = 0, kCacheFloat32 = 1, kCacheInt8 = 2 };
 enum ZeroKind : int32_t { kSymmetric = 0, kMinimum = 1, kPoint = 2 };
 
 constexpr int64_t kBlockRows = 32;    // rows of a weight that lie together, see ops/packing.py
@@ -31,7 +32,8 @@ struct Attend {
     const float *q;         // [rows, head_dim], rotated and scaled; row = query * num_groups + head of the group
     const void *keys;       // of one sequence and one kv head, token 0 first
     const void *values;
-    int64_t kv_float32;     // else bf16
+    const float *key_scales, *value_scales;  // per token, for 8 bits; else null
+    int64_t kind;           // of keys and values
     int64_t token_stride;   // of keys and values
     int64_t head_dim, rows, num_groups;
     int64_t key_begin, key_end;  // of the chunk
@@ -49,7 +51,7 @@ struct Kernels {
     void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
     void (*silu_mul)(float *gate, const float *up, int64_t n);
     void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float factor, float *out);
-    void (*store_kv)(const float *x, int64_t n, int64_t is_float32, void *out);
+    void (*store_kv)(const float *x, int64_t n, int64_t kind, void *out, float *scale);
     void (*attend)(const Attend &a);
     void (*merge)(float *state, const float *part, int64_t head_dim);
     void (*finish)(const float *state, int64_t head_dim, float *out);
@@ -62,13 +64,14 @@ struct Layer {
     Weight q, k, v, o, gate, up, down;
     const float *input_norm, *post_norm;  // [hidden]
     void *keys, *values;                  // [batch, kv_heads, capacity, head_dim], room for the new tokens included
+    float *key_scales, *value_scales;     // [batch, kv_heads, capacity], for 8 bits; else null
 };
 
 struct DecoderCall {
     int64_t num_layers, hidden, heads, kv_heads, head_dim, intermediate;
     const Layer *layers;
     int64_t batch, length, past;                      // new tokens per row, cached tokens
-    int64_t kv_float32, batch_stride, head_stride;    // of keys and values; a token follows the other
+    int64_t cache_kind, batch_stride, head_stride;    // of keys and values; a token follows the other
     const float *cos, *sin;                           // [batch or 1, length, head_dim]
     int64_t cos_batch_stride;                         // 0 where all rows share them
     const uint8_t *mask;                              // [batch, length, past + length] of bytes, or null
