@@ -12,6 +12,8 @@ from seed_oss.generation.model import CausalModel
 from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import CallArguments, make_plan
 from seed_oss.generation.streamers import check_streamer, end_with_error
+from seed_oss.nn.fused import runs_natively
+from seed_oss.ops.native import alone
 
 
 def generate(
@@ -75,7 +77,7 @@ def generate(
         assistant_model,
     )
     try:
-        with torch.no_grad():
+        with torch.no_grad(), alone(runs_natively(model)):
             plan = make_plan(model, call)
             return run_plan(plan, streamer) if plan.beams is None else run_beams(plan, streamer)
     except BaseException as error:

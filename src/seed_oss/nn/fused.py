@@ -21,7 +21,7 @@ from seed_oss.nn.linear import Linear
 from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.activations import is_silu
-from seed_oss.ops.native import library
+from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import (
     BFLOAT16,
     CACHE_BFLOAT16,
@@ -90,6 +90,12 @@ def _swap_norm(parent: nn.Module, kind: type[SeedOssRMSNorm]) -> None:
         new = kind(old.weight.shape[0], old.variance_epsilon)
     new.weight = old.weight
     parent.norm = new.train(old.training)
+
+
+def runs_natively(model: Any) -> bool:
+    """Whether prompts and steps of a model are native calls, so that torch's threads should sleep beside them."""
+    stacks = _stacks(model) if isinstance(model, nn.Module) else []
+    return any(isinstance(layers, FusedLayers) and all(map(_is_packed, layers)) for _, _, layers in stacks)
 
 
 def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
@@ -245,7 +251,7 @@ class FusedLayers(SeedOssLayers):
             is_causal=mask is None and (context.mask.is_causal or x.shape[1] == 1),
             x=x.data_ptr(),
             eps=first.input_layernorm.variance_epsilon,
-            threads=torch.get_num_threads(),
+            threads=num_threads(),
         )
         native = library()
         assert native is not None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seed_oss.errors import InputError
 from seed_oss.ops.grouped_weight import QuantFormat
-from seed_oss.ops.native import library
+from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
 from seed_oss.ops.packing import unpack
 
@@ -80,7 +80,7 @@ def _linear_on_cpu(
     out = torch.empty(rows.shape[0], shape[0], dtype=torch.float32)
     weight = weight_struct(packed, format, *shape, bias)
     if rows.shape[0]:
-        native.so_linear(byref(weight), rows.data_ptr(), rows.shape[0], out.data_ptr(), torch.get_num_threads())
+        native.so_linear(byref(weight), rows.data_ptr(), rows.shape[0], out.data_ptr(), num_threads())
     return out.view(*x.shape[:-1], shape[0]).to(x.dtype)
 
 

@@ -7,5 +7,14 @@ from seed_oss.ops.native.library import (
     set_instruction_set,
     why_not,
 )
+from seed_oss.ops.native.threads import alone, num_threads
 
-__all__ = ["INSTRUCTION_SETS", "instruction_set", "library", "set_instruction_set", "why_not"]
+__all__ = [
+    "INSTRUCTION_SETS",
+    "alone",
+    "instruction_set",
+    "library",
+    "num_threads",
+    "set_instruction_set",
+    "why_not",
+]

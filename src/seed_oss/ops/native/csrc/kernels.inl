@@ -273,15 +273,26 @@ static inline F16 kv_load(const void *data, int64_t at) {
 // keys [count <= 32, head_dim] to columns [head_dim, 32]
 template <int64_t Kind>
 static void transpose_keys(const Attend &a, int64_t first, int64_t count, float *columns) {
+    const bool in_pairs = Kind == kCacheBFloat16 && a.head_dim % 32 == 0;  // half as much to move
     for (int64_t half = 0; half < 2; half++)
-        for (int64_t d = 0; d < a.head_dim; d += 16) {
+        for (int64_t d = 0; d < a.head_dim; d += in_pairs ? 32 : 16) {
             F16 rows[16];
             for (int64_t i = 0; i < 16; i++) {
-                int64_t key = 16 * half + i;
-                rows[i] = key < count ? kv_load<Kind>(a.keys, (first + key) * a.token_stride + d) : zero16();
+                int64_t key = 16 * half + i, at = (first + key) * a.token_stride + d;
+                if (key >= count) rows[i] = zero16();
+                else if (in_pairs) rows[i] = load16(reinterpret_cast<const float *>(static_cast<const uint16_t *>(a.keys) + at));
+                else rows[i] = kv_load<Kind>(a.keys, at);
             }
             transpose16(rows);
-            for (int64_t i = 0; i < 16; i++) store16(columns + (d + i) * 32 + 16 * half, rows[i]);
+            float *to = columns + d * 32 + 16 * half;
+            for (int64_t i = 0; i < 16; i++) {
+                if (!in_pairs) {
+                    store16(to + i * 32, rows[i]);
+                    continue;
+                }
+                store16(to + 2 * i * 32, first_halves(rows[i]));
+                store16(to + (2 * i + 1) * 32, second_halves(rows[i]));
+            }
         }
 }
 

@@ -44,6 +44,14 @@ static inline __m256 bf16_half(const uint16_t *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
 }
 static inline F16 bf16_to_float(const uint16_t *p) { return {bf16_half(p), bf16_half(p + 8)}; }
+static inline F16 first_halves(F16 x) {  // of 16 pairs of bf16
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.a), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x.b), 16))};
+}
+static inline F16 second_halves(F16 x) {
+    __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u)));
+    return {_mm256_and_ps(x.a, mask), _mm256_and_ps(x.b, mask)};
+}
 static inline __m256i bf16_bits(__m256 x) {
     __m256i raw = _mm256_castps_si256(x);
     __m256i odd = _mm256_and_si256(_mm256_srli_epi32(raw, 16), _mm256_set1_epi32(1));

@@ -30,6 +30,11 @@ static inline F16 bf16_to_float(const uint16_t *p) {
     __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16))};
 }
+// Of 16 pairs of bf16: the first ones, the second ones.
+static inline F16 first_halves(F16 pairs) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs.v), 16))}; }
+static inline F16 second_halves(F16 pairs) {
+    return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs.v), _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
 // Nearest, ties to even; NaN stays NaN.
 static inline void store_bf16(uint16_t *p, F16 x) {
     __m512i raw = _mm512_castps_si512(x.v);

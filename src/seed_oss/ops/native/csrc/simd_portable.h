@@ -90,6 +90,14 @@ static inline F16 bf16_to_float(const uint16_t *p) {
     EACH_LANE r.v[i] = float_of(static_cast<uint32_t>(p[i]) << 16);
     return r;
 }
+static inline F16 first_halves(F16 pairs) {  // of 16 pairs of bf16
+    EACH_LANE pairs.v[i] = float_of(bits_of(pairs.v[i]) << 16);
+    return pairs;
+}
+static inline F16 second_halves(F16 pairs) {
+    EACH_LANE pairs.v[i] = float_of(bits_of(pairs.v[i]) & 0xffff0000u);
+    return pairs;
+}
 static inline void store_bf16(uint16_t *p, F16 x) {
     EACH_LANE {
         uint32_t bits = bits_of(x.v[i]);
