@@ -15,6 +15,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,10 +34,12 @@ def windows(tokenizer: Any, options: argparse.Namespace) -> tuple[torch.Tensor, 
 
     names = sorted(topics)
     random.Random(0).shuffle(names)
-    half = len(names) // 2
-    return tuple(  # type: ignore[return-value]
-        first_windows(tokenizer, [topics[name] for name in part], count, options.window)
-        for part, count in ((names[:half], options.calibration_tokens), (names[half:], options.tokens))
+    calibration, evaluation = ([topics[name] for name in names[part::2]] for part in (0, 1))
+    if options.evaluate_on == "source":
+        evaluation = [Path(module.__file__).read_text(encoding="utf-8") for module in (argparse, random, copy)]
+    return (
+        first_windows(tokenizer, calibration, options.calibration_tokens, options.window),
+        first_windows(tokenizer, evaluation, options.tokens, options.window),
     )
 
 
@@ -136,10 +139,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="of the evaluation")
     parser.add_argument("--calibration-tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--evaluate-on", default="topics", choices=["topics", "source"], help="source: Python code")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--tables", nargs="+", default=["original", "rebased"], choices=["original", "rebased"])
     parser.add_argument("--schemes", nargs="+", default=["int4", "int4-sym", "int4-min", "int4-g128", "int8"])
-    parser.add_argument("--calibrate", nargs="*", default=["int4", "int4-sym", "int4-min"], help="schemes to calibrate")
+    parser.add_argument("--calibrate", nargs="*", default=["int4", "int4-sym", "int4-min", "int8"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     import seed_oss
@@ -154,6 +158,7 @@ def main() -> None:
         "tokens": evaluation.numel(),
         "calibration_tokens": calibration.numel(),
         "window": options.window,
+        "evaluated_on": options.evaluate_on,
         "perplexity_fp32": reference.perplexity,
     }
     for name in options.tables:
