@@ -27,14 +27,17 @@ def result(name: str) -> Result | None:
 
 def benchmarks() -> str:
     """The measured numbers, each beside transformers' and the hardware's limit, and where they were measured."""
-    found = {name: result(name) for name in ("first_token", "generate_vs_transformers", "load", "loss_memory")}
+    names = ("first_token", "generate_vs_transformers", "prompt_lookup", "load", "loss_memory", "log_probs_memory")
+    found = {name: result(name) for name in names}
     if not any(found.values()):
         return f"No numbers here: {NOT_MEASURED} (`make bench`)."
     rows = [
         *_rows(found["first_token"], _first_token_rows),
         *_rows(found["generate_vs_transformers"], _generate_rows),
+        *_rows(found["prompt_lookup"], _lookup_rows),
         *_rows(found["load"], _load_rows),
         *_rows(found["loss_memory"], _loss_rows),
+        *_rows(found["log_probs_memory"], _log_probs_rows),
     ]
     header = ("measured", "seed-oss", "transformers", "what the hardware allows")
     return "\n\n".join([table(header, rows), _where_measured([one for one in found.values() if one])])
@@ -78,6 +81,20 @@ def _generate_rows(results: Result) -> Iterator[list[str]]:
         ]
 
 
+def _lookup_rows(results: Result) -> Iterator[list[str]]:
+    for dtype in ("bfloat16", "float32"):
+        if dtype not in results:
+            continue
+        part = results[dtype]
+        fast, plain = part["prompt_lookup"]["tokens_per_second"], part["plain"]["tokens_per_second"]
+        yield [
+            f"copying with prompt lookup, {dtype}",
+            f"{_median(fast, 0)} tokens/s ({_median(part['speedup'], 1)}x the plain {_median(plain, 1)})",
+            "not run",
+            f"{part['limit']['tokens_per_forward']:.1f} tokens a forward",
+        ]
+
+
 def _load_rows(results: Result) -> Iterator[list[str]]:
     for dtype in ("bfloat16", "float32"):
         if dtype not in results:
@@ -108,6 +125,16 @@ def _loss_rows(results: Result) -> Iterator[list[str]]:
         f"{_median(results['chunked']['peak_mb'], 0)} MB (plain form: {_median(results['plain']['peak_mb'], 0)} MB)",
         f"{_median(results['transformers']['peak_mb'], 0)} MB",
         f"{results['limit_gradients_mb']:.0f} MB (the gradients)",
+    ]
+
+
+def _log_probs_rows(results: Result) -> Iterator[list[str]]:
+    plain = _median(results["plain"]["peak_mib"], 0)
+    yield [
+        f"memory of prompt log-probabilities, {results['tokens']:,} tokens x {results['vocabulary']:,} words",
+        f"{_median(results['log_probs']['peak_mib'], 0)} MiB above the model (plain form: {plain} MiB)",
+        "not run",
+        f"{results['limit_mib']:.0f} MiB asked for",
     ]
 
 
