@@ -11,11 +11,11 @@ text is what Python ships about itself (pydoc_data.topics): half of the topics f
 
 import argparse
 import copy
+import inspect
 import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def windows(tokenizer: Any, options: argparse.Namespace) -> tuple[torch.Tensor, 
     random.Random(0).shuffle(names)
     calibration, evaluation = ([topics[name] for name in names[part::2]] for part in (0, 1))
     if options.evaluate_on == "source":
-        evaluation = [Path(module.__file__).read_text(encoding="utf-8") for module in (argparse, random, copy)]
+        evaluation = [inspect.getsource(module) for module in (argparse, random, copy)]
     return (
         first_windows(tokenizer, calibration, options.calibration_tokens, options.window),
         first_windows(tokenizer, evaluation, options.tokens, options.window),

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from seed_oss.errors import InputError, NumericalError
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
-from seed_oss.quant import rounding
 from seed_oss.quant.grids import find_grid
-from seed_oss.quant.rounding import quantize_weight
+from seed_oss.quant.rounding import BLOCK_ELEMENTS, quantize_weight
 
 KINDS = ("symmetric", "minimum", "point")
 FORMATS = [QuantFormat(bits, group, zero) for bits, group, zero in product((4, 8), (8, 32, 640), KINDS)]  # type: ignore[arg-type]
@@ -50,7 +49,10 @@ def test_search_is_better_than_plain(format: QuantFormat) -> None:
 def test_no_number_is_further_than_the_grid_allows(
     seed: int, bits: int, zero: Any, method: Any, scale: float, shift: float, spikes: bool
 ) -> None:
-    """Whatever the numbers are: finite, integers in range, and no group's error above that of writing zeros."""
+    """Whatever the numbers are: finite, integers in range, and no group's error above that of writing zeros.
+
+    Groups that are tiny beside the tensor's largest number have scales at the end of fp16: wrong by 2^-25 a step.
+    """
     format = QuantFormat(bits, 16, zero)
     weight = (normal(5, 48, seed=seed) + shift) * 2.0**scale
     if spikes:
@@ -59,9 +61,10 @@ def test_no_number_is_further_than_the_grid_allows(
     assert int(rounded.q.max()) < 2**bits
     assert rounded.dequantize().isfinite().all()
     zeros = (weight.double() ** 2).unflatten(-1, (-1, 16)).sum(-1)
-    assert (group_errors(weight, rounded) <= zeros * 1.001 + 1e-12).all()
+    end_of_fp16 = 0.0 if rounded.format.param_dtype == "float32" else 16 * 2.0 ** (2 * bits - 50)
+    assert (group_errors(weight, rounded) <= zeros * 1.001 + end_of_fp16).all()
     plain = quantize_weight(weight, format, "plain")
-    assert (group_errors(weight, rounded) <= group_errors(weight, plain) * (1 + 1e-4) + 1e-12).all()
+    assert (group_errors(weight, rounded) <= group_errors(weight, plain) * (1 + 1e-4) + 1e-14).all()
 
 
 @pytest.mark.parametrize("zero", KINDS)
@@ -135,7 +138,7 @@ def test_zeros_stay_zeros(format: QuantFormat, dtype: torch.dtype) -> None:
     assert (rounded[1] - weight[1].float()).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("size", [1e6, 1e30, 1e-6, 1e-30])
+@pytest.mark.parametrize("size", [1e6, 1e30, 1e-5, 1e-30])
 @pytest.mark.parametrize("zero", KINDS)
 def test_sizes_that_fp16_has_no_place_for_get_fp32_scales(size: float, zero: Any) -> None:
     weight = normal(4, 64) * 0.3 * size
@@ -143,7 +146,12 @@ def test_sizes_that_fp16_has_no_place_for_get_fp32_scales(size: float, zero: Any
     assert rounded.format.param_dtype == "float32"
     wrong = rounded.dequantize().double() - weight.double()
     assert float(wrong.norm() / weight.double().norm()) < 0.15
-    assert quantize_weight(normal(4, 64), QuantFormat(4, 32, zero)).format.param_dtype == "float16"
+    for bits, largest in ((4, 3.2e-5), (8, 5e-4), (8, 6.5e4)):
+        weight = normal(4, 64) / normal(4, 64).abs().max() * largest
+        rounded = quantize_weight(weight, QuantFormat(bits, 32, zero))
+        assert rounded.format.param_dtype == "float16"
+        wrong = rounded.dequantize().double() - weight.double()
+        assert float(wrong.norm() / weight.double().norm()) < (0.15 if bits == 4 else 0.01)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -169,12 +177,19 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("zero", KINDS)
-def test_pieces_change_nothing(zero: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, importance = normal(37, 96), normal(96, seed=1).exp()
-    whole = quantize_weight(weight, QuantFormat(4, 32, zero), importance=importance)
-    monkeypatch.setattr(rounding, "BLOCK_ELEMENTS", 64)  # rows are cut too
-    pieces = quantize_weight(weight, QuantFormat(4, 32, zero), importance=importance)
-    assert torch.equal(whole.dequantize(), pieces.dequantize())
+def test_each_group_is_rounded_for_itself(zero: Any) -> None:
+    """However a weight is cut into pieces: here into single groups, and by the function into blocks of rows."""
+    weight, importance, format = (
+        normal(BLOCK_ELEMENTS // 96 + 9, 96),
+        normal(96, seed=1).exp(),
+        QuantFormat(4, 32, zero),
+    )
+    whole = quantize_weight(weight, format, importance=importance).dequantize()
+    for row in (0, BLOCK_ELEMENTS // 96 - 1, BLOCK_ELEMENTS // 96, len(weight) - 1):
+        for columns in (slice(0, 32), slice(64, 96)):
+            piece = weight[row : row + 1, columns]
+            alone = quantize_weight(piece, format, importance=importance[columns]).dequantize()
+            torch.testing.assert_close(whole[row, columns], alone[0], atol=1e-6, rtol=0)
 
 
 def test_a_parameter_leaves_no_graph_behind() -> None:

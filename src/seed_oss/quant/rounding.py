@@ -10,7 +10,8 @@ from seed_oss.quant.grids import Grid, Method, find_grid
 
 BLOCK_ELEMENTS = 1 << 16  # 256 KiB of fp32: the four or so buffers of a search stay in a core's cache
 LONG_GROUP = 512  # from here on, sums run along a group's own memory
-FP16_MAX, FP16_MIN_NORMAL = 65504.0, 2.0**-14
+FP16_MAX = 65504.0
+MIN_SCALE = 2.0**-18  # a sixteenth of fp16's smallest normal number; 6 bits of it are left
 
 
 @torch.no_grad()
@@ -25,8 +26,8 @@ def quantize_weight(
     """Round a weight to integers, a block of rows at a time.
 
     Scales are rounded to the dtype they are stored in before the integers are chosen, so that these fit what will be
-    read. Where the largest weight lies outside fp16's normal range (6.1e-5 to 65504) scales and minimums are kept in
-    fp32, and the result's format says so.
+    read. Where the largest weight is above 65504, or so small that fp16 scales would have less than 6 bits (3.1e-5 for
+    4 bits, 4.9e-4 for 8), scales and minimums are kept in fp32, and the result's format says so.
 
     Args:
         weight: `[out_features, in_features]`, any float dtype.
@@ -88,7 +89,8 @@ def fitting_format(format: QuantFormat, largest: float) -> QuantFormat:
         format: wanted.
         largest: magnitude of the largest weight of the tensor.
     """
-    if largest == 0 or FP16_MIN_NORMAL <= largest <= FP16_MAX or format.param_dtype == "float32":
+    smallest = MIN_SCALE * 2 ** (format.bits - 1)
+    if largest == 0 or smallest <= largest <= FP16_MAX or format.param_dtype == "float32":
         return format
     return QuantFormat(format.bits, format.group_size, format.zero, "float32")
 
