@@ -10,8 +10,18 @@ from torch import Tensor, nn
 from seed_oss.config import GenerationConfig, SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.models.pretrained import PretrainedMixin
+from seed_oss.models.quantized_state import (
+    DequantizedState,
+    is_quantized,
+    num_quantized,
+    packed_state,
+    refuse_loading,
+    refuse_resizing,
+    tie_quantized,
+)
 from seed_oss.models.resize import resized_embedding, resized_head
 from seed_oss.nn import SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.quant.quantize import has_tied_head
 from seed_oss.weights import dtype_name, weight_dtype
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
@@ -125,7 +135,7 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
 
     def tie_weights(self) -> None:
         """Share the parameters that `config.tie_word_embeddings` says are shared."""
-        if not self.config.tie_word_embeddings:
+        if not self.config.tie_word_embeddings or tie_quantized(self, self._tied_weights_keys):
             return
         for tied, source in self._tied_weights_keys.items():
             owner, _, name = tied.rpartition(".")
@@ -175,8 +185,10 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
 
         Raises:
             InputError: a size below 1.
+            StateError: the model is quantized.
         """
         old = self.get_input_embeddings()
+        refuse_resizing(old)
         if not isinstance(old, nn.Embedding):
             raise InputError(f"the input embedding is a {type(old).__name__}; only nn.Embedding can be resized")
         size = _padded_size(new_num_tokens, old.num_embeddings, pad_to_multiple_of)
@@ -192,6 +204,44 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
                 vars(module).update(vocab_size=size)
         self.tie_weights()
         return self.get_input_embeddings()
+
+    # State
+
+    def state_dict(self, *args: Any, packed: bool = False, **kwargs: Any) -> Any:
+        """The model's tensors by name.
+
+        Of a quantized model they are the numbers that the weights stand for, under the names that the plain model has;
+        each is made when it is looked up, so that going through all of them needs memory for one.
+
+        Args:
+            *args, **kwargs: as in `nn.Module.state_dict`.
+            packed: what is stored instead: `<module>.packed` as uint8, see docs/quantization.md.
+
+        Returns:
+            A dict; of a quantized model, without `packed`, a mapping.
+        """
+        if packed:
+            return packed_state(self)
+        if not args and not kwargs and is_quantized(self):
+            return DequantizedState(self)
+        return super().state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As `nn.Module.load_state_dict`.
+
+        Raises:
+            StateError: the model is quantized.
+        """
+        refuse_loading(self)
+        return super().load_state_dict(state_dict, strict, assign)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """A head that shares the embedding's packed bytes does so on another device, too."""
+        is_tied = has_tied_head(self) and is_quantized(self)
+        super()._apply(fn, recurse)
+        if is_tied:
+            tie_quantized(self, self._tied_weights_keys)
+        return self
 
     # Switches
 
@@ -265,15 +315,17 @@ class SeedOssPreTrainedModel(PretrainedMixin, nn.Module):
         """Number of parameters, shared ones counted once.
 
         Args:
-            only_trainable: leave out frozen ones.
+            only_trainable: leave out frozen ones; quantized weights are.
             exclude_embeddings: leave out the input embedding.
         """
-        skipped = {id(p) for p in self.get_input_embeddings().parameters()} if exclude_embeddings else set[int]()
-        return sum(
+        embedding = self.get_input_embeddings() if exclude_embeddings else None
+        skipped = set[int]() if embedding is None else {id(p) for p in embedding.parameters()}
+        plain = sum(
             parameter.numel()
             for parameter in self.parameters()
             if id(parameter) not in skipped and (parameter.requires_grad or not only_trainable)
         )
+        return plain if only_trainable else plain + num_quantized(self, embedding)
 
     def can_generate(self) -> bool:
         """Whether this class has `generate`."""

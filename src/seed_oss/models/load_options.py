@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from seed_oss.errors import InputError
+from seed_oss.files.names import short
+from seed_oss.quant.schemes import Scheme, parse_scheme
 from seed_oss.weights import weight_dtype
 
 _NOT_HERE = "is not in this release"
 _PLACE = "use device_map='auto', a device or {'': device}; a model lies on one device in this release"
 _ENGINE = "parallelism over several devices is not in this release"
-_QUANT = "quantized loading is not in this release; load in bfloat16 with dtype='bfloat16'"
+_QUANT = "quantization='{}' is the argument here"
 
 REFUSED = {
     "adapter_kwargs": "load the model, then attach the adapter with peft.PeftModel.from_pretrained",
@@ -21,7 +23,6 @@ REFUSED = {
     "allow_all_kernels": "kernels from the hub are never run",
     "code_revision": "no code of a model is ever run",
     "device_mesh": _ENGINE,
-    "disable_mmap": "files are read, never mapped; leave it out",
     "distributed_config": _ENGINE,
     "experts_implementation": "Seed-OSS has no experts; leave it out",
     "force_download": "remove the model from the hub cache (hf cache rm) and load it again",
@@ -32,15 +33,15 @@ REFUSED = {
     "gguf_file": "convert the file once: seed-oss convert FILE.gguf OUT_DIR",
     "kernel_config": "kernels from the hub are never run",
     "key_mapping": "rename the tensors of the checkpoint once instead",
-    "load_in_4bit": _QUANT,
-    "load_in_8bit": _QUANT,
+    "load_in_4bit": _QUANT.format("int4"),
+    "load_in_8bit": _QUANT.format("int8"),
     "max_memory": _PLACE,
     "mirror": "set the environment variable HF_ENDPOINT",
     "offload_buffers": _PLACE,
     "offload_folder": _PLACE,
     "offload_state_dict": _PLACE,
     "proxies": "set the environment variables HTTPS_PROXY and HTTP_PROXY",
-    "quantization_config": _QUANT,
+    "quantization_config": _QUANT.format("int4"),
     "resume_download": "interrupted downloads are always resumed; leave it out",
     "tp_plan": _ENGINE,
     "tp_size": _ENGINE,
@@ -70,6 +71,8 @@ class LoadOptions:
     Attributes:
         dtype: Of the weights; None means the checkpoint's own.
         device: Where the model goes; None means the accelerator if the model fits there, else the CPU.
+        quantization: What a checkpoint that is not quantized becomes on the way; None leaves it as it is.
+        may_map: Quantized weights may be used where they are in the file.
         where: Hub arguments for `resolve_model`.
         overrides: Keyword arguments that replace fields of the config.
     """
@@ -79,6 +82,8 @@ class LoadOptions:
     ignore_mismatched_sizes: bool = False
     output_loading_info: bool = False
     show_progress: bool = True
+    quantization: Scheme | None = None
+    may_map: bool = True
     where: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,6 +95,7 @@ def parse_load_options(
     device: Any = None,
     device_map: Any = None,
     quantization: Any = None,
+    disable_mmap: bool | None = False,
     ignore_mismatched_sizes: bool = False,
     use_safetensors: bool | None = None,
     low_cpu_mem_usage: bool | None = None,
@@ -103,8 +109,6 @@ def parse_load_options(
     Raises:
         InputError: A wrong value, or an argument of the reference that is not supported.
     """
-    if quantization is not None:
-        raise InputError(f"quantization is {quantization!r}; {_QUANT}")
     if use_safetensors is False:
         raise InputError("use_safetensors is False; only safetensors files are read, no pickle. Leave it out")
     if trust_remote_code:
@@ -116,6 +120,8 @@ def parse_load_options(
         ignore_mismatched_sizes=bool(ignore_mismatched_sizes),
         output_loading_info=bool(output_loading_info),
         show_progress=bool(show_progress),
+        quantization=_scheme(quantization),
+        may_map=not disable_mmap,
         where=where,
         overrides=_without_refused(kwargs),
     )
@@ -138,6 +144,15 @@ def _without_refused(kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if name in REFUSED and not asks_nothing:
             raise InputError(f"{name} is not supported: {REFUSED[name]}")
     return {name: value for name, value in kwargs.items() if name not in REFUSED}
+
+
+def _scheme(quantization: Any) -> Scheme | None:
+    if isinstance(quantization, str) and quantization.lower().startswith(("fp8", "float8")):
+        raise InputError(
+            f"quantization is {short(quantization)}, and nothing here computes with 8-bit floats yet; quantization="
+            "'int8' takes the same memory and runs on every device"
+        )
+    return None if quantization is None else parse_scheme(quantization)
 
 
 def _dtype(dtype: Any, torch_dtype: Any) -> torch.dtype | None:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.config import GenerationConfig, SeedOssConfig
-from seed_oss.errors import CheckpointError, InputError, UnsupportedModelError
+from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files import DirectoryCommit, model_file_exists, resolve_model
 from seed_oss.models.load_options import LoadOptions, automatic_device, parse_load_options, refuse_unknown
+from seed_oss.models.quantized_loading import finish_quantized, num_stored_bytes, prepare_quantized
+from seed_oss.models.quantized_state import dequantized_state, is_quantized, packed_state
 from seed_oss.weights import (
     CheckpointSource,
     LoadPlan,
@@ -107,7 +109,11 @@ class PretrainedMixin:
             revision, token, cache_dir, local_files_only, subfolder: Where to look, see `seed_oss.files.resolve_model`.
             show_progress: False never shows a progress bar; it appears on a terminal if loading takes over a second.
             use_safetensors, low_cpu_mem_usage, trust_remote_code: No effect; no pickle is read and no code is run.
-            quantization: None; nothing else is in this release.
+            quantization: Quantize the weights on the way: "int4", "int8" and the others of `quant.schemes`. None loads
+                a checkpoint as it is, quantized ones included. A quantized model computes in float32 on the CPU; a
+                `dtype` that is given is that of its hidden states and of what is not quantized.
+            disable_mmap: True copies the weights of a quantized checkpoint into memory; otherwise, on the CPU, they are
+                used where they are in the files, which then must not be written into (replacing them does no harm).
             **kwargs: Fields of the config to replace (num_labels, attention_dropout, ...), if `config` is not given as
                 an object. A smaller num_hidden_layers leaves out the last layers.
 
@@ -119,7 +125,7 @@ class PretrainedMixin:
             MissingFileError, HubError, UnsafeFileError: The files cannot be had.
             ConfigError: A wrong config.
             CheckpointError: Tensors are missing, unexpected, of another shape or dtype, or a file is damaged.
-            UnsupportedModelError: The checkpoint is quantized.
+            UnsupportedModelError: The checkpoint is quantized in a way that cannot be read.
         """
         options = parse_load_options(output_loading_info=output_loading_info, **kwargs)
         folder = _find(pretrained_model_name_or_path, state_dict, options)
@@ -137,9 +143,12 @@ class PretrainedMixin:
         state_dict: Mapping[str, Tensor] | None = None,
         is_main_process: bool = True,
         safe_serialization: bool = True,
+        dequantize: bool = False,
         **kwargs: Any,
     ) -> None:
         """Save weights and configs into a folder, all or nothing: a reader finds the old model or the new one.
+
+        A quantized model is saved as it is, in the format of docs/quantization.md, which only seed_oss reads.
 
         Other files of the folder (tokenizer, README, adapters) stay; weights of an earlier save go away. Memory on
         the way is at most one tensor above the model.
@@ -150,6 +159,7 @@ class PretrainedMixin:
             state_dict: Save these tensors instead of the model's own.
             is_main_process: False saves nothing (for all but one process of a distributed run).
             safe_serialization: True; there is no other format.
+            dequantize: Save the numbers that quantized weights stand for, in float32; every reader opens the result.
             **kwargs: token, save_peft_format, save_original_format and save_function of the reference have no effect.
 
         Raises:
@@ -159,16 +169,14 @@ class PretrainedMixin:
         _check_save_arguments(safe_serialization, kwargs)
         if not is_main_process:
             return
-        model = cast(nn.Module, self)
-        tensors = dict(model.state_dict() if state_dict is None else state_dict)
-        for alias, name in self._tied_weights_keys.items():
-            if alias in tensors and name in tensors and _is_same_memory(tensors[alias], tensors[name]):
-                del tensors[alias]
-        specs = {name: tensor_spec(name, tensor) for name, tensor in tensors.items()}
+        model = cast(Any, self)
+        tensors, is_packed = _state_to_save(model, state_dict, dequantize)
+        specs = {name: tensor_spec(name, tensors[name]) for name in tensors}
         config = self.config.copy()
         config.architectures = [type(self).__name__]
         config.dtype = dtype_name(_first_float(model))
-        num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        if not is_packed and "quantization_config" in config:
+            del config.quantization_config
         with DirectoryCommit(save_directory if isinstance(save_directory, str) else Path(save_directory)) as staging:
             config.save_pretrained(staging)
             if self.generation_config is not None:
@@ -178,8 +186,25 @@ class PretrainedMixin:
                 specs,
                 lambda name: tensor_pieces(tensors[name]),
                 max_shard_size=max_shard_size,
-                num_parameters=num_parameters,
+                num_parameters=model.num_parameters(),
+                packed_first=is_packed,
             )
+
+
+def _state_to_save(
+    model: Any, state_dict: Mapping[str, Tensor] | None, dequantize: bool
+) -> tuple[Mapping[str, Tensor], bool]:
+    """(what to write, whether it holds packed weights); a tied head is left out."""
+    if state_dict is None and dequantize:
+        return dequantized_state(model), False
+    packs = state_dict is None and is_quantized(model)
+    tensors = dict((packed_state(model) if packs else model.state_dict()) if state_dict is None else state_dict)
+    for alias, name in model._tied_weights_keys.items():
+        for part in ("weight", "packed"):
+            one, other = (f"{full.rpartition('.')[0]}.{part}" for full in (alias, name))
+            if one in tensors and other in tensors and _is_same_memory(tensors[one], tensors[other]):
+                del tensors[one]
+    return tensors, any(name.endswith(".packed") for name in tensors)
 
 
 def _find(
@@ -208,7 +233,6 @@ def _load_config(
             SeedOssConfig.from_pretrained(place, return_unused_kwargs=True, **where, **options.overrides),
         )
         refuse_unknown(unknown)
-    _refuse_quantized(result)
     return result
 
 
@@ -223,26 +247,20 @@ def _changed_copy(config: SeedOssConfig, overrides: Mapping[str, Any]) -> SeedOs
     return result
 
 
-def _refuse_quantized(config: SeedOssConfig) -> None:
-    quantization: Any = getattr(config, "quantization_config", None)
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-        raise UnsupportedModelError(
-            f"config.json has a quantization_config ({str(method or 'of unknown method')[:60]}); quantized checkpoints "
-            "are not in this release, load the bfloat16 original"
-        )
-
-
 def _load(
     cls: type[Any], source: WeightSource, config: SeedOssConfig, options: LoadOptions
 ) -> tuple[Any, dict[str, Any]]:
     """Build the model without memory, decide what fills what, then fill it."""
-    dtype = options.dtype or _own_dtype(config, source)
+    dtype = options.dtype or _default_dtype(config, source, options)
     config.dtype = dtype_name(dtype)
     layers_given = "num_hidden_layers" in options.overrides
     _check_layers(config, source)
     with on_meta_device():
         model: Any = cls(config)
+    quantized = prepare_quantized(
+        model, source, config, options.quantization, BASE_PREFIXES, dtype=dtype, may_map=options.may_map
+    )
+    source = source if quantized is None else quantized.source
     rules = LoadRules(
         prefixes=BASE_PREFIXES,
         heads=HEAD_NAMES,
@@ -254,8 +272,7 @@ def _load(
         expected_tensors(model), shared_names(model), source.specs, rules, where=source.name, model_name=cls.__name__
     )
     _warn_of_plan(cls.__name__, source.name, plan)
-    num_bytes = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
-    target = Target(dtype, options.device or automatic_device(num_bytes))
+    target = Target(dtype, options.device or automatic_device(num_stored_bytes(model, dtype)))
     separate = load_weights(
         model,
         source,
@@ -266,7 +283,18 @@ def _load(
     )
     _note_separate(model, separate)
     model.reset_buffers(target.device)
+    if quantized is not None:
+        finish_quantized(model, quantized, plan.sources, dtype, target.device)
     return model, _loading_info(plan)
+
+
+def _default_dtype(config: SeedOssConfig, source: WeightSource, options: LoadOptions) -> torch.dtype:
+    """The checkpoint's own; but the CPU's products with quantized weights compute in fp32."""
+    is_quantized = options.quantization is not None or bool(getattr(config, "quantization_config", None))
+    device = options.device or torch.accelerator.current_accelerator()
+    if is_quantized and (device is None or device.type == "cpu"):
+        return torch.float32
+    return _own_dtype(config, source)
 
 
 def _own_dtype(config: SeedOssConfig, source: WeightSource) -> torch.dtype:

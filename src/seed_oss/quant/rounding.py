@@ -43,16 +43,36 @@ def quantize_weight(
         InputError: no matrix of floats, rows not filled by groups, or an importance that does not fit.
         NumericalError: the weight, or the importance, holds NaN or infinity.
     """
-    _check_inputs(weight, format, importance, name)
-    format = fitting_format(format, largest_magnitude(weight, name))
+    check_quantizable(weight, format, name, importance)
+    return round_weight(weight, fitting_format(format, largest_magnitude(weight, name)), method, importance=importance)
+
+
+@torch.no_grad()
+def round_weight(
+    weight: Tensor,
+    format: QuantFormat,
+    method: Method = "search",
+    *,
+    importance: Tensor | None = None,
+    block_elements: int = BLOCK_ELEMENTS,
+) -> GroupedWeight:
+    """`quantize_weight` without its checks, to exactly this format: for rows of a weight that was checked as a whole.
+
+    Args:
+        weight: `[out_features, in_features]`, any float dtype, finite.
+        format: of the result.
+        method: "plain" or "search".
+        importance: `[in_features]`.
+        block_elements: rounded at a time.
+    """
     out_features, in_features = weight.shape
     num_groups = in_features // format.group_size
     q = torch.empty(out_features, in_features, dtype=torch.uint8)
     params = [torch.empty(out_features, num_groups) for _ in range(3)]
-    step = max(1, BLOCK_ELEMENTS // in_features)
+    step = max(1, block_elements // in_features)
     for start in range(0, out_features, step):
         rows = slice(start, min(start + step, out_features))
-        for columns in _column_blocks(in_features, format.group_size):
+        for columns in _column_blocks(in_features, format.group_size, block_elements):
             block = weight[rows, columns].float()
             part = None if importance is None else importance[columns].float()
             block_q, grid = _round_block(block, format, method, part)
@@ -111,7 +131,13 @@ def largest_magnitude(weight: Tensor, name: str) -> float:
     return largest
 
 
-def _check_inputs(weight: Tensor, format: QuantFormat, importance: Tensor | None, name: str) -> None:
+def check_quantizable(weight: Tensor, format: QuantFormat, name: str, importance: Tensor | None = None) -> None:
+    """Refuse what is no matrix of floats, or does not fit the format.
+
+    Raises:
+        InputError: says what is needed.
+        NumericalError: the importance holds NaN or infinity.
+    """
     if weight.dim() != 2 or not weight.is_floating_point():
         raise InputError(
             f"{short(name)} is {weight.dtype} {list(weight.shape)}; a matrix of a float dtype is quantized"
@@ -126,9 +152,9 @@ def _check_inputs(weight: Tensor, format: QuantFormat, importance: Tensor | None
     largest_magnitude(importance[None], f"the importance for {name}")
 
 
-def _column_blocks(in_features: int, group_size: int) -> list[slice]:
+def _column_blocks(in_features: int, group_size: int, block_elements: int) -> list[slice]:
     """A wide row in pieces of whole groups."""
-    step = max(1, BLOCK_ELEMENTS // group_size) * group_size
+    step = max(1, block_elements // group_size) * group_size
     return [slice(start, min(start + step, in_features)) for start in range(0, in_features, step)]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import CheckpointError
+from seed_oss.nn.quantized_linear import stored_tensors
 from seed_oss.weights.dtypes import dtype_name
 from seed_oss.weights.plan import LoadPlan
 from seed_oss.weights.progress import byte_progress
@@ -18,17 +19,15 @@ MAX_THREADS = 4
 
 
 def expected_tensors(model: nn.Module) -> dict[str, TensorSpec]:
-    """Dtype and shape of everything in a model's state dict, shared parameters under each of their names."""
-    return {
-        name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in model.state_dict(keep_vars=True).items()
-    }
+    """Dtype and shape of everything that a model stores, shared tensors under each of their names."""
+    return {name: TensorSpec(tensor.dtype, tuple(tensor.shape)) for name, tensor in stored_tensors(model).items()}
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:
-    """Groups of two or more names of one and the same parameter."""
+    """Groups of two or more names of one and the same tensor."""
     names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
+    for name, tensor in stored_tensors(model).items():
+        names.setdefault(id(tensor), []).append(name)
     return [group for group in names.values() if len(group) > 1]
 
 
@@ -37,8 +36,8 @@ class Target:
     """Where weights go.
 
     Args:
-        dtype: Of all floating-point parameters.
-        device: Of all parameters.
+        dtype: Of all floating-point parameters; buffers keep theirs.
+        device: Of all tensors.
     """
 
     dtype: torch.dtype
@@ -50,7 +49,8 @@ class Target:
         Raises:
             CheckpointError: There is not as much.
         """
-        dtype = self.dtype if tensor.dtype.is_floating_point else tensor.dtype
+        is_converted = tensor.dtype.is_floating_point and isinstance(tensor, nn.Parameter)
+        dtype = self.dtype if is_converted else tensor.dtype
         try:
             return torch.empty(tensor.shape, dtype=dtype, device=self.device)
         except RuntimeError:  # of the allocator; on a CPU it has no type of its own
@@ -118,6 +118,9 @@ def _load_group(
     advance: Callable[[int], None],
 ) -> None:
     def read(stored: str) -> Tensor:
+        made = source.finished(stored, target.device)
+        if made is not None:
+            return made
         out = target.empty_like(_get(model, parameters_of[stored]))
         source.read_into(stored, out)
         return out
@@ -176,8 +179,10 @@ def _share_again(model: nn.Module, shared: Sequence[Sequence[str]], plan: LoadPl
             owner, leaf = _owner(model, name)
             if name in loaded[1:] and not torch.equal(_get(model, name), first):
                 separate.append(name)
-            else:
+            elif leaf in owner._parameters:
                 owner._parameters[leaf] = first  # type: ignore[assignment]
+            else:
+                owner._buffers[leaf] = first
     return separate
 
 

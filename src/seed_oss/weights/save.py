@@ -20,6 +20,7 @@ from seed_oss.weights.dtypes import FILE_NAMES, dtype_name
 from seed_oss.weights.source import TensorSpec
 
 PIECE_BYTES = 2**24
+ALIGNMENT = 64  # a cache line
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([A-Za-z]+)\s*", re.ASCII)
 # The order in which the safetensors library puts dtypes into a file.
@@ -88,6 +89,7 @@ def save_tensors(
     max_shard_size: int | str = "5GB",
     num_parameters: int | None = None,
     advance: Callable[[int], None] | None = None,
+    packed_first: bool = False,
 ) -> None:
     """Write tensors into a folder, which must not hold others (see DirectoryCommit).
 
@@ -98,6 +100,7 @@ def save_tensors(
         max_shard_size: Bytes per file, or like "5GB".
         num_parameters: Written into the index, as transformers does.
         advance: Called with the number of bytes just written.
+        packed_first: Bytes (uint8) come first, and at multiples of 64 where their sizes allow it, to be used in place.
 
     Raises:
         InputError: A wrong max_shard_size, or pieces that are not as many bytes as the spec says.
@@ -106,7 +109,7 @@ def save_tensors(
     shards = plan_shards(specs, size_in_bytes(max_shard_size))
     for file_name, names in shards.items():
         with (folder / file_name).open("wb") as file:
-            _write_file(file, {name: specs[name] for name in names}, pieces_of, advance)
+            write_file(file, {name: specs[name] for name in names}, pieces_of, advance, packed_first=packed_first)
     if len(shards) == 1:
         return
     metadata = {"total_size": sum(spec.num_bytes for spec in specs.values())}
@@ -133,14 +136,20 @@ def tensor_spec(name: str, tensor: object) -> TensorSpec:
     return TensorSpec(tensor.dtype, tuple(tensor.shape))
 
 
-def _write_file(
+def write_file(
     file: BinaryIO,
     specs: Mapping[str, TensorSpec],
     pieces_of: Callable[[str], Iterable[memoryview]],
     advance: Callable[[int], None] | None,
+    *,
+    packed_first: bool = False,
 ) -> None:
-    names = sorted(specs, key=lambda name: (-_DTYPE_ORDER.index(FILE_NAMES[specs[name].dtype]), name))
-    file.write(_header(names, specs))
+    """Write one file; see `save_tensors`."""
+    if packed_first:
+        names = sorted(specs, key=lambda name: _place_of_packed(name, specs[name]))
+    else:
+        names = sorted(specs, key=lambda name: (-_DTYPE_ORDER.index(FILE_NAMES[specs[name].dtype]), name))
+    file.write(_header(names, specs, ALIGNMENT if packed_first else 8))
     for name in names:
         written = 0
         for piece in pieces_of(name):
@@ -151,7 +160,14 @@ def _write_file(
             raise InputError(f"{name} has {written} bytes; {specs[name]} takes {specs[name].num_bytes}")
 
 
-def _header(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> bytes:
+def _place_of_packed(name: str, spec: TensorSpec) -> tuple[int, int, str]:
+    """What keeps the alignment comes before what does not, bytes before numbers, wide numbers before narrow ones."""
+    if spec.dtype == torch.uint8:
+        return (0, 0, name) if spec.num_bytes % ALIGNMENT == 0 else (1, 0, name)
+    return 2, -_DTYPE_ORDER.index(FILE_NAMES[spec.dtype]), name
+
+
+def _header(names: Sequence[str], specs: Mapping[str, TensorSpec], alignment: int) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name in names:
@@ -160,7 +176,7 @@ def _header(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> bytes:
         header[name] = {"dtype": FILE_NAMES[spec.dtype], "shape": list(spec.shape), "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % alignment)
     return len(text).to_bytes(8, "little") + text
 
 

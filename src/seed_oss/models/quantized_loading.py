@@ -1,0 +1,313 @@
+"""Loading into a quantized model: which weights are packed, how they come about, and what the model is told of them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from seed_oss.config import SeedOssConfig
+from seed_oss.errors import CheckpointError, InputError
+from seed_oss.files.names import short
+from seed_oss.nn.fused import fuse_
+from seed_oss.nn.quantized_linear import (
+    QuantizedEmbedding,
+    QuantizedLinear,
+    QuantizedModule,
+    ReorderedLinear,
+    quantized_modules,
+    stored_tensors,
+)
+from seed_oss.ops.grouped_weight import QuantFormat
+from seed_oss.quant.foreign import foreign_format
+from seed_oss.quant.quantize import exchanged, has_tied_head, kept_of, replace_module
+from seed_oss.quant.record import QuantizationRecord, is_own_format
+from seed_oss.quant.schemes import Scheme, plan_tensors, weight_shapes
+from seed_oss.weights import WeightSource, on_meta_device
+from seed_oss.weights.dtypes import WEIGHT_DTYPES
+from seed_oss.weights.packed_source import (
+    ForeignModule,
+    PackedSource,
+    RoundedNumbers,
+    StoredBytes,
+    WeightMaker,
+)
+
+
+@dataclass(frozen=True)
+class QuantizedLoad:
+    """What a quantized model is loaded from.
+
+    Attributes:
+        source: with the weights packed.
+        scheme: name for the record.
+        is_calibrated: for the record.
+        kept: module name to reason, for the record.
+    """
+
+    source: PackedSource
+    scheme: str
+    is_calibrated: bool = False
+    kept: Mapping[str, str] | None = None
+
+
+def prepare_quantized(
+    model: nn.Module,
+    source: WeightSource,
+    config: SeedOssConfig,
+    scheme: Scheme | None,
+    prefixes: Sequence[str],
+    *,
+    dtype: torch.dtype,
+    may_map: bool,
+) -> QuantizedLoad | None:
+    """Exchange modules of a model on the meta device for quantized ones, where their weights will be packed.
+
+    Args:
+        model: plain, on the meta device.
+        source: what is stored.
+        config: of the checkpoint.
+        scheme: asked for by the caller, or None.
+        prefixes: what names of the model under the head may start with.
+        dtype: of what is not quantized.
+        may_map: stored bytes may be used where they are in the file.
+
+    Returns:
+        None for a model that stays plain.
+
+    Raises:
+        InputError: a scheme for a checkpoint that is quantized otherwise, or that fits no tensor.
+        ConfigError, CheckpointError, UnsupportedModelError: a quantized checkpoint that contradicts itself or its
+            config, or cannot be read.
+    """
+    stored: Any = getattr(config, "quantization_config", None)
+    names = _StoredNames(model, source, prefixes)
+    if not stored:
+        return None if scheme is None else _by_scheme(model, names, scheme, may_map)
+    if is_own_format(stored):
+        return _own(model, names, QuantizationRecord.from_config(stored), scheme, may_map)
+    return _foreign(model, names, stored, scheme, dtype)
+
+
+class _StoredNames:
+    """Where the modules of a model are in a checkpoint."""
+
+    def __init__(self, model: nn.Module, source: WeightSource, prefixes: Sequence[str]) -> None:
+        self.source, self.shapes, self._prefixes = source, weight_shapes(model), prefixes
+        self._by_bare = {self._bare(module): module for module in {name.rpartition(".")[0] for name in source.specs}}
+
+    def module(self, name: str) -> str:
+        """The name that a module of the model has in the checkpoint."""
+        return self._by_bare.get(self._bare(name), name)
+
+    def has(self, module: str, part: str) -> bool:
+        """Whether the checkpoint holds a tensor of a (stored) module."""
+        return f"{module}.{part}" in self.source.specs
+
+    def _bare(self, name: str) -> str:
+        for prefix in self._prefixes:
+            if name.startswith(prefix):
+                return name[len(prefix) :]
+        return name
+
+
+def _own(
+    model: nn.Module, names: _StoredNames, record: QuantizationRecord, scheme: Scheme | None, may_map: bool
+) -> QuantizedLoad:
+    if scheme is not None and scheme.name != record.scheme:
+        raise _quantized_already(names.source, record.scheme, scheme)
+    makers: list[WeightMaker] = []
+    formats: dict[str, QuantFormat] = {}
+    for name, shape in names.shapes.items():
+        module = names.module(name)
+        if names.has(module, "packed"):
+            formats[name] = record.format_of(module)
+            makers.append(_stored_maker(names.source, module, formats[name], shape, record))
+        elif names.has(module, "weight") and module not in record.kept:
+            raise CheckpointError(
+                f"{names.source.name}: {short(module)} is not quantized, and config.json does not say so; the weights "
+                "belong to another config.json, fetch or quantize the folder again"
+            )
+    if not makers:
+        raise _nothing_quantized(names.source)
+    _exchange_all(model, names, formats)
+    return QuantizedLoad(
+        PackedSource(names.source, makers, may_map=may_map), record.scheme, record.is_calibrated, record.kept
+    )
+
+
+def _stored_maker(
+    source: WeightSource, module: str, format: QuantFormat, shape: tuple[int, int], record: QuantizationRecord
+) -> StoredBytes:
+    part = module.rpartition(".")[2]
+    if record.shapes.get(part) != shape:
+        shown = record.shapes.get(part, "none")
+        raise CheckpointError(
+            f"{source.name}: quantization_config.shapes gives {part} as {list(shown)}, the model needs {list(shape)}; "
+            "check that config.json and the weights belong together"
+        )
+    if shape[1] % format.group_size:
+        raise CheckpointError(
+            f"{source.name}: {module} has groups of {format.group_size} by config.json, which do not divide "
+            f"{shape[1]} columns; check that config.json and the weights belong together"
+        )
+    maker = StoredBytes(module, format, shape)
+    maker.check(source.specs[maker.name])
+    return maker
+
+
+def _by_scheme(model: nn.Module, names: _StoredNames, scheme: Scheme, may_map: bool) -> QuantizedLoad:
+    plans = plan_tensors(scheme, names.shapes, tied=has_tied_head(model))
+    makers: list[WeightMaker] = []
+    formats: dict[str, QuantFormat] = {}
+    for name, plan in plans.items():
+        module = names.module(name)
+        spec = names.source.specs.get(f"{module}.weight")
+        # what is missing or of another shape is reported, or made anew, with everything else that does not fit
+        if plan.format is None or spec is None or spec.shape != names.shapes[name] or spec.dtype not in WEIGHT_DTYPES:
+            continue
+        formats[name] = plan.format
+        makers.append(RoundedNumbers(module, plan.format, names.shapes[name], scheme.method))
+    if not makers:
+        raise InputError(f"{names.source.name} has no tensor that can be quantized to {scheme.name}")
+    _exchange_all(model, names, formats)
+    return QuantizedLoad(PackedSource(names.source, makers, may_map=may_map), scheme.name, kept=kept_of(plans))
+
+
+def _foreign(
+    model: nn.Module, names: _StoredNames, content: object, scheme: Scheme | None, dtype: torch.dtype
+) -> QuantizedLoad:
+    found = foreign_format(content)
+    if scheme is not None:
+        raise _quantized_already(names.source, found.method, scheme)
+    makers: list[WeightMaker] = []
+    formats: dict[str, QuantFormat] = {}
+    kept: dict[str, str] = {}
+    for name, shape in names.shapes.items():
+        plan = found.plan(names.module(name), shape, names.source.specs)
+        if plan is None:
+            kept[name] = "not quantized in the file"
+            continue
+        makers.append(ForeignModule(plan, dtype))
+        if plan.format is None:
+            kept[name] = "8-bit floats, which have no groups"
+        else:
+            formats[name] = plan.format
+    if not makers:
+        raise _nothing_quantized(names.source)
+    for note in found.notes:
+        warnings.warn(f"{names.source.name}: {note}", stacklevel=5)
+    _exchange_all(model, names, formats)
+    ignored = {name for name in names.source.specs if found.is_idle(name)}
+    source = PackedSource(names.source, makers, may_map=False, ignored=ignored)
+    return QuantizedLoad(source, found.method, kept=kept)
+
+
+def _nothing_quantized(source: WeightSource) -> CheckpointError:
+    return CheckpointError(
+        f"{source.name}: config.json has a quantization_config, and no weight is quantized; remove it from "
+        "config.json, or fetch the folder again"
+    )
+
+
+def _quantized_already(source: WeightSource, is_now: str, scheme: Scheme) -> InputError:
+    return InputError(
+        f"quantization is {scheme.name!r}, and {source.name} is quantized already ({short(is_now)}); leave "
+        "the argument out to load it as it is, or quantize the original"
+    )
+
+
+def _exchange_all(model: nn.Module, names: _StoredNames, formats: Mapping[str, QuantFormat]) -> None:
+    is_tied = has_tied_head(model) and "model.embed_tokens" in formats
+    with on_meta_device():
+        for name, format in formats.items():
+            old = model.get_submodule(name)
+            new = exchanged(old, format)
+            module = names.module(name)
+            if names.has(module, "column_order") and isinstance(new, QuantizedLinear):
+                new = ReorderedLinear(new.shape, format, new.packed, None, new.bias)
+            replace_module(model, name, new)
+        embedding: Any = model.get_submodule("model.embed_tokens") if is_tied else None
+        if embedding is not None:
+            head = model.get_submodule("lm_head")
+            same = isinstance(head, QuantizedModule) and head.format == embedding.format
+            if same or not isinstance(head, QuantizedModule):
+                plain: Any = head
+                bias = plain.bias
+                replace_module(
+                    model, "lm_head", QuantizedLinear(embedding.shape, embedding.format, embedding.packed, bias)
+                )
+
+
+def finish_quantized(
+    model: Any, loaded: QuantizedLoad, sources: Mapping[str, str], dtype: torch.dtype, device: torch.device
+) -> None:
+    """Tell the modules what came of their weights, freeze the model, record it in its config, fuse the layers.
+
+    Args:
+        model: filled.
+        loaded: what it was loaded from.
+        sources: name in the model -> name in the source.
+        dtype: of the hidden states.
+        device: of the model.
+
+    Raises:
+        CheckpointError: an order of columns that is none.
+    """
+    for name, stored in sources.items():
+        made = loaded.source.made.pop(stored, None)
+        if made is not None and made.format is not None:
+            _settle(model, name.rpartition(".")[0], made.format, made.column_order)
+    _settle_shared(model)
+    modules = quantized_modules(model)
+    model.requires_grad_(False)
+    for name, module in modules.items():
+        if isinstance(module, ReorderedLinear):
+            module.check_order(name)
+        if isinstance(module, QuantizedEmbedding):
+            module.dtype = dtype
+    if not modules:
+        del model.config.quantization_config
+        return
+    record = QuantizationRecord.of(
+        loaded.scheme,
+        {name: module.format for name, module in modules.items()},
+        {name: module.shape for name, module in modules.items()},
+        loaded.kept or {},
+        is_calibrated=loaded.is_calibrated,
+    )
+    model.config.quantization_config = record.to_config()
+    if device.type == "cpu":
+        fuse_(model.eval())
+
+
+def _settle(model: nn.Module, name: str, format: QuantFormat, column_order: torch.Tensor | None) -> None:
+    module: Any = model.get_submodule(name)
+    module.replace_packed(module.packed, format)
+    if column_order is None:
+        return
+    if not isinstance(module, QuantizedLinear):
+        raise CheckpointError(f"{name} has its columns in another order, which only linear layers can have")
+    replace_module(
+        model,
+        name,
+        ReorderedLinear(module.shape, format, module.packed, column_order.to(module.packed.device), module.bias),
+    )
+
+
+def _settle_shared(model: nn.Module) -> None:
+    """A tied head learns the format that the embedding has got."""
+    by_bytes: dict[int, QuantFormat] = {}
+    for module in quantized_modules(model).values():
+        module.format = by_bytes.setdefault(id(module.packed), module.format)
+
+
+def num_stored_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    """Bytes of a model once it is filled, what is shared counted once."""
+    sizes = {
+        id(tensor): tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
+        for tensor in stored_tensors(model).values()
+    }
+    return sum(sizes.values())
