@@ -20,7 +20,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Configuration": ("SeedOssConfig", "GenerationConfig"),
     "Text": ("SeedOssTokenizer", "AutoTokenizer"),
-    "Caches": ("DynamicCache", "StaticCache"),
+    "Planning": ("plan",),
+    "Caches": ("DynamicCache", "QuantizedCache", "StaticCache"),
     "Generation": (
         *("TextStreamer", "TextIteratorStreamer", "LogitsProcessor", "LogitsProcessorList"),
         *("StoppingCriteria", "StoppingCriteriaList", "set_seed"),

@@ -32,6 +32,7 @@ _HOMES = {
     "StoppingCriteria": "seed_oss.generation",
     "StoppingCriteriaList": "seed_oss.generation",
     "set_seed": "seed_oss.generation",
+    "plan": "seed_oss.planning.plan",
 }
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from seed_oss.models import SeedOssForTokenClassification as SeedOssForTokenClassification
     from seed_oss.models import SeedOssModel as SeedOssModel
     from seed_oss.models import SeedOssPreTrainedModel as SeedOssPreTrainedModel
+    from seed_oss.planning.plan import plan as plan
 
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

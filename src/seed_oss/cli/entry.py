@@ -11,6 +11,7 @@ from seed_oss.cli.chat import chat
 from seed_oss.cli.convert import convert
 from seed_oss.cli.doctor import doctor
 from seed_oss.cli.generate import generate
+from seed_oss.cli.plan import plan
 from seed_oss.cli.terminal import prepare_streams, show_error
 from seed_oss.errors import SeedOssError
 
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(generate)
 app.command()(chat)
 app.command()(convert)
+app.command()(plan)
 app.command()(doctor)
 
 

@@ -1,0 +1,150 @@
+"""How fast this machine reads and multiplies: a short measurement, kept for the life of the process.
+
+Products of one row are limited by reading the weight, those of many rows by arithmetic; both are measured with the
+product that a model would use, on weights that no cache holds. Nothing takes longer than a fraction of a second.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+
+from seed_oss.nn.linear import linear
+from seed_oss.ops.grouped_weight import QuantFormat
+from seed_oss.ops.native import library
+from seed_oss.ops.packing import packed_bytes
+from seed_oss.ops.quantized import quantized_linear
+from seed_oss.planning.devices import DeviceMemory
+
+BUFFER_BYTES = 2**27
+COLUMNS = 4096
+MATMUL_ROWS = 512  # of the weight
+MANY_TOKENS = 256
+FEW_TOKENS = 16
+FILL = 0x3C  # a normal number in every dtype
+BUDGET_S = 0.06  # of the trials of one measurement
+TOO_SLOW_S = 1.0  # for the larger product: the processor has no such instructions
+
+WeightKind = QuantFormat | torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class ProductSpeed:
+    """Products with weights of one kind.
+
+    Attributes:
+        bytes_per_s: of weights read, with one row of activations.
+        flop_per_s: additions and multiplications, with many rows.
+    """
+
+    bytes_per_s: float
+    flop_per_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """What was measured on a device.
+
+    Attributes:
+        read_bytes_per_s: reading memory once, in order.
+        read_threads: with how many threads that was fastest; 1 on accelerators.
+        products: by kind of weight.
+    """
+
+    read_bytes_per_s: float
+    read_threads: int
+    products: Mapping[WeightKind, ProductSpeed]
+
+    def product(self, kind: WeightKind) -> ProductSpeed:
+        """Of weights of this kind."""
+        return self.products[measured_kind(kind)]
+
+
+def measure(device: DeviceMemory, kinds: Iterable[WeightKind]) -> Speeds:
+    """Measure a device, once per process for the same kinds.
+
+    Args:
+        device: one that is here.
+        kinds: formats and dtypes of the weights to multiply.
+    """
+    wanted = tuple(dict.fromkeys(measured_kind(kind) for kind in kinds))
+    return _measure(device.name, wanted, torch.get_num_threads(), _buffer_bytes(device))
+
+
+def measured_kind(kind: WeightKind) -> WeightKind:
+    """The kind that stands for this one: a scale per row has groups as wide as the measured weight."""
+    if isinstance(kind, QuantFormat) and COLUMNS % kind.group_size:
+        return QuantFormat(kind.bits, COLUMNS, kind.zero, kind.param_dtype)
+    return kind
+
+
+def _buffer_bytes(device: DeviceMemory) -> int:
+    """Less where memory is short; a power of two, so that what was measured is found again."""
+    size = BUFFER_BYTES
+    while size > 2**22 and size > device.free_bytes // 4:
+        size //= 2
+    return size
+
+
+@cache
+def _measure(device: str, kinds: tuple[WeightKind, ...], threads: int, num_bytes: int) -> Speeds:
+    buffer = torch.full((num_bytes,), FILL, dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        read, read_threads = _read_speed(buffer, device, threads)
+        return Speeds(read, read_threads, {kind: _product_speed(buffer, kind, device) for kind in kinds})
+
+
+def _read_speed(buffer: torch.Tensor, device: str, threads: int) -> tuple[float, int]:
+    native = library() if device == "cpu" else None
+    if native is None:
+        words = buffer.view(torch.int64)
+        return buffer.numel() / _seconds(lambda: words.sum(), device), threads if device == "cpu" else 1
+    read, pointer, num_bytes = native.so_read, buffer.data_ptr(), buffer.numel()
+    return max(
+        (num_bytes / _seconds(lambda count=count: read(pointer, num_bytes, count), device), count)
+        for count in {threads, 1}
+    )
+
+
+def _product_speed(buffer: torch.Tensor, kind: WeightKind, device: str) -> ProductSpeed:
+    rows = buffer.numel() // weight_bytes(kind, 32) * 32
+    read = weight_bytes(kind, rows) / _seconds(_product(buffer, kind, rows, 1), device)
+    rows = min(MATMUL_ROWS, rows)
+    seconds = _seconds(_product(buffer, kind, rows, FEW_TOKENS), device)
+    rate = 2 * rows * COLUMNS * FEW_TOKENS / seconds
+    if seconds * MANY_TOKENS / FEW_TOKENS < TOO_SLOW_S:
+        rate = max(rate, 2 * rows * COLUMNS * MANY_TOKENS / _seconds(_product(buffer, kind, rows, MANY_TOKENS), device))
+    return ProductSpeed(read, rate)
+
+
+def weight_bytes(kind: WeightKind, rows: int) -> int:
+    """Bytes of a weight of `COLUMNS` columns."""
+    return packed_bytes(kind, rows, COLUMNS) if isinstance(kind, QuantFormat) else rows * COLUMNS * kind.itemsize
+
+
+def _product(buffer: torch.Tensor, kind: WeightKind, rows: int, tokens: int) -> Callable[[], object]:
+    data = buffer[: weight_bytes(kind, rows)]
+    if isinstance(kind, QuantFormat):
+        x = torch.ones(tokens, COLUMNS, device=buffer.device)
+        return lambda: quantized_linear(x, data, kind, (rows, COLUMNS))
+    x = torch.ones(tokens, COLUMNS, dtype=kind, device=buffer.device)
+    matrix = data.view(kind).view(rows, COLUMNS)
+    return lambda: linear(x, matrix)
+
+
+def _seconds(run: Callable[[], object], device: str) -> float:
+    """The shortest of the trials that fit the budget, after one that does not count; one of them always runs."""
+    best, spent, num_trials = float("inf"), 0.0, 0
+    while num_trials < 2 or spent < BUDGET_S:
+        start = time.perf_counter()
+        run()
+        if device != "cpu":
+            torch.cuda.synchronize(device)
+        elapsed = time.perf_counter() - start
+        best = elapsed if num_trials == 1 else min(best, elapsed)
+        num_trials, spent = num_trials + 1, spent + elapsed
+        if elapsed > TOO_SLOW_S / 4:
+            break
+    return max(best, 1e-9)
