@@ -12,8 +12,10 @@ from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form
 
 FLOAT = 4
-PROCESS_BYTES = 12 * 2**20  # read buffers, stacks of threads, what torch keeps; measured in tests/models
+PROCESS_BYTES = 12 * 2**20  # read buffers, stacks of threads, what torch keeps
+ROUNDING_BYTES = 128 * 2**20  # what rounding weights in pieces leaves with the allocator, however large the model is
 MIN_GROWTH = 256  # of DynamicCache
+HEAP_BYTES = 32 * 2**20  # smaller tensors share one heap, which has holes; larger ones are pages of their own
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,11 @@ def workspace_bytes(
     if is_native:
         activations = _native(config, form, load)
     else:
-        activations = _torch(config, form, load) + _unpacked(config, form)
+        activations = _torch(config, form, load, device) + _unpacked(config, form)
+    process = PROCESS_BYTES + (ROUNDING_BYTES if form.loading_bytes and device == "cpu" else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
-    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), PROCESS_BYTES)
+    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), process)
 
 
 def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
@@ -102,18 +105,27 @@ def _rounded(num_elements: int, group: int) -> int:
     return num_elements + num_elements // group * 8
 
 
-def _torch(config: SeedOssConfig, form: Form, load: Load) -> int:
+def _torch(config: SeedOssConfig, form: Form, load: Load, device: str) -> int:
+    """The widest of norm, attention and MLP. Measured on shapes in which one of them is far wider than the others."""
     n, size = load.num_new, form.dtype.itemsize
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
-    stream = 2 * hidden  # what a layer adds to, and its normed form
-    mlp = stream + 3 * inner  # the gate activated, up, and their product
-    attention = stream + 4 * queries + 4 * keys  # queries while they are rotated, keys and values
-    repeated = 0
-    if load.is_chunked and config.num_attention_heads != config.num_key_value_heads:
-        repeated = 2 * load.batch * load.context * queries * size  # a mask: keys and values for every query head
-    widest = max(n * size * mlp, n * size * attention + repeated + _mask(load, size))
-    return widest + _mask(load, 1) + 4 * n * config.head_dim * size
+    stream = 2 * hidden * size  # what a layer adds to, and its normed form
+    norm = 3 * hidden * size + 3.5 * hidden * FLOAT
+    mlp = stream + 3 * inner * size + inner * FLOAT  # the gate activated, up, their product; sums of a product in fp32
+    attention = stream + (5 * queries + 4 * keys) * size + queries * FLOAT  # while queries are rotated
+    widest = n * int(max(norm, mlp, attention))
+    holes = min(widest, 4 * HEAP_BYTES) if device == "cpu" else 0  # since keys and values settle between them
+    return widest + holes + _masked(config, load, size) + 4 * n * config.head_dim * size
+
+
+def _masked(config: SeedOssConfig, load: Load, size: int) -> int:
+    """What a chunk behind cached tokens takes: a mask, and with it keys and values for every query head."""
+    if not load.is_chunked:
+        return 0
+    has_groups = config.num_attention_heads != config.num_key_value_heads
+    width = config.num_attention_heads * config.head_dim if has_groups else 0
+    return _mask(load, 1) + _mask(load, size) + 2 * load.batch * load.context * width * size
 
 
 def _unpacked(config: SeedOssConfig, form: Form) -> int:
@@ -132,9 +144,12 @@ def _mask(load: Load, size: int) -> int:
 
 
 def _cache_room(config: SeedOssConfig, load: Load, device: str, cache_bytes: int) -> int:
-    """A cache grows by a quarter, one layer's keys or values after the other; a CPU hands out memory as it is used."""
+    """A cache grows by a quarter, one layer's keys or values after the other, and keeps room for the next tokens.
+
+    Large pieces of a CPU's memory are taken as they are written to; small ones lie in a heap that was in use before.
+    """
     one_copy = cache_bytes // (2 * config.num_hidden_layers)
+    room = cache_bytes * max(MIN_GROWTH, load.context // 4) // load.context
     if device == "cpu":
-        return one_copy
-    room = max(MIN_GROWTH, load.context // 4)
-    return one_copy + cache_bytes * room // load.context
+        room = min(room, 2 * config.num_hidden_layers * HEAP_BYTES // 4)
+    return one_copy + room
