@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.files.names import short
+from seed_oss.planning.choice import choose_device
 from seed_oss.quant.schemes import Scheme, parse_scheme
 from seed_oss.weights import weight_dtype
 
@@ -199,19 +201,20 @@ def _as_device(value: Any) -> torch.device:
     raise InputError(f"{value!r} is not a device; {_PLACE}")
 
 
-def automatic_device(num_bytes: int) -> torch.device:
-    """The accelerator if there is one and `num_bytes` of weights fit into its free memory, else the CPU."""
+def automatic_device(
+    num_bytes: int, config: SeedOssConfig | None = None, dtype: torch.dtype | None = None
+) -> torch.device:
+    """Where the planner puts a model: the first device on which it fits, accelerators before the CPU.
+
+    Args:
+        num_bytes: of the weights, as they will be.
+        config: of the model, so that cache and workspace count, too.
+        dtype: of what is not quantized.
+
+    Raises:
+        InputError: the weights fit nowhere; the message says what would.
+    """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is None:
-        return torch.device("cpu")
-    if accelerator.type == "cuda":
-        free, _ = torch.cuda.mem_get_info()
-        if free < num_bytes:
-            warnings.warn(
-                f"the weights take {num_bytes / 1e9:.1f} GB and the accelerator has {free / 1e9:.1f} GB free: loading "
-                "onto the CPU. Give device='cuda' to insist",
-                stacklevel=4,
-            )
-            return torch.device("cpu")
-        return torch.device("cuda", torch.cuda.current_device())
-    return accelerator
+    if accelerator is not None and accelerator.type != "cuda":
+        return accelerator  # it shares the memory of the CPU, or does not say how much is free
+    return choose_device(num_bytes, config, dtype)

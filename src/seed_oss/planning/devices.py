@@ -8,6 +8,7 @@ import torch
 from seed_oss.errors import InputError
 from seed_oss.planning.memory import memory_bytes
 
+ENDLESS = 2**63 - 1
 _NAME = re.compile(r"cpu|cuda(:\d{1,4})?")
 
 
@@ -31,6 +32,21 @@ class DeviceMemory:
         return self.name.partition(":")[0]
 
 
+def cpu_free_bytes() -> int | None:
+    """What is available of this machine's memory; all of it where only that is known, None where nothing is."""
+    total, available = memory_bytes()
+    return total if available is None else available
+
+
+def devices_here() -> list[DeviceMemory]:
+    """Every device of this machine, the current accelerator first, the CPU last; unknown memory counts as endless."""
+    names = cuda_names()
+    current = f"cuda:{torch.cuda.current_device()}" if names else ""
+    names.sort(key=lambda name: name != current)
+    free = cpu_free_bytes()
+    return [_with_memory(name, None) for name in names] + [DeviceMemory("cpu", ENDLESS if free is None else free)]
+
+
 def find_devices(device: object = None, memory: int | None = None) -> list[DeviceMemory]:
     """The devices to plan for, accelerators first.
 
@@ -42,7 +58,7 @@ def find_devices(device: object = None, memory: int | None = None) -> list[Devic
         InputError: an unknown device, or one that is not here and no `memory`.
     """
     if device is None or device == "auto":
-        names = [*_cuda_names(), "cpu"]
+        names = [*cuda_names(), "cpu"]
     else:
         names = [_checked(str(device))]
     return [_with_memory(name, memory) for name in names]
@@ -54,17 +70,18 @@ def _checked(name: str) -> str:
     return "cuda:0" if name == "cuda" else name
 
 
-def _cuda_names() -> list[str]:
+def cuda_names() -> list[str]:
+    """Names of the CUDA devices of this machine."""
     return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
 
 
 def _with_memory(name: str, memory: int | None) -> DeviceMemory:
-    is_here = name == "cpu" or name in _cuda_names()
+    is_here = name == "cpu" or name in cuda_names()
     if memory is not None:
         return DeviceMemory(name, memory, is_here)
     if not is_here:
         raise InputError(
-            f"{name} is not here (this machine has {', '.join(['cpu', *_cuda_names()])}); to plan for a machine that "
+            f"{name} is not here (this machine has {', '.join(['cpu', *cuda_names()])}); to plan for a machine that "
             "has it, say how much memory is free there: memory=, or --memory 80GiB"
         )
     return DeviceMemory(name, _free_bytes(name))
@@ -73,8 +90,7 @@ def _with_memory(name: str, memory: int | None) -> DeviceMemory:
 def _free_bytes(name: str) -> int:
     if name != "cpu":
         return torch.cuda.mem_get_info(torch.device(name))[0]
-    total, available = memory_bytes()
-    free = available if available is not None else total
+    free = cpu_free_bytes()
     if free is None:
         raise InputError("how much memory this machine has cannot be found out; say it: memory=, or --memory 16GiB")
     return free

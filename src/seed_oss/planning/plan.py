@@ -8,6 +8,7 @@ from typing import Any
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.planning.advice import advise
+from seed_oss.planning.choice import default_load
 from seed_oss.planning.devices import DeviceMemory, find_devices
 from seed_oss.planning.model import PlannedModel, find_model
 from seed_oss.planning.placing import Candidate, place, scheme_candidate
@@ -15,11 +16,8 @@ from seed_oss.planning.result import MeasuredSpeed, MemoryPlan, Placement
 from seed_oss.planning.roofline import Speeds, measure
 from seed_oss.planning.shapes import model_tensors
 from seed_oss.planning.weights import plain_form, stored_form
-from seed_oss.planning.workspace import Load
 from seed_oss.quant.schemes import parse_scheme
 
-DEFAULT_CONTEXT = 4096
-DEFAULT_CHUNK = 2048
 DEFAULT_SCHEMES = ("int8", "int4", "int4-g128")
 MAX_BYTES = 2**63 - 1
 PLAIN = "none"
@@ -71,7 +69,7 @@ def plan(
     devices = find_devices(device, memory)
     where = {"revision": revision, "cache_dir": cache_dir, "token": token, "subfolder": subfolder}
     found = find_model(model, local_files_only=local_files_only, **where)
-    load = _load(found.config, context, batch, prefill_chunk)
+    load = default_load(found.config, batch=batch, context=context, chunk=prefill_chunk)
     candidates = {one.name: _candidates(found, quantization, dtype, one.kind) for one in devices}
     speeds = {one.name: _measured(one, candidates[one.name]) for one in devices if measure_speed and one.is_here}
     placements = [
@@ -99,10 +97,6 @@ def _check(**numbers: Any) -> None:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_BYTES:
             raise InputError(f"{name} is {value!r:.60}; it must be a whole number from 1 to {MAX_BYTES}")
-
-
-def _load(config: SeedOssConfig, context: int | None, batch: int, chunk: int | None) -> Load:
-    return Load(batch, context or min(DEFAULT_CONTEXT, config.max_position_embeddings), chunk or DEFAULT_CHUNK)
 
 
 def _candidates(model: PlannedModel, quantization: str | None, dtype: Any, kind: str) -> list[Candidate]:
