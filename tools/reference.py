@@ -21,6 +21,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Configuration": ("SeedOssConfig", "GenerationConfig"),
     "Text": ("SeedOssTokenizer", "AutoTokenizer"),
     "Planning": ("plan",),
+    "Quantization": ("quantize_",),
     "Caches": ("DynamicCache", "QuantizedCache", "StaticCache"),
     "Generation": (
         *("TextStreamer", "TextIteratorStreamer", "LogitsProcessor", "LogitsProcessorList"),

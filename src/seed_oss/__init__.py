@@ -32,6 +32,7 @@ _HOMES = {
     "StoppingCriteria": "seed_oss.generation",
     "StoppingCriteriaList": "seed_oss.generation",
     "set_seed": "seed_oss.generation",
+    "quantize_": "seed_oss.quant.quantize",
     "plan": "seed_oss.planning.plan",
 }
 
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from seed_oss.models import SeedOssModel as SeedOssModel
     from seed_oss.models import SeedOssPreTrainedModel as SeedOssPreTrainedModel
     from seed_oss.planning.plan import plan as plan
+    from seed_oss.quant.quantize import quantize_ as quantize_
 
 __all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]
 

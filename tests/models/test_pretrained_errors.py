@@ -168,6 +168,7 @@ def test_a_bad_generation_config(folder: Path, content: str) -> None:
         ({"num_hidden_layers": 4}, "holds 3 layers, the config asks for num_hidden_layers=4"),
         ({"vocab_size": 2**31 - 1}, r"needs \[2147483647, 32\]"),
         ({"intermediate_size": 2**31 - 1}, r"needs \[2147483647, 32\]"),
+        ({"head_dim": 2**30}, "with head_dim=1073741824 the keys of a layer alone are"),
     ],
 )
 def test_a_config_that_does_not_fit(folder: Path, fields: dict[str, Any], message: str) -> None:

@@ -55,6 +55,32 @@ def judge_model(folder: Path) -> None:
     judge_config_of(model.config, folder / "config.json", but=untied)
 
 
+def judge_quantized(folder: Path) -> None:
+    """Load a quantized model: the bytes of the files, each read as config.json says."""
+    model: Any = SeedOssForCausalLM.from_pretrained(folder, show_progress=False, device="cpu")
+    stored = stored_tensors(folder)
+    loaded = model.state_dict(packed=True)
+    for name, tensor in loaded.items():
+        if name not in stored:
+            raise WrongLoadError(f"{name} is in no file")
+        dtype, shape, data = stored[name]
+        same_dtype = dtype == {torch.uint8: "U8", torch.float32: "F32"}.get(tensor.dtype)
+        if same_dtype and bytes(tensor.contiguous().view(-1).view(torch.uint8).numpy()) != data:
+            raise WrongLoadError(f"{name} ({dtype} {shape}) was loaded as something else")
+        if not same_dtype and dtype not in ("BF16", "F16", "F64"):
+            raise WrongLoadError(f"{name} is {dtype} and was loaded as {tensor.dtype}")
+    record = _stored_json(folder / "config.json")["quantization_config"]
+    for name, module in model.named_modules():
+        if hasattr(module, "packed"):
+            said = record["modules"].get(name, record["weights"])
+            if any(getattr(module.format, key) != value for key, value in said.items()):
+                raise WrongLoadError(f"{name} was loaded as {module.format}, config.json says {said}")
+            if record["shapes"][name.rsplit(".", 1)[-1]] != list(module.shape):
+                raise WrongLoadError(f"{name} was loaded as {module.shape}")
+    untied = {"tie_word_embeddings"} if "lm_head.packed" in stored else set[str]()  # as in judge_model
+    judge_config_of(model.config, folder / "config.json", but={"quantization_config"} | untied)
+
+
 def judge_config(folder: Path) -> None:
     """Read both config files."""
     judge_config_of(SeedOssConfig.from_pretrained(folder), folder / "config.json")

@@ -20,11 +20,19 @@ from pathlib import Path
 
 import pytest
 
-from seed_oss import SeedOssForCausalLM
+from seed_oss import SeedOssForCausalLM, quantize_
 from seed_oss.errors import SeedOssError
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
 from tests.factory import tiny_model
-from tests.trust.judges import Judge, WrongLoadError, judge_config, judge_model, judge_tensors, judge_tokenizer
+from tests.trust.judges import (
+    Judge,
+    WrongLoadError,
+    judge_config,
+    judge_model,
+    judge_quantized,
+    judge_tensors,
+    judge_tokenizer,
+)
 from tests.trust.mutations import spoil
 
 CASES = int(os.environ.get("SEED_OSS_TRUST_CASES", "2000"))
@@ -45,6 +53,8 @@ KINDS: tuple[tuple[str, Judge], ...] = (
     ("config", judge_config),
     ("tokenizer", judge_tokenizer),
     ("single", judge_model),
+    ("quantized", judge_quantized),
+    ("packed", judge_quantized),
 )
 
 
@@ -61,6 +71,9 @@ def make_examples(place: Path) -> Path:
     model = tiny_model(SeedOssForCausalLM, num_hidden_layers=1, vocab_size=24, hidden_size=16, intermediate_size=24)
     model.save_pretrained(place / "single")
     model.save_pretrained(place / "sharded", max_shard_size="8KB")
+    quantize_(model, "int4")
+    model.save_pretrained(place / "quantized")
+    model.save_pretrained(place / "packed", max_shard_size="4KB")
     write_tiny_tokenizer(place / "tokenizer")
     (place / "config").mkdir()
     for name in ("config.json", "generation_config.json"):

@@ -254,7 +254,7 @@ def _load(
     dtype = options.dtype or _default_dtype(config, source, options)
     config.dtype = dtype_name(dtype)
     layers_given = "num_hidden_layers" in options.overrides
-    _check_layers(config, source)
+    _check_layers(config, source, may_differ=options.ignore_mismatched_sizes)
     with on_meta_device():
         model: Any = cls(config)
     quantized = prepare_quantized(
@@ -303,13 +303,20 @@ def _own_dtype(config: SeedOssConfig, source: WeightSource) -> torch.dtype:
     return next((spec.dtype for spec in source.specs.values() if spec.dtype.is_floating_point), torch.float32)
 
 
-def _check_layers(config: SeedOssConfig, source: WeightSource) -> None:
-    """A config of far more layers than the files hold must not get as far as being built."""
+def _check_layers(config: SeedOssConfig, source: WeightSource, *, may_differ: bool) -> None:
+    """A config of far more layers, or longer heads, than the files hold must not get as far as being built."""
     stored = num_stored_layers(source.specs)
     if config.num_hidden_layers > stored:
         raise CheckpointError(
             f"{source.name} holds {stored} layers, the config asks for num_hidden_layers={config.num_hidden_layers}; "
             "check that config.json and the weights belong together"
+        )
+    num_bytes = sum(spec.num_bytes for spec in source.specs.values())
+    key_numbers = config.num_key_value_heads * config.head_dim * config.hidden_size
+    if key_numbers > 2 * num_bytes and not may_differ:  # at 4 bits each, the least there is
+        raise CheckpointError(
+            f"{source.name} holds {num_bytes} bytes; with head_dim={config.head_dim} the keys of a layer alone are "
+            f"{key_numbers} numbers; check that config.json and the weights belong together"
         )
 
 

@@ -30,6 +30,7 @@ from seed_oss.weights.dtypes import WEIGHT_DTYPES
 from seed_oss.weights.packed_source import (
     ForeignModule,
     PackedSource,
+    ReadingRoom,
     RoundedNumbers,
     StoredBytes,
     WeightMaker,
@@ -162,6 +163,7 @@ def _by_scheme(model: nn.Module, names: _StoredNames, scheme: Scheme, may_map: b
     plans = plan_tensors(scheme, names.shapes, tied=has_tied_head(model))
     makers: list[WeightMaker] = []
     formats: dict[str, QuantFormat] = {}
+    room = ReadingRoom(max((spec.num_bytes for spec in names.source.specs.values()), default=0))
     for name, plan in plans.items():
         module = names.module(name)
         spec = names.source.specs.get(f"{module}.weight")
@@ -169,7 +171,7 @@ def _by_scheme(model: nn.Module, names: _StoredNames, scheme: Scheme, may_map: b
         if plan.format is None or spec is None or spec.shape != names.shapes[name] or spec.dtype not in WEIGHT_DTYPES:
             continue
         formats[name] = plan.format
-        makers.append(RoundedNumbers(module, plan.format, names.shapes[name], scheme.method))
+        makers.append(RoundedNumbers(module, plan.format, names.shapes[name], scheme.method, room))
     if not makers:
         raise InputError(f"{names.source.name} has no tensor that can be quantized to {scheme.name}")
     _exchange_all(model, names, formats)

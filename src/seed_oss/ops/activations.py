@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seed_oss.errors import ConfigError
+from seed_oss.files.names import short
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
         ConfigError: no such activation.
     """
     if name not in ACTIVATIONS:
-        raise ConfigError(f"hidden_act is {name!r}; allowed: {', '.join(ACTIVATIONS)}")
+        raise ConfigError(f"hidden_act is {short(name)}; allowed: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 

@@ -11,7 +11,7 @@ from seed_oss.ops.packing import BLOCK_ROWS, pack, packed_bytes
 from seed_oss.quant.grids import Method
 from seed_oss.quant.rounding import check_quantizable, fitting_format, largest_magnitude, round_weight
 
-PIECE_ELEMENTS = 1 << 18
+PIECE_ELEMENTS = 1 << 16
 SERIAL_ELEMENTS = 1 << 15  # torch runs operations of this size on the calling thread alone
 
 

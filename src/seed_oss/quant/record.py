@@ -137,8 +137,8 @@ def _format_from_dict(value: object, name: str) -> QuantFormat:
     if not isinstance(zero, str) or not isinstance(param_dtype, str):
         raise _wrong(f"{name}.zero or {name}.param_dtype", [zero, param_dtype], "names")
     group_size = fields["group_size"]
-    if isinstance(group_size, int) and group_size > _MAX_SIZE:
-        raise _wrong(f"{name}.group_size", "a huge integer", f"at most {_MAX_SIZE}")
+    if isinstance(group_size, bool) or not isinstance(group_size, int) or not 0 < group_size <= _MAX_SIZE:
+        raise _wrong(f"{name}.group_size", group_size, f"an integer from 4 to {_MAX_SIZE}")
     try:
         return QuantFormat(bits, group_size, cast(Any, zero), param_dtype)
     except InputError as error:

@@ -112,6 +112,28 @@ class StoredBytes(WeightMaker):
 
 
 @final
+class ReadingRoom:
+    """Memory into which one stored tensor after another is read: allocators keep what is freed, so it stays.
+
+    Args:
+        num_bytes: of the largest tensor.
+    """
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_bytes = num_bytes
+        self._buffer: Tensor | None = None
+
+    def read(self, source: WeightSource, name: str) -> Tensor:
+        """A stored tensor of an opened group; it is gone at the next call."""
+        spec = source.specs[name]
+        if self._buffer is None or self._buffer.numel() < spec.num_bytes:
+            self._buffer = torch.empty(max(self._num_bytes, spec.num_bytes), dtype=torch.uint8, device="cpu")
+        found = self._buffer[: spec.num_bytes].view(spec.dtype).view(spec.shape)
+        source.read_into(name, found)
+        return found
+
+
+@final
 class RoundedNumbers(WeightMaker):
     """A plain weight that is quantized on the way.
 
@@ -120,19 +142,21 @@ class RoundedNumbers(WeightMaker):
         format: wanted; scales are kept in fp32 where fp16 has no place for them.
         shape: (out_features, in_features).
         method: "plain" or "search".
+        room: to read into; one for all weights of a source.
     """
 
-    def __init__(self, module: str, format: QuantFormat, shape: tuple[int, int], method: Method) -> None:
+    def __init__(
+        self, module: str, format: QuantFormat, shape: tuple[int, int], method: Method, room: ReadingRoom
+    ) -> None:
         self.name, self.inputs = f"{module}.packed", (f"{module}.weight",)
-        self.format = format
+        self.format, self._room = format, room
         self.method: Method = method
         self.spec = _packed_spec(format, shape)
 
     def make(self, source: WeightSource, may_map: bool) -> Made:
         """Read the numbers in the dtype that they are stored in, and round them."""
         (name,) = self.inputs
-        numbers = _read(source, name)
-        packed, format = quantize_packed(numbers, self.format, self.method, name=name)
+        packed, format = quantize_packed(self._room.read(source, name), self.format, self.method, name=name)
         return Made(packed, format)
 
 
@@ -236,6 +260,10 @@ class PackedSource(WeightSource):
     def _inputs(self, name: str) -> tuple[str, ...]:
         maker = self._makers.get(name)
         return (name,) if maker is None else maker.inputs
+
+    def input_bytes(self, name: str) -> int:
+        """Bytes that are read for a tensor."""
+        return sum(self._source.specs[one].num_bytes for one in self._inputs(name))
 
     def read_into(self, name: str, out: Tensor) -> None:
         """Copy one of the tensors that are stored as they are."""

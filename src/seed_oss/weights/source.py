@@ -2,9 +2,9 @@
 
 Files are read with positioned reads straight into the finished tensor, or through a small buffer where dtype or device
 differ. Numbers are never mapped, so there are no pages to drop and a file that shrinks meanwhile is an error, not a
-crash; packed bytes can be (`mapped`). Measured on 538 MB of fp32 in the file cache, one process each: 0.20 s into
-fp32 and 0.15 s into bf16 with two threads (0.37 s and 0.23 s with one; mapped files took as long); most of it is the
-kernel handing out memory.
+crash; packed bytes are (`mapped`, docs/decisions/0016-mapped-weights.md). Measured on 538 MB of fp32 in the file cache,
+one process each: 0.20 s into fp32 and 0.15 s into bf16 with two threads (0.37 s and 0.23 s with one; mapped files took
+as long); most of it is the kernel handing out memory.
 """
 
 import mmap
