@@ -16,6 +16,7 @@ from seed_oss.cli.options import (
     MinPOption,
     ModelOption,
     ModelOptions,
+    QuantizationOption,
     RepetitionPenaltyOption,
     RevisionOption,
     SampleOption,
@@ -65,6 +66,7 @@ def chat(
     repetition_penalty: RepetitionPenaltyOption = None,
     seed: SeedOption = None,
     dtype: DTypeOption = DType.auto,
+    quantization: QuantizationOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
@@ -95,7 +97,7 @@ def chat(
     found = [] if tools is None else load_tools(tools)
     choice = tool_choice(calls, [tool.name for tool in found])
     require_extra(form, choice)
-    loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=True)
+    loaded = load(ModelOptions(model, revision, dtype, device, threads, quantization), for_chat=True)
     if not loaded.has_template:
         raise InputError(
             f"{model} has no chat template, so it was not trained to talk; seed-oss generate --raw continues texts"

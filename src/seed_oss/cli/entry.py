@@ -12,6 +12,7 @@ from seed_oss.cli.convert import convert
 from seed_oss.cli.doctor import doctor
 from seed_oss.cli.generate import generate
 from seed_oss.cli.plan import plan
+from seed_oss.cli.quantize import quantize
 from seed_oss.cli.terminal import prepare_streams, show_error
 from seed_oss.errors import SeedOssError
 
@@ -30,6 +31,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(convert)
 app.command()(plan)
+app.command()(quantize)
 app.command()(doctor)
 
 
@@ -69,7 +71,10 @@ def _message(error: BaseException) -> str | None:
         where = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{where}"
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
-        return "not enough memory; try --dtype bfloat16, a smaller model or a smaller --max-new-tokens"
+        return (
+            "not enough memory; try --dtype bfloat16 or --quantization int4, a smaller model or a smaller "
+            "--max-new-tokens"
+        )
     return None
 
 

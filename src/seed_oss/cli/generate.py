@@ -16,6 +16,7 @@ from seed_oss.cli.options import (
     MinPOption,
     ModelOption,
     ModelOptions,
+    QuantizationOption,
     RepetitionPenaltyOption,
     RevisionOption,
     SampleOption,
@@ -69,6 +70,7 @@ def generate(
     repetition_penalty: RepetitionPenaltyOption = None,
     seed: SeedOption = None,
     dtype: DTypeOption = DType.auto,
+    quantization: QuantizationOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     revision: RevisionOption = None,
@@ -96,7 +98,7 @@ def generate(
     form = response_format(answer_form)
     require_extra(form)
     text = _read_prompt(prompt)
-    loaded = load(ModelOptions(model, revision, dtype, device, threads), for_chat=chat is not False)
+    loaded = load(ModelOptions(model, revision, dtype, device, threads, quantization), for_chat=chat is not False)
     check_form(loaded, form)
     as_chat = _is_chat(loaded, chat, system, budget)
     if as_chat:

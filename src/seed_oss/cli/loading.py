@@ -55,7 +55,11 @@ def load(options: ModelOptions, *, for_chat: bool) -> Loaded:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     model = AutoModelForCausalLM.from_pretrained(
-        options.model, dtype=options.dtype.value, device_map=device, revision=options.revision
+        options.model,
+        dtype=options.dtype.value,
+        device_map=device,
+        revision=options.revision,
+        quantization=options.quantization,
     )
     return Loaded(model, tokenizer)
 

@@ -27,6 +27,15 @@ RevisionOption = Annotated[str | None, typer.Option(metavar="NAME", help="Branch
 DTypeOption = Annotated[
     DType, typer.Option(help="Type of the weights in memory; 'auto' is the one they are stored in.")
 ]
+QuantizationOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCHEME",
+        help="Quantize the weights while they are loaded: int4, int8 or another scheme. `seed-oss quantize` does it "
+        "once for all.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option(metavar="DEVICE", help="Where the model runs: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
 ]
@@ -112,6 +121,7 @@ class ModelOptions:
     dtype: DType
     device: str
     threads: int | None
+    quantization: str | None = None
 
 
 def thinking_budget(tokens: int | None, mode: BudgetMode | None, max_new_tokens: int) -> "ThinkingBudget":

@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -136,8 +136,16 @@ def tensor_spec(name: str, tensor: object) -> TensorSpec:
     return TensorSpec(tensor.dtype, tuple(tensor.shape))
 
 
+class Writable(Protocol):
+    """What a file is written to."""
+
+    def write(self, data: Any, /) -> int:
+        """Write all of it; returns the number of bytes."""
+        ...
+
+
 def write_file(
-    file: BinaryIO,
+    file: Writable,
     specs: Mapping[str, TensorSpec],
     pieces_of: Callable[[str], Iterable[memoryview]],
     advance: Callable[[int], None] | None,

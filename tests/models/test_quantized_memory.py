@@ -1,0 +1,74 @@
+"""Peak memory of quantizing and of loading what is quantized, in fresh processes; see test_pretrained_memory.py."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.models.test_pretrained_memory import SLACK, run
+
+BUILD = """
+config = SeedOssConfig(
+    vocab_size=1024, hidden_size=1024, intermediate_size=4096, num_hidden_layers=2, num_attention_heads=16,
+    num_key_value_heads=16, head_dim=64, dtype=dtype,
+)
+SeedOssForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder, max_shard_size="40MB")
+print(json.dumps({}))
+"""
+WARM_UP = """
+SeedOssForCausalLM(SeedOssConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+    num_attention_heads=1, num_key_value_heads=1, head_dim=8)).save_pretrained(folder + "-tiny")
+model = SeedOssForCausalLM.from_pretrained(folder + "-tiny", quantization=dtype)  # what is imported on first use
+model.save_pretrained(folder + "-tinier")
+model = SeedOssForCausalLM.from_pretrained(folder + "-tinier")
+from seed_oss.models.quantize_folder import quantize_folder
+quantize_folder(folder + "-tiny", folder + "-tiniest")
+from seed_oss.nn.quantized_linear import stored_tensors
+from dataclasses import replace
+from seed_oss.quant.schemes import parse_scheme
+scheme = replace(parse_scheme(dtype), method="plain")
+size = lambda model: sum({t.data_ptr(): t.numel() * t.element_size() for t in stored_tensors(model).values()}.values())
+"""
+ON_THE_WAY = (
+    WARM_UP
+    + """
+with Peak() as peak:
+    model = SeedOssForCausalLM.from_pretrained(folder, quantization=scheme)
+print(json.dumps({"growth": peak.growth, "model": size(model)}))
+"""
+)
+ON_DISK = (
+    WARM_UP
+    + """
+with Peak() as quantizing:
+    quantize_folder(folder, folder + "-" + dtype, scheme)
+with Peak() as loading:
+    model = SeedOssForCausalLM.from_pretrained(folder + "-" + dtype)
+with Peak() as copying:
+    copy = SeedOssForCausalLM.from_pretrained(folder + "-" + dtype, disable_mmap=True)
+print(json.dumps({"quantizing": quantizing.growth, "loading": loading.growth, "copying": copying.growth,
+    "model": size(copy)}))
+"""
+)
+LARGEST = 4096 * 1024 * 2
+"""Bytes of the largest tensor as it is stored, in bfloat16."""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sharded checkpoint of 71 MB."""
+    folder = tmp_path_factory.mktemp("memory") / "model"
+    run(BUILD, folder, "bfloat16")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    return folder
+
+
+def test_quantizing_on_the_way_takes_the_model_and_one_tensor(saved: Path) -> None:
+    measured = run(ON_THE_WAY, saved, "int8-channel")
+    assert 30e6 < measured["model"] < measured["growth"] < measured["model"] + LARGEST + SLACK
+
+
+def test_quantizing_on_disk_takes_one_tensor_and_loading_nothing(saved: Path) -> None:
+    measured = run(ON_DISK, saved, "int8-channel")
+    assert measured["quantizing"] < 2 * LARGEST + SLACK  # as stored, and packed
+    assert measured["loading"] < 2**20
+    assert 0.7 * measured["model"] < measured["copying"] < measured["model"] + SLACK  # into memory used before, too
