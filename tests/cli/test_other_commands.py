@@ -29,12 +29,12 @@ def test_version(run: Run):
 def test_help_lists_the_commands(run: Run, arguments: list[str]):
     outcome = run(*arguments)
     assert outcome.code == 0
-    for command in ("generate", "chat", "convert", "quantize", "plan", "doctor"):
+    for command in ("generate", "chat", "convert", "quantize", "plan", "bench", "doctor"):
         assert f"\n  {command} " in outcome.out
     assert "..." not in outcome.out.split("Commands:")[1]
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "convert", "quantize", "plan", "doctor"])
+@pytest.mark.parametrize("command", ["generate", "chat", "convert", "quantize", "plan", "bench", "doctor"])
 def test_every_option_has_a_help_text(run: Run, command: str):
     outcome = run(command, "--help")
     assert outcome.code == 0

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from seed_oss._version import __version__
+from seed_oss.cli.bench import bench
 from seed_oss.cli.chat import chat
 from seed_oss.cli.convert import convert
 from seed_oss.cli.doctor import doctor
@@ -31,6 +32,7 @@ app.command()(generate)
 app.command()(chat)
 app.command()(convert)
 app.command()(plan)
+app.command()(bench)
 app.command()(quantize)
 app.command()(doctor)
 

@@ -10,7 +10,11 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-EXTRAS: dict[str, tuple[str, ...]] = {"gguf": ("gguf",), "grammar": ("llguidance",)}
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "gguf": ("gguf",),
+    "grammar": ("llguidance",),
+    "bench": ("transformers", "llama-cpp-python", "openvino", "matplotlib", "gguf"),
+}
 """Packages of each extra that users install; a test compares it with pyproject.toml."""
 
 _GIB = 2**30

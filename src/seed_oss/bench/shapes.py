@@ -1,0 +1,52 @@
+"""Shapes of models without weights."""
+
+from typing import Any
+
+from seed_oss.config import SeedOssConfig
+from seed_oss.errors import InputError
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "36b": {
+        "vocab_size": 155136,
+        "hidden_size": 5120,
+        "intermediate_size": 27648,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 80,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 524288,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
+    },
+    "1b": {
+        "vocab_size": 49152,
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 8192,
+    },
+    "tiny": {
+        "vocab_size": 256,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 1024,
+    },
+}
+"""Name to fields of SeedOssConfig; heads are untied and q, k and v have biases."""
+
+
+def shape_config(name: str) -> SeedOssConfig:
+    """The config of a shape.
+
+    Raises:
+        InputError: there is none of this name.
+    """
+    if name not in SHAPES:
+        raise InputError(f"shape is {name!r:.60}; there are {', '.join(SHAPES)}")
+    return SeedOssConfig(tie_word_embeddings=False, **SHAPES[name])
