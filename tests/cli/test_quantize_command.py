@@ -77,3 +77,33 @@ def test_a_quantization_that_does_not_exist(run: Run, checkpoint: Path):
     outcome = run("generate", "--model", checkpoint, "--quantization", "q4", *SHORT, "Hello")
     assert outcome.code == 1
     assert "quantization is 'q4'; there are int4" in outcome.err
+
+
+def test_calibration(run: Run, checkpoint: Path, tmp_path: Path):
+    (tmp_path / "text.txt").write_text("The capital of France is Paris. " * 60, encoding="utf-8")
+    outcome = run("quantize", checkpoint, tmp_path / "out", "--calibrate", tmp_path / "text.txt")
+    assert outcome.code == 0, outcome.err
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert model.config.quantization_config["is_calibrated"] is True
+    assert run("generate", "--model", tmp_path / "out", *SHORT, "What is it?").code == 0
+    assert run("quantize", checkpoint, tmp_path / "plain").code == 0
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "plain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "plain", "text.txt"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        path.name for path in (tmp_path / "plain").iterdir()
+    }
+    name = "model.layers.1.mlp.up_proj.packed"
+    assert not model.state_dict(packed=True)[name].equal(plain.state_dict(packed=True)[name])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "No such file"), (b"\xff\xfe", "is not UTF-8"), (b"short", "tokens; at least 512 are needed")],
+)
+def test_a_text_that_cannot_be_used(run: Run, checkpoint: Path, tmp_path: Path, content: bytes | None, message: str):
+    if content is not None:
+        (tmp_path / "text.txt").write_bytes(content)
+    outcome = run("quantize", checkpoint, tmp_path / "out", "--calibrate", tmp_path / "text.txt")
+    assert outcome.code in (1, 2)
+    assert message in " ".join(outcome.err.replace("│", " ").split())
+    assert not (tmp_path / "out").exists()

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,6 +30,15 @@ def quantize(
         bool,
         typer.Option("--strict", help="Fail where a tensor does not fit the scheme, instead of taking smaller groups."),
     ] = False,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Text that the model shall do well on, UTF-8: weights are rounded for it. The whole model is loaded, "
+            "in float32.",
+            show_default=False,
+        ),
+    ] = None,
     max_shard_size: Annotated[str, typer.Option(metavar="SIZE", help="Most bytes of weights in one file.")] = "5GB",
     revision: RevisionOption = None,
 ) -> None:
@@ -44,23 +53,31 @@ def quantize(
       seed-oss quantize demo smollm2-int4
 
       seed-oss quantize ByteDance-Seed/Seed-OSS-36B-Instruct seed-int4 --scheme int4-g64
+
+      seed-oss quantize demo smollm2-int4 --calibrate my_text.txt
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise typer.BadParameter(f"{out_dir} is a file, not a folder", param_hint="OUT")
-    from seed_oss.models.quantize_folder import quantize_folder
+    text = None if calibrate is None else _read_text(calibrate)
+    from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
 
+    options: dict[str, Any] = {"strict": strict, "max_shard_size": max_shard_size, "revision": revision}
     try:
         with bytes_bar(f"Quantizing to {scheme}") as update:
-            folder = quantize_folder(
-                source,
-                out_dir,
-                scheme,
-                strict=strict,
-                max_shard_size=max_shard_size,
-                revision=revision,
-                progress=update,
-            )
+            if text is None:
+                folder = quantize_folder(source, out_dir, scheme, **options, progress=update)
+            else:
+                folder = quantize_calibrated(source, out_dir, scheme, text, **options)
     except KeyboardInterrupt:
-        show_note("Stopped; run the same command again to go on.")
+        show_note("Stopped; run the same command again" + (" to go on." if text is None else "."))
         raise typer.Exit(130) from None
     show_note(f"Wrote {folder}. Try it: seed-oss generate --model {shlex.quote(str(folder))} Hello")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{path} is not UTF-8 text", param_hint="--calibrate") from None
+    except OSError as error:
+        raise typer.BadParameter(f"{path}: {error.strerror}", param_hint="--calibrate") from None

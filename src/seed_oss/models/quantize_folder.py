@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from seed_oss._version import __version__
+from seed_oss.chat import SeedOssTokenizer
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError, MissingFileError
 from seed_oss.files import (
@@ -28,11 +30,12 @@ from seed_oss.models.heads import (
 )
 from seed_oss.models.pretrained import BASE_PREFIXES, HEAD_NAMES
 from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized
+from seed_oss.models.quantized_state import is_quantized
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
 from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
-from seed_oss.quant.quantize import has_tied_head
+from seed_oss.quant.quantize import has_tied_head, quantize_
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.schemes import Scheme, parse_scheme, plan_tensors, weight_shapes
 from seed_oss.weights import (
@@ -63,6 +66,7 @@ TEXT_FILES = (
 )
 """What belongs to a checkpoint beside config and weights; copied as it is."""
 MAX_TEXT_BYTES = 256 * 2**20
+WINDOW_LEN, MAX_WINDOWS = 512, 32  # of tokens that a model is calibrated with
 CLASSES: dict[str, type[Any]] = {
     cls.__name__: cls
     for cls in (
@@ -124,6 +128,58 @@ def quantize_folder(
                 ) from error
             raise
         _put_in_place(work, workshop, folder, target)
+        workshop.remove()
+    return target
+
+
+def quantize_calibrated(
+    source: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    scheme: str | Scheme,
+    text: str,
+    *,
+    strict: bool = False,
+    max_shard_size: int | str = "5GB",
+    revision: str | None = None,
+) -> Path:
+    """Quantize a checkpoint for a text. The whole model is in memory, in float32, and nothing is kept after a kill.
+
+    Args:
+        source, out_dir, scheme, strict, max_shard_size, revision: as in `quantize_folder`.
+        text: its first 16,384 tokens are read, in windows of 512.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: as in `quantize_folder`, or a text that is too short.
+    """
+    scheme = parse_scheme(scheme)
+    size_in_bytes(max_shard_size)
+    folder, target = resolve_model(source, revision=revision), _real_target(out_dir)
+    _check_target(folder, target)
+    ids = SeedOssTokenizer.from_pretrained(folder)(text)["input_ids"]
+    num_windows = min(len(ids) // WINDOW_LEN, MAX_WINDOWS)
+    if not num_windows:
+        raise InputError(
+            f"the text for calibration has {len(ids)} tokens; at least {WINDOW_LEN} are needed, and "
+            f"{WINDOW_LEN * MAX_WINDOWS} do well"
+        )
+    windows = torch.tensor(ids[: num_windows * WINDOW_LEN]).view(num_windows, WINDOW_LEN)
+    model = SeedOssForCausalLM.from_pretrained(folder, dtype=torch.float32, device="cpu")
+    if is_quantized(model):
+        raise InputError(f"{folder} is quantized already; give the original")
+    quantize_(model, scheme, strict=strict, calibration=windows)
+    workshop = ShardWorkshop(target, {})
+    with workshop.opened():
+        built = workshop.folder / "model"
+        model.save_pretrained(built, max_shard_size=max_shard_size)
+        with DirectoryCommit(target, replaces=_is_replaced) as staging:
+            for name in TEXT_FILES:
+                _copy_text(folder, staging, name)
+            for path in built.iterdir():
+                if _is_replaced(path.name):
+                    shutil.move(path, staging / path.name)
         workshop.remove()
     return target
 
