@@ -12,7 +12,7 @@ from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form
 
 FLOAT = 4
-PROCESS_BYTES = 12 * 2**20  # read buffers, stacks of threads, what torch keeps
+PROCESS_BYTES = 8 * 2**20  # read buffers, stacks of threads, what torch keeps
 ROUNDING_BYTES = 128 * 2**20  # what rounding weights in pieces leaves with the allocator, however large the model is
 MIN_GROWTH = 256  # of DynamicCache
 HEAP_BYTES = 32 * 2**20  # smaller tensors share one heap, which has holes; larger ones are pages of their own
@@ -81,7 +81,7 @@ def workspace_bytes(
     if is_native:
         activations = _native(config, form, load)
     else:
-        activations = _torch(config, form, load, device) + _unpacked(config, form)
+        activations = _torch(config, form, load, device, cache_bytes) + _unpacked(config, form)
     process = PROCESS_BYTES + (ROUNDING_BYTES if form.loading_bytes and device == "cpu" else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
@@ -105,7 +105,7 @@ def _rounded(num_elements: int, group: int) -> int:
     return num_elements + num_elements // group * 8
 
 
-def _torch(config: SeedOssConfig, form: Form, load: Load, device: str) -> int:
+def _torch(config: SeedOssConfig, form: Form, load: Load, device: str, cache_bytes: int) -> int:
     """The widest of norm, attention and MLP. Measured on shapes in which one of them is far wider than the others."""
     n, size = load.num_new, form.dtype.itemsize
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -115,7 +115,7 @@ def _torch(config: SeedOssConfig, form: Form, load: Load, device: str) -> int:
     mlp = stream + 3 * inner * size + inner * FLOAT  # the gate activated, up, their product; sums of a product in fp32
     attention = stream + (5 * queries + 4 * keys) * size + queries * FLOAT  # while queries are rotated
     widest = n * int(max(norm, mlp, attention))
-    holes = min(widest, 4 * HEAP_BYTES) if device == "cpu" else 0  # since keys and values settle between them
+    holes = min(widest, cache_bytes, 4 * HEAP_BYTES) if device == "cpu" else 0  # where keys and values settle
     return widest + holes + _masked(config, load, size) + 4 * n * config.head_dim * size
 
 

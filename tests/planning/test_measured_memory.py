@@ -1,0 +1,102 @@
+"""What a plan says, against the measured peak of loading and a forward of the planned context, in fresh processes.
+
+Memory is anonymous plus shared pages, see tests/models/test_pretrained_memory.py. The heap of a process is not the same
+twice, so a plan may be a little below what one run takes, never by more than a tenth.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models.test_pretrained_memory import PROLOGUE
+
+if not Path("/proc/self/status").exists():
+    pytest.skip("memory is read from /proc, which only Linux has", allow_module_level=True)
+
+BUILD = """
+config = SeedOssConfig(
+    vocab_size=16384, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6, num_attention_heads=16,
+    num_key_value_heads=4, head_dim=128, max_position_embeddings=8192,
+)
+torch.set_default_dtype(torch.bfloat16)
+model = SeedOssForCausalLM(config)
+model.save_pretrained(folder)
+if dtype != "none":
+    SeedOssForCausalLM.from_pretrained(folder, quantization=dtype).save_pretrained(folder + "-" + dtype)
+print("{}")
+"""
+
+RUN = """
+import seed_oss
+options = json.loads(dtype)
+torch.set_num_threads(1)
+context, batch, chunk = options["context"], options["batch"], options["chunk"]
+given = {"dtype": options["dtype"]}
+SeedOssForCausalLM(SeedOssConfig(vocab_size=64, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+    num_attention_heads=4, num_key_value_heads=2, head_dim=16)).save_pretrained(folder + "-tiny")
+
+def forward(model, context, batch, chunk):
+    ids, cache = torch.randint(3, 60, (batch, context)), None
+    with torch.inference_mode():
+        for start in range(0, context, chunk):
+            piece = ids[:, start:start + chunk]
+            output = model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache = output.past_key_values
+    return cache
+
+forward(SeedOssForCausalLM.from_pretrained(folder + "-tiny", **given), 64, 1, 32)  # what is imported on first use
+plan = seed_oss.plan(folder, context=context, batch=batch, prefill_chunk=chunk, device="cpu", measure_speed=False,
+    quantization=options["quantization"], **given).placements[0]
+with Peak() as peak:
+    model = SeedOssForCausalLM.from_pretrained(folder, device_map="auto", disable_mmap=True, **given)
+    loaded = resident() - peak.start
+    cache = forward(model, context, batch, chunk)
+print(json.dumps({"peak": peak.growth, "loaded": loaded, "plan": plan.total_bytes, "weights": plan.weights.total,
+    "cache": plan.cache.total}))
+"""
+
+
+def run(code: str, folder: Path, argument: str) -> dict[str, int]:
+    """The last line that a fresh process prints."""
+    command = [sys.executable, "-c", PROLOGUE + code, str(folder), argument]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of 0.27 GB in bfloat16, and beside it the same in int8."""
+    folder = tmp_path_factory.mktemp("planned") / "model"
+    run(BUILD, folder, "int8")
+    return folder
+
+
+CASES = {
+    "bfloat16": {"dtype": "bfloat16", "context": 512},
+    "float32": {"dtype": "float32", "context": 512},
+    "a batch": {"dtype": "bfloat16", "context": 256, "batch": 3},
+    "chunks": {"dtype": "bfloat16", "context": 1024, "chunk": 256},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_peak_is_what_was_planned(saved: Path, case: str) -> None:
+    options: dict[str, Any] = {"batch": 1, "chunk": 2048, "quantization": "none", **CASES[case]}
+    check(run(RUN, saved, json.dumps(options)))
+
+
+def test_the_peak_of_a_quantized_folder_is_what_was_planned(saved: Path) -> None:
+    options = {"dtype": "auto", "context": 512, "batch": 1, "chunk": 2048, "quantization": None}
+    check(run(RUN, saved.with_name("model-int8"), json.dumps(options)))
+
+
+def check(measured: dict[str, int]) -> None:
+    """The peak is within a tenth of the plan, and the plan is more than weights and cache."""
+    assert measured["weights"] + measured["cache"] < measured["plan"]
+    assert 0.97 * measured["weights"] < measured["loaded"]
+    assert 0.9 < measured["peak"] / measured["plan"] < 1.1, measured
