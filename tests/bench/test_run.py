@@ -15,12 +15,13 @@ from seed_oss.bench.cpu_time import CpuTime
 from seed_oss.bench.engines import EngineSpec, Workshop
 from seed_oss.bench.options import BenchOptions, PeerWish, parse_peers
 from seed_oss.bench.process import EngineProcess, environment_for
-from seed_oss.bench.report import EngineResult, Limit, limits_of, result_row
+from seed_oss.bench.report import EngineResult, Limit, command, limits_of, result_row
 from seed_oss.bench.run import run
 from seed_oss.bench.shapes import shape_config
 from seed_oss.bench.trials import Measured, Trial
 from seed_oss.errors import InputError, StateError
 from tests.factory import tiny_checkpoint
+from tools import sections
 
 ROW = {"engine", "weights", "prefill_tokens_per_s", "decode_tokens_per_s", "first_token_s", "peak_rss_bytes"}
 
@@ -69,6 +70,9 @@ def test_a_shape_beside_peers_that_are_not_installed(monkeypatch: pytest.MonkeyP
     assert all("pip install 'seed-oss[bench]'" in one["why"] for one in document["not_run"])
     assert any("transformers is left out" in note for note in notes)
     assert "trial 2 of 2" in notes
+    shown = sections._engine_table({**document, "date": "2026-01-01", "commit": "abc"})
+    assert "| seed_oss int4, 4-bit head" in shown
+    assert "openvino was not run: not installed" in shown
 
 
 def test_unknown_names_are_told_before_anything_starts() -> None:
@@ -204,3 +208,9 @@ def test_a_plot_is_a_png(tmp_path: Path) -> None:
     head = (tmp_path / "plot.png").read_bytes()[:24]
     assert head[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">I", head[16:20])[0] == 1200
+
+
+def test_the_command_is_shown_without_folders_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["/somewhere/bin/seed-oss", "bench", "--peer-python", "/somewhere/python", "--trials", "2"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert command() == "seed-oss bench --trials 2"

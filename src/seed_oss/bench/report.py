@@ -145,5 +145,11 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """What was typed, without the folder of the program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """What was typed, without the folders of programs."""
+    words, shown = iter(sys.argv[1:]), ["seed-oss"]
+    for word in words:
+        if word == "--peer-python":
+            next(words, None)  # where somebody keeps an interpreter says nothing about the numbers
+        elif not word.startswith("--peer-python="):
+            shown.append(word)
+    return " ".join(shown)
