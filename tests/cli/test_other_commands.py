@@ -15,6 +15,7 @@ import seed_oss
 from seed_oss.cli import devices, entry, machine
 from seed_oss.cli.terminal import printable, show_error, show_note
 from seed_oss.errors import CheckpointError, ConfigError
+from seed_oss.planning import memory
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).parents[2]
@@ -158,7 +159,8 @@ def test_doctor_without_a_working_torch(run: Run, monkeypatch: pytest.MonkeyPatc
 
 def test_doctor_on_a_bare_machine(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "_read", lambda path: "")
-    monkeypatch.setattr(machine, "_posix_memory", lambda: None)
+    monkeypatch.setattr(memory, "_read", lambda path: "")
+    monkeypatch.setattr(memory, "_posix_memory", lambda: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     outcome = run("doctor")
@@ -188,17 +190,6 @@ def test_required_packages_are_those_of_the_project():
 )
 def test_versions_are_compared_by_number(version: str, lowest: str, older: bool):
     assert machine.is_older(version, lowest) is older
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("max", (800, 600)), ("500", (500, 400)), ("2000", (800, 600))])
-def test_memory_knows_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, limit: str, expected: tuple[int, int]):
-    files = {
-        "/proc/meminfo": "MemTotal: 800 kB\nMemAvailable: 600 kB\n",
-        "/sys/fs/cgroup/memory.max": str(int(limit) * 1024) if limit.isdecimal() else limit,
-        "/sys/fs/cgroup/memory.current": str(100 * 1024),
-    }
-    monkeypatch.setattr(machine, "_read", lambda path: files.get(path, ""))
-    assert machine.memory_bytes() == (expected[0] * 1024, expected[1] * 1024)
 
 
 def fake_torch(*, num_gpus: int, cuda: str | None) -> Any:

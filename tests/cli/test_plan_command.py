@@ -22,6 +22,8 @@ def test_the_table(run: Run):
     assert lines[0] == "36b: 36.15 billion parameters, a context of 8,192 tokens, 2 at once"
     assert [line.split()[0] for line in lines if " cpu " in line and "GiB" in line][:2] == ["bfloat16", "int8"]
     assert "67.3 GiB" in done.out
+    parts = next(line.split() for line in lines if "KiB in" in line)
+    assert parts == ["bfloat16", "1.5", "GiB", "64.4", "GiB", "1.5", "GiB", "256.0", "KiB", "in", "bfloat16"]
     assert "Use int8 on cpu" in lines[-1]
 
 

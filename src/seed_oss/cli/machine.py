@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+from seed_oss.planning.memory import memory_bytes as memory_bytes
+
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gguf": ("gguf",),
     "grammar": ("llguidance",),
@@ -80,18 +82,6 @@ def num_usable_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """Total and available memory in bytes, limits of a container included; None where unknown."""
-    total, available = _linux_memory()
-    if total is None:
-        total = _posix_memory()
-    limit, used = _cgroup_memory()
-    if limit is not None and (total is None or limit < total):
-        total = limit
-        available = limit - (used or 0) if available is None else min(available, limit - (used or 0))
-    return total, available
-
-
 def gib(num_bytes: int | None) -> str:
     """Bytes as GiB."""
     return "unknown" if num_bytes is None else f"{num_bytes / _GIB:.1f} GiB"
@@ -110,31 +100,6 @@ def has_module(name: str) -> bool:
 def set_variables() -> dict[str, str]:
     """Environment variables that change how seed-oss runs."""
     return {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-
-
-def _linux_memory() -> tuple[int | None, int | None]:
-    found = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
-    sizes = {name: int(kib) * 1024 for name, kib in found.items()}
-    return sizes.get("MemTotal"), sizes.get("MemAvailable")
-
-
-def _posix_memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _cgroup_memory() -> tuple[int | None, int | None]:
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        text = _read(limit).strip()
-        if text.isdecimal():
-            now = _read(used).strip()
-            return int(text), int(now) if now.isdecimal() else None
-    return None, None
 
 
 def _read(path: str) -> str:

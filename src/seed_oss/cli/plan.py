@@ -118,11 +118,33 @@ def _print(result: "MemoryPlan") -> None:
         f"{model}: {result.num_parameters / 1e9:,.2f} billion parameters, a context of {result.context:,} tokens, "
         f"{result.batch:,} at once"
     )
+    console.print(_parts(result))
     console.print(_table(result))
     for limits in result.measured:
         console.print(f"Measured: {limits.device} reads {limits.read_bytes_per_s / 1e9:.1f} GB/s.")
     for sentence in result.advice:
         console.print(escape(sentence), soft_wrap=True)
+
+
+def _parts(result: "MemoryPlan") -> "Table":
+    """What the weights of each form consist of, and a token's keys and values; the same on most devices."""
+    from rich import box
+    from rich.table import Table
+
+    from seed_oss.planning.advice import gib
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("weights as", "embedding", "layers", "head", "cache per token"):
+        table.add_column(title, justify="left" if title == "weights as" else "right")
+    rows: dict[tuple[str, ...], None] = {}
+    for placement in result.placements:
+        weights, cache = placement.weights, placement.cache
+        head = gib(weights.head) if weights.head else "none of its own"
+        token = f"{cache.per_token / 1024:,.1f} KiB in {cache.dtype}"
+        rows[(placement.form, gib(weights.embedding), gib(weights.layers), head, token)] = None
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _table(result: "MemoryPlan") -> "Table":
