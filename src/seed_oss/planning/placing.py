@@ -94,7 +94,7 @@ def place(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speeds
         loading_bytes=_loading_bytes(candidate, device),
         free_bytes=device.free_bytes,
         longest_context=longest,
-        speed=None if speeds is None else _speed(candidate, load, speeds, cache),
+        speed=None if speeds is None else _speed(candidate, device, load, speeds),
     )
 
 
@@ -136,9 +136,13 @@ def _loading_bytes(candidate: Candidate, device: DeviceMemory) -> int:
     return PROCESS_BYTES + (candidate.form.loading_bytes if device.name == "cpu" else 0)
 
 
-def _speed(candidate: Candidate, load: Load, speeds: Speeds, cache: CacheBytes) -> ExpectedSpeed:
-    """Each part at the slower of its two limits, reading and arithmetic, one after the other."""
+def _speed(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speeds) -> ExpectedSpeed:
+    """Each part at the slower of its two limits, reading and arithmetic, one after the other.
+
+    Fused steps read nearly as fast as memory can be read; elsewhere a product of one row says how fast.
+    """
     config, weights = candidate.config, candidate.form.weights
+    cache, is_native = _cache(candidate, device, load), candidate.is_native(device.name)
     products = {name: speeds.product(kind) for name, kind in candidate.kinds().items()}
     tensors = model_tensors(config)
     in_layers = sum(tensor.num_elements for tensor in tensors if tensor.part == "layers")
@@ -147,7 +151,8 @@ def _speed(candidate: Candidate, load: Load, speeds: Speeds, cache: CacheBytes) 
 
     def seconds(part: str, num_bytes: int, num_weights: int, tokens: int) -> float:
         product = products[part]
-        return max(num_bytes / product.bytes_per_s, 2 * num_weights * tokens / product.flop_per_s)
+        reading = num_bytes / (speeds.read_bytes_per_s if is_native else product.bytes_per_s)
+        return max(reading, 2 * num_weights * tokens / product.flop_per_s)
 
     head = seconds("head", head_bytes, in_head, load.batch)
     step = seconds("layers", weights.layers, in_layers, load.batch) + head + cache.total / speeds.read_bytes_per_s
