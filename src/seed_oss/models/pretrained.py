@@ -272,7 +272,8 @@ def _load(
         expected_tensors(model), shared_names(model), source.specs, rules, where=source.name, model_name=cls.__name__
     )
     _warn_of_plan(cls.__name__, source.name, plan)
-    target = Target(dtype, options.device or automatic_device(num_stored_bytes(model, dtype)))
+    device = options.device or automatic_device(num_stored_bytes(model, dtype), config, dtype)
+    target = Target(dtype, device)
     separate = load_weights(
         model,
         source,
