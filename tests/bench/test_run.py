@@ -214,3 +214,25 @@ def test_the_command_is_shown_without_folders_of_programs(monkeypatch: pytest.Mo
     typed = ["/somewhere/bin/seed-oss", "bench", "--peer-python", "/somewhere/python", "--trials", "2"]
     monkeypatch.setattr(sys, "argv", typed)
     assert command() == "seed-oss bench --trials 2"
+
+
+def test_an_engine_that_does_not_start_by_itself_costs_only_its_own_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seconds(command: list[str], environment: dict[str, str]) -> tuple[float, float]:
+        if "bad" in command:
+            raise StateError("a process ended with status 1: no reason")
+        return 0.5, 0.1
+
+    monkeypatch.setattr(run_module, "seconds_to_first_byte", seconds)
+    monkeypatch.setattr(run_module, "_wait", lambda failures: None)
+    monkeypatch.setattr(run_module.Run, "_question_ids", lambda self: [1])
+    monkeypatch.setattr(run_module, "first_token_command", lambda python, *rest, **more: [python])
+    notes: list[str] = []
+    options = BenchOptions(model=str(tmp_path), trials=2)
+    config = shape_config("tiny")
+    started = run_module.Run(options, config, tmp_path, Workshop(options, config, tmp_path, tmp_path), notes.append)
+    specs = [EngineSpec("llama.cpp", "Q4_0", "bad"), EngineSpec("openvino", "int4", "good")]
+    found = started._first_tokens(specs)
+    assert {label: len(seconds) for label, seconds in found.items()} == {specs[1].label: 2}
+    assert any("does not start by itself" in one for one in notes)

@@ -231,12 +231,18 @@ class Run:
         found: dict[str, list[float]] = {}
         for number in range(self.options.trials + 1):
             self.note("start-up, warm-up" if number == 0 else f"start-up, trial {number} of {self.options.trials}")
-            for label, (command, environment) in commands.items():
-                seconds = self._first_token(command, environment)
+            for label, (command, environment) in list(commands.items()):
+                try:
+                    seconds = self._first_token(command, environment)
+                except StateError as error:  # what was measured before is not thrown away for it
+                    self.note(f"  {label} does not start by itself: {error}")
+                    del commands[label]
+                    found.pop(label, None)
+                    continue
                 if number:
                     found.setdefault(label, []).append(seconds)
                     self.note(f"  {label}: {seconds:.2f} s")
-        self._import_torch = found.pop("import torch")
+        self._import_torch = found.pop("import torch", [])
         return found
 
     def _first_token(self, command: list[str], environment: Mapping[str, str]) -> float:

@@ -79,6 +79,7 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first_token(engine: Engine, what: dict[str, Any], out: TextIO) -> None:
+    engine.import_all()
     engine.load(what)
     ids = engine.encode(what["question"]) or what["ids"]
     engine.run(ids, 1, what["threads"])
