@@ -1,6 +1,8 @@
 """The fused stack against the plain layers, and its own promise: equal bits for any batch, chunks, threads, padding."""
 
+import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -194,6 +196,28 @@ def test_new_weights_are_noticed(model: Any) -> None:
         layer.mlp.down_proj.shape, layer.mlp.down_proj.format, layer.mlp.down_proj.packed.clone()
     )
     assert torch.equal(logits(model, ids), after)
+
+
+def test_threads_share_a_model(model: Any) -> None:
+    prompts = [random_ids(1, length) for length in (3, 60, 17, 130)]
+
+    def answer(ids: Tensor) -> list[int]:
+        return model.generate(ids, max_new_tokens=12, do_sample=False)[0].tolist()
+
+    alone = [answer(ids) for ids in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        for _ in range(3):
+            assert list(pool.map(answer, prompts)) == alone
+
+
+def test_a_copy_runs_by_itself(model: Any) -> None:
+    ids = random_ids(1, 5)
+    expected = logits(model, ids)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.base_model.layers[0].self_attn.q_proj.packed.zero_()
+    assert not torch.equal(logits(other, ids), expected)
+    assert torch.equal(logits(model, ids), expected)
 
 
 def test_training_is_refused(model: Any) -> None:

@@ -6,8 +6,11 @@ one by one as before.
 """
 
 import ctypes
+import os
+import threading
 from ctypes import byref
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Self
 
 import torch
@@ -107,24 +110,48 @@ def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
     ]
 
 
+class _OneCall:
+    """Threads may run one model at the same time, and its table is filled in for each call."""
+
+    lock = threading.Lock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """In the child of a fork nobody is left who would let go of it."""
+        cls.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OneCall.renew)
+
+
 @dataclass(frozen=True)
 class _Table:
     """What the native call knows of the layers.
 
     Attributes:
+        call: the call, with all that stays the same from one to the next.
         layers: their structures.
         is_packed: every weight is quantized.
+        like: an empty tensor `[1, kv_heads, 0, head_dim]`.
         sources: (dictionary, name, tensor) of every tensor that the structures point to.
         kept: tensors made for them.
+        rooms: keys and values that they point to.
     """
 
+    call: DecoderStruct
     layers: Any
     is_packed: bool
+    like: Tensor
     sources: list[tuple[dict[str, Any], str, Tensor | None]]
     kept: list[Tensor]
+    rooms: list[Room]
 
     def point_to(self, memory: list[Room]) -> None:
         """Let the structures point to the keys and values of each layer."""
+        if len(memory) == len(self.rooms) and all(map(is_, memory, self.rooms)):
+            return
+        self.rooms[:] = memory
         for struct, room in zip(self.layers, memory, strict=True):
             struct.keys, struct.values = room.keys.data_ptr(), room.values.data_ptr()
             if room.key_scales is not None and room.value_scales is not None:
@@ -200,14 +227,13 @@ class FusedLayers(SeedOssLayers):
 
     def _memory(self, table: _Table, x: Tensor, context: DenseContext) -> list[Room] | None:
         """Keys and values of every layer, with room for the new tokens."""
-        attention: Any = self[0].self_attn
-        kv_heads = attention.k_proj.out_features // attention.head_dim
-        dtype = torch.float32 if x.dtype == torch.float32 and not table.is_packed else torch.bfloat16
-        like = torch.empty(x.shape[0], kv_heads, 0, attention.head_dim, dtype=dtype)
+        batch, length = x.shape[:2]
+        like = table.like if x.dtype == torch.float32 and not table.is_packed else table.like.bfloat16()
+        like = like.expand(batch, -1, -1, -1)
         if context.cache is None:
-            room = like.new_empty(2, len(self), x.shape[0], kv_heads, x.shape[1], attention.head_dim)
+            room = like.new_empty(2, len(self), batch, like.shape[1], length, like.shape[3])
             return [Room(*layer) for layer in room.transpose(0, 1)]
-        rooms = context.cache.room(len(self), x.shape[1], like)
+        rooms = context.cache.room(len(self), length, like)
         if rooms is None or any(room.keys.dtype not in _CACHE_KINDS for room in rooms):
             return None
         return rooms
@@ -221,42 +247,32 @@ class FusedLayers(SeedOssLayers):
         sin: Tensor,
         context: DenseContext,
     ) -> Tensor:
-        table.point_to(memory)
-        first: Any = self[0]
-        attention = first.self_attn
-        keys = memory[0].keys
+        keys, mask = memory[0].keys, context.mask.tensor
         x = hidden_states.to(torch.float32, copy=True).contiguous()
         cos, sin = cos.float().contiguous(), sin.float().contiguous()
-        mask = None if context.mask.tensor is None else context.mask.tensor.contiguous()
-        call = DecoderStruct(
-            num_layers=len(self),
-            hidden=x.shape[2],
-            heads=attention.q_proj.out_features // attention.head_dim,
-            kv_heads=keys.shape[1],
-            head_dim=attention.head_dim,
-            intermediate=first.mlp.gate_proj.out_features,
-            layers=ctypes.addressof(table.layers),
-            batch=x.shape[0],
-            length=x.shape[1],
-            past=0 if context.cache is None else int(context.cache.layer(0).length),
-            cache_kind=_CACHE_KINDS[keys.dtype],
-            batch_stride=keys.stride(0),
-            head_stride=keys.stride(1),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
-            cos_batch_stride=0 if cos.shape[0] == 1 else cos.stride(0),
-            mask=None if mask is None else mask.data_ptr(),
-            mask_batch_stride=0 if mask is None or mask.shape[0] == 1 else mask.stride(0),
-            mask_query_stride=0 if mask is None or mask.shape[2] == 1 else mask.stride(2),
-            is_causal=mask is None and (context.mask.is_causal or x.shape[1] == 1),
-            x=x.data_ptr(),
-            eps=first.input_layernorm.variance_epsilon,
-            threads=num_threads(),
-        )
+        mask = None if mask is None else mask.contiguous()
         native = library()
         assert native is not None
-        native.so_decoder(byref(call))
+        with _OneCall.lock:
+            table.point_to(memory)
+            call = table.call
+            call.batch, call.length = x.shape[:2]
+            call.past = 0 if context.cache is None else int(context.cache.layer(0).length)
+            call.cache_kind = _CACHE_KINDS[keys.dtype]
+            call.batch_stride, call.head_stride = keys.stride()[:2]
+            call.x, call.cos, call.sin = x.data_ptr(), cos.data_ptr(), sin.data_ptr()
+            call.cos_batch_stride = 0 if cos.shape[0] == 1 else cos.stride(0)
+            call.mask = None if mask is None else mask.data_ptr()
+            call.mask_batch_stride = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
+            call.mask_query_stride = 0 if mask is None or mask.shape[2] == 1 else mask.stride(2)
+            call.is_causal = mask is None and (context.mask.is_causal or x.shape[1] == 1)
+            call.threads = num_threads()
+            native.so_decoder(byref(call))
         return x.to(hidden_states.dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own table: this one has addresses in it."""
+        return {**self.__dict__, "_table": None}
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._table = None
@@ -289,9 +305,21 @@ def _can_multiply(module: nn.Module) -> bool:
 
 
 def _make_table(layers: FusedLayers) -> _Table:
-    structs = (LayerStruct * len(layers))()
-    table = _Table(structs, all(_is_packed(layer) for layer in layers), [], [])
     modules: list[Any] = list(layers)
+    structs, attention = (LayerStruct * len(layers))(), modules[0].self_attn
+    kv_heads = attention.k_proj.out_features // attention.head_dim
+    call = DecoderStruct(
+        num_layers=len(layers),
+        hidden=attention.q_proj.in_features,
+        heads=attention.q_proj.out_features // attention.head_dim,
+        kv_heads=kv_heads,
+        head_dim=attention.head_dim,
+        intermediate=modules[0].mlp.gate_proj.out_features,
+        layers=ctypes.addressof(structs),
+        eps=modules[0].input_layernorm.variance_epsilon,
+    )
+    like = torch.empty(1, kv_heads, 0, attention.head_dim)
+    table = _Table(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [])
     for struct, layer in zip(structs, modules, strict=True):
         for field, path in _PROJECTIONS.items():
             setattr(struct, field, _weight_of(layer.get_submodule(path), table))

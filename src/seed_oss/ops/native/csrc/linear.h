@@ -29,28 +29,31 @@ class ActRows {
         if (static_cast<int64_t>(q_.size()) < n * cols) q_.resize(static_cast<size_t>(n * cols));
         if (static_cast<int64_t>(sum_.size()) >= n * cols / group) return;
         scale_.resize(static_cast<size_t>(n * cols / group));
+        scaled_sum_.resize(static_cast<size_t>(n * cols / group));
         sum_.resize(static_cast<size_t>(n * cols / group));
     }
 
     // Rows first .. first + n of x `[.., cols]`.
     void quantize(const float *x, int64_t cols, int64_t group, int64_t first, int64_t n) {
         int64_t at = first * cols;
-        kernels().quantize(x + at, n, cols, group, q_.data() + at, scale_.data() + at / group, sum_.data() + at / group);
+        int64_t g = at / group;
+        kernels().quantize(x + at, n, cols, group, q_.data() + at, scale_.data() + g, sum_.data() + g, scaled_sum_.data() + g);
     }
 
     // Group number `index` of row `token`, from x `[group]`.
     void quantize_group(const float *x, int64_t cols, int64_t group, int64_t token, int64_t index) {
         int64_t at = token * (cols / group) + index;
-        kernels().quantize(x, 1, group, group, q_.data() + at * group, scale_.data() + at, sum_.data() + at);
+        int8_t *q = q_.data() + at * group;
+        kernels().quantize(x, 1, group, group, q, scale_.data() + at, sum_.data() + at, scaled_sum_.data() + at);
     }
 
     Acts view(const float *x, int64_t cols, int64_t group) const {
-        return {x, q_.data(), scale_.data(), sum_.data(), cols, group};
+        return {x, q_.data(), scale_.data(), sum_.data(), scaled_sum_.data(), cols, group};
     }
 
    private:
     std::vector<int8_t> q_;
-    std::vector<float> scale_;
+    std::vector<float> scale_, scaled_sum_;
     std::vector<int32_t> sum_;
 };
 
@@ -58,9 +61,8 @@ class ActRows {
 struct BlockTasks {
     BlockTasks(int64_t blocks, int64_t n, int64_t threads) : blocks(blocks), n(n) {
         token_parts = n <= kFewTokens ? 1 : ceil_div(n, kTokensInCache);
-        int64_t most = threads * 2;
-        per_task = n <= kFewTokens ? ceil_div(blocks, blocks < most ? blocks : most) : ceil_div(blocks, most * 16);
-        block_parts = ceil_div(blocks, per_task);
+        int64_t most = threads * (n <= kFewTokens ? 2 : 32);
+        block_parts = blocks < most ? blocks : most;
     }
     int64_t count() const { return block_parts * token_parts; }
 
@@ -69,10 +71,10 @@ struct BlockTasks {
     void each(int64_t task, Run run) const {
         int64_t t0 = task / block_parts * kTokensInCache, t1 = token_parts == 1 ? n : t0 + kTokensInCache;
         if (t1 > n) t1 = n;
-        int64_t first = task % block_parts * per_task;
-        for (int64_t block = first; block < first + per_task && block < blocks; block++)
+        int64_t part = task % block_parts, end = (part + 1) * blocks / block_parts;
+        for (int64_t block = part * blocks / block_parts; block < end; block++)
             for (int64_t t = t0; t < t1; t += kTokenTile) run(block, t, t + kTokenTile < t1 ? t + kTokenTile : t1);
     }
 
-    int64_t blocks, n, per_task, block_parts, token_parts;
+    int64_t blocks, n, block_parts, token_parts;
 };
