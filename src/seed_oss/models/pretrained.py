@@ -15,6 +15,7 @@ from seed_oss.files import DirectoryCommit, model_file_exists, resolve_model
 from seed_oss.models.load_options import LoadOptions, automatic_device, parse_load_options, refuse_unknown
 from seed_oss.models.quantized_loading import finish_quantized, num_stored_bytes, prepare_quantized
 from seed_oss.models.quantized_state import dequantized_state, is_quantized, packed_state
+from seed_oss.nn.fused import fuse_
 from seed_oss.weights import (
     CheckpointSource,
     LoadPlan,
@@ -364,6 +365,8 @@ def _loading_info(plan: LoadPlan) -> dict[str, Any]:
 
 def _finish(model: Any, folder: Path | None, name: str | os.PathLike[str] | None) -> None:
     model.eval()
+    if model.dtype == torch.bfloat16 and all(one.device.type == "cpu" for one in model.parameters()):
+        fuse_(model)  # in fp32, steps stay bit-equal to what torch makes of them
     model.name_or_path = "" if name is None else os.fspath(name)
     model.config.name_or_path = model.name_or_path
     if folder is not None and model.can_generate() and model_file_exists(folder, GenerationConfig.file_name):

@@ -21,36 +21,41 @@ static inline F16 exp16(F16 x) {
 
 // 8-bit activations
 
-static void quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum,
-                     float *scaled_sum) {
-    for (int64_t g = 0; g < n * cols / group; g++) {
-        const float *from = x + g * group;
-        F16 largest = zero16(), defect = zero16();
-        for (int64_t i = 0; i < group; i += 16) {
-            F16 v = group - i >= 16 ? load16(from + i) : load_first(from + i, group - i);
-            largest = max16(largest, abs16(v));
-            defect = fma(v, zero16(), defect);  // NaN where a number is none, or infinite
-        }
-        float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
-        I16 total = zero_int();
-        for (int64_t i = 0; i < group; i += 16) {
-            int64_t count = group - i >= 16 ? 16 : group - i;
-            F16 v = count == 16 ? load16(from + i) : load_first(from + i, count);
-            I16 rounded = round_int(mul(v, set1(inverse)));
-            total = add_int(total, rounded);
-            int8_t *to = q + g * group + i;
-            if (count == 16) {
-                store_int8(to, rounded);
-                continue;
-            }
-            int8_t lanes[16];
-            store_int8(lanes, rounded);
-            __builtin_memcpy(to, lanes, static_cast<__SIZE_TYPE__>(count));
-        }
-        scale[g] = most / 127.0f + reduce(defect);
-        sum[g] = reduce_int(total);
-        scaled_sum[g] = scale[g] * static_cast<float>(sum[g]);
+static inline void quantize_group(const float *x, int64_t group, const Rounded &to, int64_t at) {
+    F16 largest = zero16(), defect = zero16();
+    for (int64_t i = 0; i < group; i += 16) {
+        F16 v = group - i >= 16 ? load16(x + i) : load_first(x + i, group - i);
+        largest = max16(largest, abs16(v));
+        defect = fma(v, zero16(), defect);  // NaN where a number is none, or infinite
     }
+    float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
+    I16 total = zero_int();
+    for (int64_t i = 0; i < group; i += 16) {
+        int64_t count = group - i >= 16 ? 16 : group - i;
+        I16 rounded = round_int(mul(count == 16 ? load16(x + i) : load_first(x + i, count), set1(inverse)));
+        total = add_int(total, rounded);
+        int8_t *q = to.q + at * group + i;
+        if (count == 16) {
+            store_int8(q, rounded);
+            continue;
+        }
+        int8_t lanes[16];
+        store_int8(lanes, rounded);
+        __builtin_memcpy(q, lanes, static_cast<__SIZE_TYPE__>(count));
+    }
+    float scale = most / 127.0f + reduce(defect);
+    int32_t sum = reduce_int(total);
+    to.scale[at] = scale;
+    to.sum[at] = sum;
+    to.scaled_sum[at] = scale * static_cast<float>(sum);
+}
+
+static void quantize(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t g = 0; g < groups; g++, x += group) {
+            if (group == 32) quantize_group(x, 32, to, row * row_groups + g);  // known to the compiler
+            else quantize_group(x, group, to, row * row_groups + g);
+        }
 }
 
 // Products with packed weights. One pass over a block of 32 rows for T tokens.
@@ -141,7 +146,8 @@ static void packed_product(const Weight &w, int64_t block, const Acts &acts, int
     }
 }
 
-// Products with plain weights, for a few tokens: sixteen partial sums per row, added up in a fixed tree.
+// Products with plain weights, for a few tokens. Rows are read one after another, as they lie in memory; a row's sum is made
+// of four times sixteen partial sums, added up in a fixed tree.
 
 template <bool Wide>
 static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
@@ -157,36 +163,38 @@ static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
 }
 
 template <bool Wide, int T>
-static inline void plain_rows(const Weight &w, int64_t row, int64_t num_rows, const float *x, float *out) {
+static inline void plain_row(const Weight &w, int64_t row, const float *x, float *out) {
+    const int64_t start = row * w.cols;
     F16 total[4][T];
-    for (int r = 0; r < 4; r++)
-        for (int t = 0; t < T; t++) total[r][t] = zero16();
-    for (int64_t k = 0; k < w.cols; k += 16) {
+    for (int part = 0; part < 4; part++)
+        for (int t = 0; t < T; t++) total[part][t] = zero16();
+    int64_t k = 0;
+    for (; w.cols - k >= 64; k += 64)
+        for (int part = 0; part < 4; part++) {
+            F16 m = plain_load<Wide>(w.data, start + k + 16 * part, 16);
+            for (int t = 0; t < T; t++) total[part][t] = fma(m, load16(x + t * w.cols + k + 16 * part), total[part][t]);
+        }
+    for (int part = 0; part < 4; part++, k += 16) {
         int64_t count = w.cols - k;
-        F16 v[T];
+        if (count <= 0) break;
+        F16 m = plain_load<Wide>(w.data, start + k, count);
         for (int t = 0; t < T; t++) {
             const float *p = x + t * w.cols + k;
-            v[t] = count >= 16 ? load16(p) : load_first(p, count);
-        }
-        for (int r = 0; r < 4; r++) {  // rows beyond the last are the last one again
-            int64_t at = (row + (r < num_rows ? r : num_rows - 1)) * w.cols + k;
-            F16 m = plain_load<Wide>(w.data, at, count);
-            for (int t = 0; t < T; t++) total[r][t] = fma(m, v[t], total[r][t]);
+            total[part][t] = fma(m, count >= 16 ? load16(p) : load_first(p, count), total[part][t]);
         }
     }
-    for (int r = 0; r < 4; r++)
-        for (int t = 0; t < T; t++) out[t * kBlockRows + r] = reduce(total[r][t]);
+    for (int t = 0; t < T; t++)
+        out[t * kBlockRows] = reduce(add(add(total[0][t], total[1][t]), add(total[2][t], total[3][t])));
 }
 
 template <bool Wide>
 static void plain_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
     int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
-    for (int64_t r = 0; r < rows; r += 4) {
+    for (int64_t r = 0; r < rows; r++) {
         int64_t t = t0;
         for (; t1 - t >= 4; t += 4)
-            plain_rows<Wide, 4>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
-        for (; t < t1; t++)
-            plain_rows<Wide, 1>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+            plain_row<Wide, 4>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+        for (; t < t1; t++) plain_row<Wide, 1>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
     }
 }
 
@@ -252,7 +260,7 @@ static void store_kv(const float *x, int64_t n, int64_t kind, void *out, float *
     for (int64_t i = 0; kind == kCacheBFloat16 && i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));
     int32_t sum;
     float scaled_sum;
-    if (kind == kCacheInt8) quantize(x, 1, n, n, static_cast<int8_t *>(out), scale, &sum, &scaled_sum);
+    if (kind == kCacheInt8) quantize_group(x, n, {static_cast<int8_t *>(out), scale, &sum, &scaled_sum}, 0);
 }
 
 // Attention of some queries over one chunk of keys

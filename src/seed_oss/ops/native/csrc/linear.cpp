@@ -58,7 +58,7 @@ void linear_program(void *context, int64_t) {
         own.reserve(call.n, w.cols, group);
         own.quantize(call.x, w.cols, group, 0, call.n);
     };
-    BlockTasks tasks(num_blocks(w), call.n, call.threads);
+    BlockTasks tasks(num_blocks(w), block_bytes(w), call.n, call.threads);
     run_phase(call.phases[1], tasks.count(), prologue, [&](int64_t task) {
         Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, group);
         tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
@@ -133,7 +133,7 @@ EXPORT int64_t so_embedding(const Weight *w, const int64_t *ids, int64_t n, floa
 
 EXPORT void so_quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
     std::vector<float> scaled_sum(static_cast<size_t>(n * cols / group));
-    kernels().quantize(x, n, cols, group, q, scale, sum, scaled_sum.data());
+    kernels().quantize(x, n, cols / group, group, {q, scale, sum, scaled_sum.data()}, cols / group);
 }
 
 EXPORT void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out) {

@@ -19,7 +19,7 @@ static inline void store16(float *p, F16 x) {
 }
 static inline F16 load_first(const float *p, int64_t n) {
     float padded[16] = {};
-    for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+    for (int64_t i = 0; i < 16 && i < n; i++) padded[i] = p[i];
     return load16(padded);
 }
 static inline F16 add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }

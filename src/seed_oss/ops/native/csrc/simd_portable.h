@@ -26,7 +26,7 @@ static inline F16 load16(const float *p) {
 static inline void store16(float *p, F16 x) { __builtin_memcpy(p, x.v, sizeof x.v); }
 static inline F16 load_first(const float *p, int64_t n) {
     F16 r = zero16();
-    for (int64_t i = 0; i < n; i++) r.v[i] = p[i];
+    for (int64_t i = 0; i < 16 && i < n; i++) r.v[i] = p[i];
     return r;
 }
 static inline F16 add(F16 a, F16 b) {

@@ -29,6 +29,14 @@ struct Acts {
     int64_t cols, group;
 };
 
+// Where such inputs are written to.
+struct Rounded {
+    int8_t *q;
+    float *scale;
+    int32_t *sum;
+    float *scaled_sum;
+};
+
 struct Attend {
     const float *q;         // [rows, head_dim], rotated and scaled; row = query * num_groups + head of the group
     const void *keys;       // of one sequence and one kv head, token 0 first
@@ -46,8 +54,8 @@ struct Attend {
 };
 
 struct Kernels {
-    void (*quantize)(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum,
-                     float *scaled_sum);
+    // x [rows, groups * group]; a row of the result starts row_groups groups behind the one before
+    void (*quantize)(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups);
     // out[t, 0..31] of tokens t0 <= t < t1 for one block of rows, bias included
     void (*product)(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out);
     void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
