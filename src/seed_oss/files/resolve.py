@@ -70,6 +70,19 @@ def resolve_model(
     return _inside(snapshot, components)
 
 
+def gguf_file(path_or_id: str | os.PathLike[str]) -> Path | None:
+    """What a user wrote for a model, where that is a GGUF file on this machine; else None.
+
+    Raises:
+        InputError: It is no text and no path.
+    """
+    path = Path(_as_text(path_or_id))
+    try:
+        return path if path.suffix.lower() == ".gguf" and path.is_file() else None
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return None
+
+
 def _as_text(value: object) -> str:
     text: object = os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value
     if isinstance(text, str) and text and "\x00" not in text:
