@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as T
 
 from tests.models.test_pretrained_memory import SLACK, run
+from tests.quant.gguf_factory import Recipe, file_name_of, write_gguf
 
 BUILD = """
 config = SeedOssConfig(
@@ -49,6 +52,15 @@ print(json.dumps({"quantizing": quantizing.growth, "loading": loading.growth, "c
     "model": size(copy)}))
 """
 )
+FROM_BLOCKS = (
+    WARM_UP
+    + """
+SeedOssForCausalLM.from_pretrained(folder + "/tiny.gguf")
+with Peak() as peak:
+    model = SeedOssForCausalLM.from_pretrained(folder + "/model.gguf")
+print(json.dumps({"growth": peak.growth, "model": size(model)}))
+"""
+)
 LARGEST = 4096 * 1024 * 2
 """Bytes of the largest tensor as it is stored, in bfloat16."""
 
@@ -72,3 +84,39 @@ def test_quantizing_on_disk_takes_one_tensor_and_loading_nothing(saved: Path) ->
     assert measured["quantizing"] < 2 * LARGEST + SLACK  # as stored, and packed
     assert measured["loading"] < 2**20
     assert 0.7 * measured["model"] < measured["copying"] < measured["model"] + SLACK  # into memory used before, too
+
+
+def write_blocks(path: Path, hidden: int, inner: int, layers: int, kind: T) -> None:
+    """A GGUF file of random blocks: as many keys and values as queries, heads of 64."""
+    place = "model.layers."
+    weights = {"model.embed_tokens.weight": (hidden, hidden), "model.norm.weight": (hidden,)}
+    for layer in range(layers):
+        for name in ("q", "k", "v", "o"):
+            weights[f"{place}{layer}.self_attn.{name}_proj.weight"] = (hidden, hidden)
+        for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+            weights[f"{place}{layer}.mlp.{name}_proj.weight"] = shape
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{place}{layer}.{name}.weight"] = (hidden,)
+    sizes = {
+        "block_count": layers,
+        "embedding_length": hidden,
+        "feed_forward_length": inner,
+        "attention.head_count": hidden // 64,
+        "attention.head_count_kv": hidden // 64,
+    }
+    types = {file_name_of(name, "seed_oss"): kind for name, shape in weights.items() if len(shape) == 2}
+    write_gguf(
+        path,
+        Recipe(
+            weights={name: np.ones(shape, np.float32) for name, shape in weights.items()},
+            metadata={f"seed_oss.{key}": np.uint32(value) for key, value in sizes.items()},
+            types=types,
+        ),
+    )
+
+
+def test_blocks_of_a_gguf_file_take_the_model_and_less_than_one_tensor(tmp_path: Path) -> None:
+    write_blocks(tmp_path / "tiny.gguf", 512, 512, 1, T.Q4_K)
+    write_blocks(tmp_path / "model.gguf", 1024, 4096, 3, T.Q4_K)
+    measured = run(FROM_BLOCKS, tmp_path, "int8")
+    assert 30e6 < measured["model"] < measured["growth"] < measured["model"] + SLACK
