@@ -312,16 +312,21 @@ def finish_quantized(
         if "quantization_config" in model.config:
             del model.config.quantization_config
         return
-    record = QuantizationRecord.of(
+    model.config.quantization_config = record_of(model, loaded).to_config()
+    if device.type == "cpu":
+        fuse_(model.eval())
+
+
+def record_of(model: nn.Module, loaded: QuantizedLoad) -> QuantizationRecord:
+    """What the quantized modules of a model are; there must be one."""
+    modules = quantized_modules(model)
+    return QuantizationRecord.of(
         loaded.scheme,
         {name: module.format for name, module in modules.items()},
         {name: module.shape for name, module in modules.items()},
         loaded.kept or {},
         is_calibrated=loaded.is_calibrated,
     )
-    model.config.quantization_config = record.to_config()
-    if device.type == "cpu":
-        fuse_(model.eval())
 
 
 def _settle(model: nn.Module, name: str, format: QuantFormat, column_order: torch.Tensor | None) -> None:

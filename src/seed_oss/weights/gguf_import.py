@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model that was in the folder before must leave nothing that would be read as part of the new one.
 _REPLACED = frozenset(
     {
@@ -79,8 +79,8 @@ def convert_gguf(
         TokenizerError: The tokenizer in the file cannot be loaded.
         InputError: An unknown dtype, values that do not fit it, or a folder that cannot be saved into.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}; {', '.join(_DTYPES)} are allowed")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; {', '.join(DTYPES)} are allowed")
     size_in_bytes(max_shard_size)
     real = Path(os.path.realpath(path))
     with open_model_file(real.parent, real.name) as file:
@@ -88,7 +88,7 @@ def convert_gguf(
         tokenizer = read_gguf_tokenizer(model)
         with DirectoryCommit(Path(out_dir), replaces=is_replaced) as staging:
             write_gguf_texts(staging, model, tokenizer)
-            _write_weights(staging, file, model.plan, _DTYPES[dtype], max_shard_size, progress)
+            _write_weights(staging, file, model.plan, DTYPES[dtype], max_shard_size, progress)
     return Path(out_dir)
 
 
