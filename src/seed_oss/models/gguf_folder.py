@@ -15,9 +15,9 @@ from seed_oss.models.pretrained import BASE_PREFIXES
 from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized, record_of
 from seed_oss.models.seed_oss import SeedOssForCausalLM
 from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules
+from seed_oss.quant.gguf_model import read_gguf_tokenizer
 from seed_oss.weights import TensorSpec, dtype_name, on_meta_device, save_tensors, size_in_bytes, tensor_pieces
 from seed_oss.weights.gguf_import import DTYPES, DTypeName, is_replaced, write_gguf_texts
-from seed_oss.weights.gguf_model import read_gguf_tokenizer
 from seed_oss.weights.gguf_source import GGUFSource
 from seed_oss.weights.packed_source import PackedSource, stored_shape
 

@@ -6,7 +6,6 @@ a time; and the folder appears, or changes, all at once at the end.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from seed_oss.errors import InputError
 from seed_oss.files import DirectoryCommit, is_weight_file, open_model_file
 from seed_oss.quant.gguf_dequantize import half_split_rows, read_pieces
-from seed_oss.weights.gguf_model import GGUFModel, read_gguf_model, read_gguf_tokenizer
+from seed_oss.quant.gguf_model import GGUFModel, read_gguf_model, read_gguf_tokenizer
+from seed_oss.quant.gguf_texts import config_texts, tokenizer_texts
 from seed_oss.weights.save import save_tensors, size_in_bytes, tensor_pieces
 from seed_oss.weights.source import TensorSpec
 
@@ -99,13 +99,8 @@ def is_replaced(name: str) -> bool:
 
 def write_gguf_texts(folder: Path, model: GGUFModel, tokenizer: GGUFTokenizer) -> None:
     """Write everything of a checkpoint but its weights."""
-    (folder / "config.json").write_text(model.config.to_json_string(), encoding="utf-8")
-    (folder / "generation_config.json").write_text(model.generation_config.to_json_string(), encoding="utf-8")
-    (folder / "tokenizer.json").write_bytes(tokenizer.tokenizer_json)
-    text = json.dumps(tokenizer.tokenizer_config, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-    (folder / "tokenizer_config.json").write_bytes(text.encode("utf-8"))
-    if tokenizer.chat_template is not None:
-        (folder / "chat_template.jinja").write_bytes(tokenizer.chat_template.encode("utf-8"))
+    for name, text in {**config_texts(model), **tokenizer_texts(tokenizer)}.items():
+        (folder / name).write_bytes(text)
 
 
 def _write_weights(

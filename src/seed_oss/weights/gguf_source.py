@@ -22,7 +22,7 @@ from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
 from seed_oss.ops.packing import pack, packed_bytes
 from seed_oss.quant.gguf_blocks import GROUPED_FORMATS, read_grouped_pieces
 from seed_oss.quant.gguf_dequantize import half_split_rows, read_pieces
-from seed_oss.weights.gguf_model import PLAIN_TYPES, read_gguf_model
+from seed_oss.quant.gguf_model import PLAIN_TYPES, read_gguf_model
 from seed_oss.weights.packed_source import Made, WeightMaker
 from seed_oss.weights.source import TensorSpec, WeightSource, file_identity
 
