@@ -243,7 +243,9 @@ def test_convert_packed(run: Run, tmp_path: Path):
     file = write_gguf(tmp_path / "model.gguf", Recipe(weights=weights, types=types))
     assert run("convert", file, tmp_path / "out", "--packed").code == 0
     assert "packed" in (tmp_path / "out" / "model.safetensors").read_bytes()[:2000].decode("ascii", "replace")
-    assert run("generate", "--model", tmp_path / "out", "--max-new-tokens", 3, "hello").code == 0
+    answers = [run("generate", "--model", place, "--max-new-tokens", 3, "hello") for place in (tmp_path / "out", file)]
+    assert [answer.code for answer in answers] == [0, 0]
+    assert answers[0].out == answers[1].out
 
 
 def test_convert_refuses_what_is_no_gguf(run: Run, tmp_path: Path):

@@ -43,6 +43,12 @@ def convert(
     Every command, and transformers, open the result. The architectures seed_oss, llama and qwen2 are converted where
     their tensors fit; quantized weights are computed back into numbers of the type asked for, or stay packed with the
     same values. Tokenizer and chat template come from the file. Needs the extra 'gguf'.
+
+    Examples:
+
+      seed-oss convert model.gguf model
+
+      seed-oss convert model.gguf model-packed --packed
     """
     if not file.is_file():
         raise typer.BadParameter(f"{file} is not a file", param_hint="FILE.gguf")
