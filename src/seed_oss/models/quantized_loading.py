@@ -226,7 +226,7 @@ def _gguf(model: nn.Module, names: _StoredNames, file: GGUFSource, scheme: Schem
             formats[name] = format
             makers.append(GGUFBlocks(file, module, format, shape))
         elif weight in file.blocks:
-            kept[name] = f"{file.type_name(weight)} blocks, which no groups hold: dequantized"
+            kept[name] = f"{file.type_name(weight)} blocks, which are not kept in groups: dequantized"
         else:
             kept[name] = f"{file.type_name(weight)} in the file"
     _warn_of_dequantized(file)
@@ -239,8 +239,8 @@ def _warn_of_dequantized(file: GGUFSource) -> None:
     if names:
         types = ", ".join(sorted({file.type_name(name) for name in names}))
         warnings.warn(
-            f"{file.name}: {len(names)} of {len(file.blocks)} matrices are in blocks that no groups of 4 or 8 bits "
-            f"hold ({types}); they are dequantized and take more memory",
+            f"{file.name}: {len(names)} of {len(file.blocks)} matrices are in blocks that are not kept as groups of "
+            f"4 or 8 bits ({types}); they are dequantized and take more memory",
             stacklevel=6,
         )
 

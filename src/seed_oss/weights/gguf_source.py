@@ -1,9 +1,9 @@
-"""A GGUF file as a source of weights: blocks that our groups can hold stay integers, everything else becomes numbers.
+"""A GGUF file as a source of weights: blocks that have a reader as groups stay integers, all else becomes numbers.
 
 in the file                               seen as
 Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K-Q6_K   up_proj.packed     a GGUFBlocks each: bit-equal (quant/gguf_blocks.py)
 F32, F16, BF16                            up_proj.weight     the same
-IQ1_S-IQ4_XS, TQ1_0, TQ2_0, MXFP4         up_proj.weight     dequantized: no groups hold such numbers
+IQ1_S-IQ4_XS, TQ1_0, TQ2_0, MXFP4         up_proj.weight     dequantized
 """
 
 import os
