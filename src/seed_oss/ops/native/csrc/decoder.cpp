@@ -132,7 +132,7 @@ class Decoder {
         ends[0] = num_blocks(l.q);
         ends[1] = ends[0] + num_blocks(l.k);
         ends[2] = ends[1] + num_blocks(l.v);
-        BlockTasks tasks(ends[2], block_bytes(l.q), n, c.threads);
+        BlockTasks tasks(ends[2], n, c.threads);
         const int64_t group_wanted = group_of({&l.q, &l.k, &l.v});
         auto prologue = [&] { own_acts(l.input_norm, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
@@ -310,7 +310,7 @@ class Decoder {
             memory.acts.reserve(n, w.cols, group);
             memory.acts.quantize(rows, w.cols, group, 0, n);
         };
-        BlockTasks tasks(num_blocks(w), block_bytes(w), n, c.threads);
+        BlockTasks tasks(num_blocks(w), n, c.threads);
         run_phase(phase[1], tasks.count(), prologue, [&](int64_t task) {
             add_blocks(w, (few ? memory.acts : shared_acts).view(rows, w.cols, group), tasks, task);
         });
@@ -334,7 +334,7 @@ class Decoder {
 
     void gate_and_up(const Layer &l, Phase &phase, Memory &memory) {
         bool at_once = quantizes_at_once(l.down);
-        BlockTasks tasks(num_blocks(l.gate), 2 * block_bytes(l.gate), n, c.threads);
+        BlockTasks tasks(num_blocks(l.gate), n, c.threads);
         const int64_t group_wanted = group_of({&l.gate, &l.up});
         auto prologue = [&] { own_acts(l.post_norm, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
@@ -352,7 +352,7 @@ class Decoder {
 
     void add_down(const Weight &down, Phase *phase, Memory &memory) {
         if (!quantizes_at_once(down)) return add_product(down, gated.data(), phase, memory);
-        BlockTasks tasks(num_blocks(down), block_bytes(down), n, c.threads);
+        BlockTasks tasks(num_blocks(down), n, c.threads);
         Acts acts = gated_acts.view(nullptr, c.intermediate, kBlockRows);
         run_phase(phase[1], tasks.count(), [&](int64_t task) { add_blocks(down, acts, tasks, task); });
     }

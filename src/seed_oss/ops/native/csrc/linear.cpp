@@ -58,7 +58,7 @@ void linear_program(void *context, int64_t) {
         own.reserve(call.n, w.cols, group);
         own.quantize(call.x, w.cols, group, 0, call.n);
     };
-    BlockTasks tasks(num_blocks(w), block_bytes(w), call.n, call.threads);
+    BlockTasks tasks(num_blocks(w), call.n, call.threads);
     run_phase(call.phases[1], tasks.count(), prologue, [&](int64_t task) {
         Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, group);
         tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {

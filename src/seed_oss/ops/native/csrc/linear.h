@@ -9,7 +9,6 @@
 
 constexpr int64_t kFewTokens = 8;     // up to here each thread quantizes for itself; beyond, it is a phase of its own
 constexpr int64_t kTokenTile = 48;    // tokens of one pass over a block: whole tiles of kMaxTile
-constexpr int64_t kTaskBytes = 1 << 18;  // of weights, read for few tokens
 constexpr int64_t kTokensInCache = 96;  // tokens that several blocks are multiplied with before the next ones come
 
 const Kernels &kernels();  // of the chosen instruction set
@@ -60,20 +59,12 @@ class ActRows {
     std::vector<int32_t> sum_;
 };
 
-inline int64_t block_bytes(const Weight &w) {  // about
-    int64_t numbers = kBlockRows * w.cols;
-    return w.kind == kNibbles ? numbers / 2 : w.kind == kBytes ? numbers : w.kind == kBFloat16 ? 2 * numbers : 4 * numbers;
-}
-
-// Blocks of rows as tasks. Few tokens: as many as make parts of kTaskBytes, so that no thread waits long for another one's
-// last. Many: kTokensInCache tokens at a time.
+// Blocks of rows as tasks: two for each thread for few tokens, many for many, these with kTokensInCache tokens at a time.
 struct BlockTasks {
-    BlockTasks(int64_t blocks, int64_t bytes_of_one, int64_t n, int64_t threads) : blocks(blocks), n(n) {
-        bool is_few = n <= kFewTokens;
-        token_parts = is_few ? 1 : ceil_div(n, kTokensInCache);
-        int64_t least = threads * (is_few ? 2 : 32), wanted = is_few ? blocks * bytes_of_one / kTaskBytes : 0;
-        block_parts = wanted > least ? wanted : least;
-        if (block_parts > blocks) block_parts = blocks;
+    BlockTasks(int64_t blocks, int64_t n, int64_t threads) : blocks(blocks), n(n) {
+        token_parts = n <= kFewTokens ? 1 : ceil_div(n, kTokensInCache);
+        int64_t most = threads * (n <= kFewTokens ? 2 : 32);
+        block_parts = blocks < most ? blocks : most;
     }
     int64_t count() const { return block_parts * token_parts; }
 
