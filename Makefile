@@ -33,7 +33,7 @@ docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 dist: .venv/.dev
-	rm -rf build dist && $(BIN)/python -m build --outdir dist . && $(BIN)/twine check --strict dist/* && $(BIN)/python tools/check_dist.py
+	rm -rf build dist && $(BIN)/python -m build --outdir dist . && $(BIN)/python tools/tag_wheel.py && $(BIN)/twine check --strict dist/* && $(BIN)/python tools/check_dist.py
 
 bench: .venv/.bench
 	$(BIN)/python benchmarks/run_all.py

@@ -24,6 +24,8 @@ assert not extras, f"the core install brought {extras}"
 for name in seed_oss.__all__:
     getattr(seed_oss, name)
 import torch
+from seed_oss.ops.native import why_not
+assert why_not() is None, why_not()
 config = seed_oss.SeedOssConfig(
     vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8,
     num_key_value_heads=2, head_dim=8, max_position_embeddings=64)
@@ -59,6 +61,8 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     missing = [name for name in IN_SDIST if name not in in_sdist] + [name for name in IN_WHEEL if name not in in_wheel]
+    if sys.platform == "linux" and (not any("/_kernels" in name for name in in_wheel) or "manylinux" not in wheel.name):
+        raise SystemExit(f"{wheel.name} has no kernels, or was not looked at by auditwheel; is there a C++ compiler?")
     foreign = [name for name in in_wheel if not name.startswith(("seed_oss/", "seed_oss-"))]
     if missing or foreign:
         raise SystemExit(f"missing: {missing}; in the wheel, but not of the package: {foreign}")
