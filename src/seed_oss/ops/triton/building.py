@@ -39,6 +39,11 @@ class Builder:
         """Kernel to why it could not be built."""
         return dict(self._failures)
 
+    @property
+    def num_in_use(self) -> int:
+        """How many kernels are in use."""
+        return len(self._in_use)
+
     def is_busy(self) -> bool:
         """Whether something is being built, or built and not in use yet."""
         return bool(self._futures)
