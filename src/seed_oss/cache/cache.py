@@ -264,11 +264,6 @@ class StaticCache(Cache):
         """Number of tokens there is room for."""
         return self.max_cache_len
 
-    def know_length(self, length: int | None) -> None:
-        """Tell the host how many tokens count; None lets it ask the device when it has to know."""
-        for layer in self._layers:
-            layer.know_length(length)
-
 
 def as_cache(past_key_values: Any, num_layers: int | None = None) -> Cache:
     """What a user passed as `past_key_values`: our caches as they are, 4.x tuples and foreign caches taken over.

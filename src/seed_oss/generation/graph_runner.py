@@ -6,6 +6,7 @@ captured: each step copies its tokens to where the graph reads them, and replays
 not captured: ModelRunner's steps go on, and `why_not` says why
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from seed_oss.generation.runner import ModelRunner, Runner
 from seed_oss.generation.step_graph import StepGraph, graph_maker
 from seed_oss.ops.triton import Builder, builder
 
+_LOG = logging.getLogger(__name__)
 MAX_CACHE_SHARE = 0.5  # of the free memory, for a fixed-size cache that nobody asked for
 
 
@@ -98,10 +100,11 @@ class GraphRunner(Runner):
             graph.capture(run)
         except RuntimeError as error:
             self.why_not = f"the step cannot be captured: {str(error).strip().splitlines()[0]:.200}"
-            cache.know_length(length)
+            _LOG.info("%s; steps go on one by one", self.why_not)
         else:
             self._graph = graph
-            cache.know_length(None)  # from now on the device alone counts
+        for layer in cache.layers:
+            layer.know_length(length if self._graph is None else None)  # a graph counts on the device alone
 
 
 def graphs_for(model: CausalModel, cache: Cache | None, outputs: dict[str, bool]) -> Callable[[], StepGraph] | None:
