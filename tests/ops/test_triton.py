@@ -29,7 +29,7 @@ def passes(cases: str, interpret: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("cases", ["quantized.py", "attention.py", "norm_and_rope.py"])
+@pytest.mark.parametrize("cases", ["quantized.py", "attention.py", "norm_and_rope.py", "model.py"])
 def test_interpreted(cases: str) -> None:
     passes(cases, interpret="1")
 

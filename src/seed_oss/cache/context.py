@@ -61,7 +61,7 @@ class DenseContext(AttentionContext):
             length = layer.length
             key, value = layer.write(key, value)
             key, value = key.to(query.dtype), value.to(query.dtype)  # a cache may hold them in fewer bits
-        if self._reads_what_counts(query, length, dropout) and can_run(query, key, value):
+        if can_run(query, key, value) and self._reads_what_counts(query, length, dropout):
             return self._attend_one(query, key, value, length, scaling).transpose(1, 2).flatten(2)
         if self.eager:
             output, weights = eager_attention(query, key, value, self.mask.tensor, scaling, dropout)
@@ -72,10 +72,10 @@ class DenseContext(AttentionContext):
         return output.transpose(1, 2).flatten(2)
 
     def _reads_what_counts(self, query: Tensor, length: int | Tensor, dropout: float) -> bool:
-        """Whether this is one token per row on an accelerator, before a buffer that is longer than what counts."""
+        """Whether this is one token per row, before a buffer that is longer than what counts."""
         mask = self.mask.tensor
         is_plain = mask is None or (mask.dtype == torch.bool and mask.shape[1] == mask.shape[2] == 1)
-        is_step = query.is_cuda and query.shape[2] == 1 and isinstance(length, Tensor)
+        is_step = query.shape[2] == 1 and isinstance(length, Tensor)
         return is_step and is_plain and not self.eager and dropout == 0.0
 
     def _attend_one(self, query: Tensor, key: Tensor, value: Tensor, length: int | Tensor, scaling: float) -> Tensor:

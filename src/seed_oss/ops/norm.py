@@ -17,7 +17,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     Returns:
         Same shape as `x`; dtype as torch promotes `x` and `weight`.
     """
-    if x.is_cuda and can_run(x, weight):
+    if can_run(x, weight):
         return _on_cuda(x, weight, eps)
     return rms_norm_of_torch(x, weight, eps)
 

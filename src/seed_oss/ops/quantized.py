@@ -17,7 +17,7 @@ from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
 from seed_oss.ops.packing import BLOCK_ROWS, unpack
-from seed_oss.ops.triton import can_run, take_over, why_not
+from seed_oss.ops.triton import can_run, take_over
 
 BLOCKS_AT_ONCE = 64  # of an embedding whose rows are unpacked by torch's operations
 MAX_KERNEL_ROWS = 16  # of activations on CUDA; beyond, torch's product with all numbers is faster
@@ -66,13 +66,15 @@ def quantized_linear(
     """
     if x.shape[-1] != shape[1]:
         raise InputError(f"the input is {list(x.shape)}; a weight {list(shape)} takes {shape[1]} columns")
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _linear_of_numbers(x, packed, format, shape, bias)
-    if x.device.type != "cpu" and not torch.compiler.is_compiling():
+    if can_run(x, packed):
         return _linear_on_device(x, packed, format, shape, bias)
+    if (x.device.type != "cpu" and not x.is_cuda) or (torch.is_grad_enabled() and x.requires_grad):
+        return _linear_of_numbers(x, packed, format, shape, bias)
     if torch.compiler.is_compiling():
         key = (format.bits, format.group_size, format.zero, format.param_dtype)
         return torch.ops.seed_oss.quantized_linear(x, packed, bias, list(shape), *key)
+    if x.is_cuda:
+        return _linear_of_numbers(x, packed, format, shape, bias)
     return _linear_on_cpu(x, packed, format, shape, bias)
 
 
@@ -101,8 +103,6 @@ def _linear_on_device(
     x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None
 ) -> Tensor:
     """Few rows: a kernel that reads the packed weight. More: all its numbers, then torch's product."""
-    if not can_run(x):
-        return _linear_of_numbers(x, packed, format, shape, bias)
     if x.numel() <= MAX_KERNEL_ROWS * shape[1]:
 
         def product() -> Tensor:
@@ -159,10 +159,12 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
     Raises:
         IndexError: (on the CPU) an id is out of range.
     """
-    if ids.device.type != "cpu" and not torch.compiler.is_compiling():
+    if can_run(ids, packed):
         return _embedding_on_device(ids, packed, format, shape)
+    if ids.is_cuda and not torch.compiler.is_compiling():
+        return embedding_of_blocks(ids, packed, format, shape)
     native = library()
-    if native is None or torch.compiler.is_compiling():
+    if native is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
         return F.embedding(ids, unpack(packed, format, *shape).dequantize())
     wanted = ids.reshape(-1).to(torch.int64).contiguous()
     if wanted.numel() and (int(wanted.min()) < 0 or int(wanted.max()) >= shape[0]):
@@ -174,9 +176,6 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
 
 
 def _embedding_on_device(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
-    if not ids.is_cuda or why_not() is not None:
-        return embedding_of_blocks(ids, packed, format, shape)
-
     def rows() -> Tensor:
         from seed_oss.ops.triton import quantized
 

@@ -195,7 +195,7 @@ def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
     Returns:
         Rotated queries and keys.
     """
-    if query.is_cuda and can_run(query, key, cos, sin):
+    if can_run(query, key, cos, sin):
         return _rotate_on_cuda(query, key, cos, sin)
     return apply_rope(query, cos, sin), apply_rope(key, cos, sin)
 

@@ -29,14 +29,25 @@ def why_not() -> str | None:
     return None
 
 
+def is_on_device(tensor: Tensor) -> bool:
+    """Whether a tensor is where kernels run."""
+    return tensor.is_cuda
+
+
 def can_run(*tensors: Tensor) -> bool:
-    """Whether a kernel may take the place of torch's operations for these inputs: floating, on CUDA, no gradient."""
-    return (
-        all(tensor.is_cuda and tensor.dtype in DTYPES for tensor in tensors)
-        and not torch.compiler.is_compiling()
-        and not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-        and why_not() is None
-    )
+    """Whether a kernel may take the place of torch's operations for these inputs: on CUDA, no gradient.
+
+    Args:
+        *tensors: floating inputs, and integers beside them.
+    """
+    if torch.compiler.is_compiling() or not is_on_device(tensors[0]):
+        return False
+    wants_graph = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    return not wants_graph and all(map(_has_kernels, tensors)) and why_not() is None
+
+
+def _has_kernels(tensor: Tensor) -> bool:
+    return is_on_device(tensor) and (tensor.dtype in DTYPES or not tensor.is_floating_point())
 
 
 def is_interpreted() -> bool:
