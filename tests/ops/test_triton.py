@@ -1,6 +1,6 @@
 """The Triton kernels without a GPU: run by Triton's interpreter, and compiled for devices that are not here.
 
-Whether functions are interpreted is settled when triton is imported, so each set of cases gets a process of its own.
+Whether functions are interpreted is settled when triton is imported, so the cases run in processes of their own.
 By hand: `TRITON_INTERPRET=1 python -m pytest tests/ops/triton_cases/attention.py`, and without it `compiled.py`.
 """
 
@@ -18,9 +18,18 @@ CASES = Path(__file__).parent / "triton_cases"
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed (extra: gpu)")
 
 
-def passes(cases: str, interpret: str) -> None:
-    """Run one file of cases; all of them pass."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", str(CASES / cases)]
+def passes(*cases: str, interpret: str) -> None:
+    """Run files of cases; all of them pass."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        *(str(CASES / one) for one in cases),
+    ]
     root = CASES.parents[2]
     env = os.environ | {"TRITON_INTERPRET": interpret}
     env.pop("SEED_OSS_OPS", None)
@@ -29,9 +38,8 @@ def passes(cases: str, interpret: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("cases", ["quantized.py", "attention.py", "norm_and_rope.py", "model.py"])
-def test_interpreted(cases: str) -> None:
-    passes(cases, interpret="1")
+def test_interpreted() -> None:
+    passes("quantized.py", "attention.py", "norm_and_rope.py", "model.py", interpret="1")
 
 
 @needs_triton
