@@ -43,9 +43,9 @@ def exchange_float8(model: nn.Module, *, strict: bool, advance: Callable[[int], 
     misfits = [name for name, old in modules.items() if any(size % MULTIPLE for size in old.weight.shape)]
     if misfits and (strict or len(misfits) == len(modules)):
         shape = list(modules[misfits[0]].weight.shape)
+        remedy = "take another scheme" + (", or leave out strict" if strict else "")
         raise InputError(
-            f"{NAME} does not fit {misfits[0]} {shape}: rows and columns must be multiples of {MULTIPLE}; take another scheme"
-            + (", or leave out strict" if strict else "")
+            f"{NAME} does not fit {misfits[0]} {shape}: rows and columns must be multiples of {MULTIPLE}; {remedy}"
         )
     for name, old in modules.items():
         if name not in misfits:
