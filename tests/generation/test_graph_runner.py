@@ -11,6 +11,7 @@ from torch import Tensor
 
 import seed_oss.generation.graph_runner as graph_runner
 from seed_oss import SeedOssForCausalLM, StaticCache
+from seed_oss.errors import NumericalError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.graph_runner import GraphRunner
 from seed_oss.generation.prompt import Prompt
@@ -108,6 +109,39 @@ def test_a_cache_of_the_caller_goes_on(graphs: Made, monkeypatch: pytest.MonkeyP
     assert cache.get_seq_length() == 7 + 5
     second = model.generate(first, past_key_values=cache, max_new_tokens=8)
     assert torch.equal(second, whole)
+
+
+def test_a_step_runs_while_its_tokens_are_read(graphs: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless it would be one too many; and what nobody wanted leaves nothing in the cache."""
+    model = make_model()
+    free = without_graphs(monkeypatch, lambda: model.generate(IDS, max_new_tokens=9))
+    replays: list[int] = []
+
+    def watch(ids: Tensor, scores: Any) -> bool:
+        replays.append(graphs.graphs[0].num_replays if graphs.graphs else 0)
+        return ids.shape[1] == stop_at
+
+    stop_at = 99
+    assert torch.equal(model.generate(IDS, max_new_tokens=9, stopping_criteria=[watch]), free)
+    assert replays == [0, 0, 2, 3, 4, 5, 6, 7, 7]
+    stop_at = 12
+    cache = StaticCache(model.config, max_cache_len=30)
+    stopped = model.generate(IDS, past_key_values=cache, max_new_tokens=9, stopping_criteria=[watch])
+    assert torch.equal(stopped, free[:, :12])
+    assert cache.get_seq_length() == 11
+    assert torch.equal(model.generate(stopped, past_key_values=cache, max_new_tokens=4), free)
+
+
+def test_a_row_without_a_number_is_told(graphs: Made) -> None:
+    model = make_model()
+    model.generation_config.eos_token_id = 2
+
+    def spoil(ids: Tensor, scores: Tensor) -> Tensor:
+        return scores if ids.shape[1] < 11 else scores * float("nan")
+
+    with pytest.raises(NumericalError, match="new token 5"):
+        model.generate(IDS, max_new_tokens=9, min_new_tokens=9, logits_processor=[spoil])
+    assert graphs.graphs[0].num_replays == 4
 
 
 def test_what_is_returned_and_scores(graphs: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,16 @@ class GraphRunner(Runner):
         """Whether steps are replayed."""
         return self._graph is not None
 
+    @property
+    def runs_ahead(self) -> bool:
+        """See Runner.runs_ahead: a replay is started without waiting for the device."""
+        return self.has_taken_over
+
+    def take_back_step(self) -> None:
+        """See Runner.take_back_step."""
+        assert self.cache is not None
+        self.cache.crop(-1)
+
     def prefill(self) -> Any:
         """See Runner.prefill."""
         return self._runner.prefill()

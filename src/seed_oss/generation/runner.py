@@ -60,6 +60,14 @@ class Runner(ABC):
             The model's output.
         """
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the next step may be started before it is known whether it is wanted."""
+        return False
+
+    def take_back_step(self) -> None:  # noqa: B027 - only for those that run ahead
+        """The last step was not wanted, and nothing follows: leave nothing of it in the cache."""
+
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what row `rows[i]`, another beam of the same prompt, has run."""
         if self.cache is not None and not torch.equal(rows, torch.arange(len(rows), device=rows.device)):
