@@ -93,7 +93,7 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         if watch.drop(chosen, scores):
             return
         record.add(output, logits, scores)
-        del output
+        output = None  # its memory is free for the next one
         tokens = watch.settle(plan.steering.force(chosen, logits.shape[-1]))
         record.add_tokens(logits, tokens, plan.steering)
         del logits, scores
