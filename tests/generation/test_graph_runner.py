@@ -54,6 +54,7 @@ class Made:
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Made:
     made = Made(RecordedGraph)
     monkeypatch.setattr(graph_runner, "graph_maker", made)
+    monkeypatch.setattr(graph_runner, "MIN_REPLAYS", 1)
     return made
 
 
@@ -178,6 +179,13 @@ def test_what_is_no_graph(graphs: Made, settings: Any) -> None:
     assert not graphs.graphs
 
 
+def test_no_graph_for_few_steps(graphs: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_runner, "MIN_REPLAYS", 6)
+    for max_new, num_graphs in ((7, 0), (8, 1)):  # behind the prompt's token a plain step, then 5 or 6
+        make_model().generate(IDS, max_new_tokens=max_new)
+        assert len(graphs.graphs) == num_graphs
+
+
 def test_no_fixed_size_where_it_takes_too_much(graphs: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     config = model.config
@@ -193,12 +201,12 @@ def make_runner(model: Any, kind: type[StepGraph], kernels: Builder) -> GraphRun
     cache = StaticCache(model.config, max_cache_len=40)
     prompt = Prompt(IDS, None, MASK.bool(), (MASK.cumsum(-1) - 1).clamp(min=0), None, 0, IDS.shape[1])
     options = ForwardOptions(2**31, 1, {})
-    return GraphRunner(ModelRunner(model, prompt, cache, options, 20), kind, kernels)
+    return GraphRunner(ModelRunner(model, prompt, cache, options, 30), kind, 30, kernels)
 
 
 def tokens_of(runner: GraphRunner, num_steps: int) -> list[list[int]]:
     """Greedy tokens of some steps."""
-    ids, found = Columns(IDS, 20), list[list[int]]()
+    ids, found = Columns(IDS, 30), list[list[int]]()
     with torch.no_grad():
         logits = runner.prefill().logits
         for _ in range(num_steps):

@@ -24,6 +24,7 @@ from seed_oss.ops.triton import Builder, builder
 
 _LOG = logging.getLogger(__name__)
 MAX_CACHE_SHARE = 0.5  # of the free memory, for a fixed-size cache that nobody asked for
+MIN_REPLAYS = 16  # steps that may still come; a capture takes the time of several
 
 
 class GraphRunner(Runner):
@@ -32,13 +33,18 @@ class GraphRunner(Runner):
     Args:
         runner: runs the prompt and the first steps; its cache has a fixed size.
         make_graph: makes an empty graph.
+        max_new: most new tokens; with few to come there is no graph.
         kernels: builds the kernels of the steps.
     """
 
     def __init__(
-        self, runner: ModelRunner, make_graph: Callable[[], StepGraph], kernels: Builder | None = None
+        self,
+        runner: ModelRunner,
+        make_graph: Callable[[], StepGraph],
+        max_new: int,
+        kernels: Builder | None = None,
     ) -> None:
-        self._runner, self._make_graph = runner, make_graph
+        self._runner, self._make_graph, self._num_left = runner, make_graph, max_new - 1
         self._kernels = builder() if kernels is None else kernels
         self._graph: StepGraph | None = None
         self._is_settled = False  # a step has run, and on kernels that will stay
@@ -76,8 +82,9 @@ class GraphRunner(Runner):
 
     def step(self, tokens: Tensor, ids: Columns, done: Sequence[bool]) -> Any:
         """See Runner.step."""
-        if self._graph is None and self._is_settled and self.why_not is None:
+        if self._graph is None and self._is_settled and self.why_not is None and self._num_left >= MIN_REPLAYS:
             self._capture(tokens)
+        self._num_left -= 1
         if self._graph is None:
             return self._plain_step(tokens, ids, done)
         self._tokens.copy_(tokens[:, None])
@@ -148,4 +155,7 @@ def cache_bytes(config: SeedOssConfig, rows: int, num_kept: int) -> int:
 
 
 def _free_bytes(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+    if device.type != "cuda":
+        return float("inf")
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # of earlier calls, free to use
+    return torch.cuda.mem_get_info(device)[0] + kept

@@ -244,7 +244,7 @@ def _make_runner(
     if prepare is None:
         runner = ModelRunner(model, start, cache, options, max_new)
         make_graph = graphs_for(model, cache, options.outputs) if is_stepwise else None
-        return runner if make_graph is None else GraphRunner(runner, make_graph)
+        return runner if make_graph is None else GraphRunner(runner, make_graph, max_new)
     if start.past is not None or not isinstance(cache, DynamicCache):
         raise InputError(
             "an adapter puts virtual tokens before the prompt, which needs a cache of its own; call generate() without "

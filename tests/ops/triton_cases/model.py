@@ -109,6 +109,7 @@ def test_a_graph_takes_over_after_a_step_on_kernels(monkeypatch: pytest.MonkeyPa
 
     use_kernels(monkeypatch)
     monkeypatch.setattr(graph_runner, "graph_maker", lambda device: make)
+    monkeypatch.setattr(graph_runner, "MIN_REPLAYS", 1)
     assert torch.equal(model.generate(IDS, max_new_tokens=NEW + 2), wanted)
     # behind the prompt: a step that asks for the decoding attention, one that runs on it, then the graph
     assert graphs[0].num_replays == NEW + 2 - 3

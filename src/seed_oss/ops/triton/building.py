@@ -4,6 +4,7 @@ asked for  ->  being built, in a thread  ->  built  ->  in use
                                          ->  failed, with the reason: torch's operations stay
 """
 
+import logging
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from typing import TypeVar
 import torch
 
 from seed_oss.ops.triton.gate import is_interpreted
+
+_LOG = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Start = Callable[[Callable[[], None]], "Future[None]"]
@@ -86,6 +89,7 @@ class Builder:
                 self._in_use.add(key)
             else:
                 self._failures[key] = f"{type(error).__name__}: {error}"
+                _LOG.warning("a kernel is not used, torch's operations stay in its place: %s: %.500s", key, error)
 
     def _submit(self, build: Callable[[], None]) -> "Future[None]":
         if self._start is None:
