@@ -1,5 +1,6 @@
 """Decoding through a graph: the tokens of plain steps, from a step border on, and plain steps where it cannot be."""
 
+import inspect
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -263,3 +264,35 @@ def test_a_step_that_waits_for_the_device_is_refused() -> None:
     assert runner.why_not is not None
     assert "_local_scalar_dense" in runner.why_not
     assert found == tokens_of(make_runner(make_model(), RecordedGraph, Builder()), 6)
+
+
+def test_what_a_cuda_graph_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls, on stand-ins; the names and arguments are torch's."""
+    events: list[str] = []
+
+    class Stand:
+        def replay(self) -> None:
+            events.append("replay")
+
+    class Capture:
+        def __init__(self, graph: Any, **options: Any) -> None:
+            inspect.signature(original).bind(graph, **options)
+            events.append(options["capture_error_mode"])
+
+        def __enter__(self) -> None:
+            events.append("begin")
+
+        def __exit__(self, *_: Any) -> None:
+            events.append("end")
+
+    original = torch.cuda.graph
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Stand)
+    monkeypatch.setattr(torch.cuda, "graph", Capture)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    make = graph_maker(torch.device("cuda", 0))
+    assert make is not None
+    assert graph_maker(torch.device("cpu")) is None
+    graph, output = make(), torch.zeros(1)
+    graph.capture(lambda: events.append("run") or output)
+    assert graph.replay() is output
+    assert events == ["thread_local", "begin", "run", "end", "replay"]

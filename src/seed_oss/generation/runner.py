@@ -14,6 +14,7 @@ from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prompt import Prompt
+from seed_oss.ops.triton import builder
 
 
 @dataclass(frozen=True)
@@ -203,11 +204,12 @@ class ModelRunner(Runner):
             inputs["position_ids"] = positions
         if mask is not None:
             inputs["attention_mask"] = mask
-        return self._model(
-            **inputs,
-            past_key_values=self._cache,
-            use_cache=self._cache is not None,
-            logits_to_keep=self._options.logits_to_keep if logits_to_keep is None else logits_to_keep,
-            return_dict=True,
-            **self._options.outputs,
-        )
+        with builder().held():  # a forward goes on with the kernels that it began with
+            return self._model(
+                **inputs,
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
+                logits_to_keep=self._options.logits_to_keep if logits_to_keep is None else logits_to_keep,
+                return_dict=True,
+                **self._options.outputs,
+            )

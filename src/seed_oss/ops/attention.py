@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seed_oss.ops.triton import take_over
+from seed_oss.ops.triton.chunks import chunking
 
 
 def repeat_kv(x: Tensor, num_groups: int) -> Tensor:
@@ -111,7 +112,9 @@ def attend_fixed_size(
 
         return decode_attention(query[:, :, 0], CachedKeys(key, value, length, 1, mask=mask), scaling)[:, :, None]
 
-    compiled_for = ("attention", query.shape[1], *key.shape[1:], query.dtype, key.dtype, mask is None)
+    heads, kv_heads, head_dim = query.shape[1], key.shape[1], key.shape[3]
+    dtypes = query.dtype, key.dtype, None if mask is None else mask.dtype
+    compiled_for = ("attention", heads, kv_heads, head_dim, *dtypes, *chunking(key.shape[2]))
     torch_form = partial(sdpa_fixed_size, query, key, value, length, mask, scaling)
     return take_over(query.device, compiled_for, kernel, torch_form)
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from seed_oss.cache.quantized_layer import rounded
 from seed_oss.errors import InputError
 from seed_oss.ops.attention import attend_fixed_size, sdpa_attention, sdpa_fixed_size
-from seed_oss.ops.triton.attention import MAX_CHUNKS, CachedKeys, chunk_len, decode_attention
+from seed_oss.ops.triton.attention import CachedKeys, decode_attention
+from seed_oss.ops.triton.chunks import MAX_CHUNKS, chunk_len, chunking
 
 RELATIVE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 SCALING = 0.21
@@ -140,6 +141,8 @@ def test_chunks_stay_few() -> None:
     assert chunk_len(1) == chunk_len(64 * 256) == 256
     for capacity in (16385, 100_000, 524_288):
         assert -(-capacity // chunk_len(capacity)) <= MAX_CHUNKS
+    assert chunking(1) == (256, 1)
+    assert chunking(700) == chunking(1024) == (256, 4)
 
 
 def test_what_does_not_fit() -> None:

@@ -13,14 +13,13 @@ import triton.language as tl
 from torch import Tensor
 
 from seed_oss.errors import InputError
+from seed_oss.ops.triton.chunks import chunking
 from seed_oss.ops.triton.gate import is_interpreted
 from seed_oss.ops.triton.launch import Launch, blocks_of, power_of_two
 
 TILE_BYTES = (
     128  # of a dtype's numbers: 64 keys in 16 bits, 32 in fp32, so that tiles fit the memory of a multiprocessor
 )
-MIN_CHUNK = 256
-MAX_CHUNKS = 64
 _TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -73,11 +72,6 @@ class CachedKeys:
             raise InputError(f"lengths are {list(self.lengths.shape)}; they must be [{batch}] or []")
         if self.mask is not None and (self.mask.shape[1] != self.capacity or self.mask.shape[0] not in (1, batch)):
             raise InputError(f"the mask is {list(self.mask.shape)}; it must be [{batch} or 1, {self.capacity}]")
-
-
-def chunk_len(capacity: int) -> int:
-    """Keys per program: 256, or more where that would make too many chunks; a power of two."""
-    return max(MIN_CHUNK, power_of_two(blocks_of(capacity, MAX_CHUNKS)))
 
 
 _SIZES = ["num_more", "page_len", "table_stride", "mask_stride"]
@@ -166,7 +160,7 @@ def attend_kernel(
         tl.store(sums_ptr + part[:, None].to(tl.int64) * HEAD_DIM + dims[None, :], sums, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_more"])
+@triton.jit(do_not_specialize=["num_more", "num_chunks"])
 def combine_kernel(
     sums_ptr,
     best_ptr,
@@ -175,8 +169,8 @@ def combine_kernel(
     out_ptr,
     num_more,
     length_stride,
+    num_chunks,
     CHUNK: tl.constexpr,
-    CHUNKS: tl.constexpr,
     PADDED: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
@@ -186,11 +180,11 @@ def combine_kernel(
     length = tl.load(lengths_ptr + batch * length_stride).to(tl.int32) + num_more
     row = (batch * tl.num_programs(1) + head).to(tl.int64)
     chunks, dims = tl.arange(0, PADDED), tl.arange(0, DIMS)
-    is_there = (chunks < CHUNKS) & (chunks * CHUNK < length)
-    best = tl.load(best_ptr + row * CHUNKS + chunks, mask=is_there, other=float("-inf"))
-    totals = tl.load(totals_ptr + row * CHUNKS + chunks, mask=is_there, other=0.0)
+    is_there = (chunks < num_chunks) & (chunks * CHUNK < length)
+    best = tl.load(best_ptr + row * num_chunks + chunks, mask=is_there, other=float("-inf"))
+    totals = tl.load(totals_ptr + row * num_chunks + chunks, mask=is_there, other=0.0)
     inside = is_there[:, None] & (dims < HEAD_DIM)[None, :]
-    sums = tl.load(sums_ptr + (row * CHUNKS + chunks[:, None]) * HEAD_DIM + dims[None, :], mask=inside, other=0.0)
+    sums = tl.load(sums_ptr + (row * num_chunks + chunks[:, None]) * HEAD_DIM + dims[None, :], mask=inside, other=0.0)
     highest = tl.max(best, 0)
     weights = tl.exp(best - tl.where(highest == float("-inf"), 0.0, highest))
     total = tl.sum(weights * totals, 0)
@@ -203,7 +197,7 @@ def attention_launches(query: Tensor, cached: CachedKeys, scaling: float, out: T
     """What `decode_attention` runs; `query` and `out` `[batch, heads, head_dim]`."""
     batch, heads, head_dim = query.shape
     keys, scales, table, mask = cached.keys, cached.key_scales, cached.block_table, cached.mask
-    group, chunk = heads // keys.shape[1], chunk_len(cached.capacity)
+    group, (chunk, padded) = heads // keys.shape[1], chunking(cached.capacity)
     num_chunks = blocks_of(cached.capacity, chunk)
     sums = torch.empty(batch, heads, num_chunks, head_dim, dtype=torch.float32, device=query.device)
     best, totals = torch.empty_like(sums[..., 0]), torch.empty_like(sums[..., 0])
@@ -233,10 +227,10 @@ def attention_launches(query: Tensor, cached: CachedKeys, scaling: float, out: T
         "TILE": TILE_BYTES // query.dtype.itemsize,
     }
     compute = {"COMPUTE": tl.float32 if is_interpreted() else _TYPES[query.dtype]}
-    padded = {"CHUNKS": num_chunks, "PADDED": power_of_two(num_chunks)}
+    counted = {**parts, **rows, "num_chunks": num_chunks, "out_ptr": out}
     return [
         Launch(attend_kernel, (batch, keys.shape[1], num_chunks), arguments, constants | compute, num_stages=2),
-        Launch(combine_kernel, (batch, heads), {**parts, **rows, "out_ptr": out}, {**dims, **padded}),
+        Launch(combine_kernel, (batch, heads), counted, {**dims, "PADDED": padded}),
     ]
 
 
