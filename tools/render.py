@@ -25,6 +25,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "model-fields": sections.model_fields,
     "generation-fields": sections.generation_fields,
     "gguf": sections.gguf,
+    "gguf_blocks": sections.gguf_blocks,
     "refused": sections.refused,
     "command-line": reference.command_line,
     "public-names": reference.public_names,

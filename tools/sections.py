@@ -299,7 +299,26 @@ def gguf() -> str:
         ["tensor types", _names(sorted(READABLE_TYPES))],
         ["pre-tokenizers (byte-level BPE)", _names(PRE_TOKENIZERS)],
     ]
-    return table(("", "converted"), rows)
+    return table(("", "read"), rows)
+
+
+def gguf_blocks() -> str:
+    """What blocks become, from the table of their reader; bytes of the file are the gguf package's."""
+    from seed_oss.ops.grouped_weight import QuantFormat
+    from seed_oss.quant.gguf_blocks import GROUPED_FORMATS
+    from seed_oss.quant.gguf_package import require_gguf
+
+    gguf = require_gguf()
+
+    def row(name: str, format: QuantFormat) -> list[str]:
+        block_len, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name]]
+        beside = "a minimum" if format.zero == "minimum" else ""
+        kept = " and ".join(filter(None, ["a scale", beside]))
+        groups = f"{format.bits} bits, groups of {format.group_size}: {kept} in {format.param_dtype}"
+        return [f"`{name}`", f"{8 * block_bytes / block_len:g}", groups, f"{format.bits_per_weight:g}"]
+
+    rows = [row(name, format) for name, format in GROUPED_FORMATS.items()]
+    return table(("type", "bits per weight in the file", "kept as", "bits per weight here"), rows)
 
 
 def refused() -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as T
 
 import seed_oss
 from seed_oss.cli import devices, entry, machine
@@ -17,6 +18,7 @@ from seed_oss.cli.terminal import printable, show_error, show_note
 from seed_oss.errors import CheckpointError, ConfigError
 from seed_oss.planning import memory
 from tests.cli.conftest import Run
+from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 
 ROOT = Path(__file__).parents[2]
 
@@ -233,6 +235,17 @@ def test_convert_calls_the_importer(run: Run, tmp_path: Path, monkeypatch: pytes
     assert outcome.code == 0
     assert seen == {"path": file, "out_dir": out_dir, "dtype": "bfloat16", "max_shard_size": "1GB"}
     assert f"seed-oss generate --model '{out_dir}'" in outcome.err
+
+
+def test_convert_packed(run: Run, tmp_path: Path):
+    weights = random_weights()
+    types = {file_name_of(name, "seed_oss"): T.Q4_0 for name, values in weights.items() if values.ndim == 2}
+    file = write_gguf(tmp_path / "model.gguf", Recipe(weights=weights, types=types))
+    assert run("convert", file, tmp_path / "out", "--packed").code == 0
+    assert "packed" in (tmp_path / "out" / "model.safetensors").read_bytes()[:2000].decode("ascii", "replace")
+    answers = [run("generate", "--model", place, "--max-new-tokens", 3, "hello") for place in (tmp_path / "out", file)]
+    assert [answer.code for answer in answers] == [0, 0]
+    assert answers[0].out == answers[1].out
 
 
 def test_convert_refuses_what_is_no_gguf(run: Run, tmp_path: Path):

@@ -1,15 +1,18 @@
 """What the pages' programs find: a hub cache that holds tiny checkpoints under the names that readers use."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from gguf import GGMLQuantizationType as T
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from seed_oss import SeedOssForCausalLM
 from tests.chat.tokenizer_factory import CONTROL_TOKENS
 from tests.docs.pages import pages
 from tests.factory import tiny_checkpoint
+from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 from tests.seed_tokenizer import SEED_TEMPLATE
 
 HUB_NAMES = ("ByteDance-Seed/Seed-OSS-36B-Instruct", "ByteDance-Seed/Seed-OSS-36B-Base")
@@ -59,9 +62,18 @@ def hub_folder(tmp_path_factory: pytest.TempPathFactory, tiny_directory: Path) -
     return cache
 
 
+@pytest.fixture(scope="session")
+def gguf_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny GGUF file in Q4_K."""
+    weights = random_weights()
+    types = {file_name_of(name, "seed_oss"): T.Q4_K for name, values in weights.items() if values.ndim == 2}
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "model.gguf", Recipe(weights=weights, types=types))
+
+
 @pytest.fixture
-def reader(hub_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, the hub cache in place, the network off."""
+def reader(hub_folder: Path, gguf_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in with a model.gguf and nothing else, the hub cache in place, the network off."""
+    shutil.copy(gguf_model, tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_folder))
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_folder))
     monkeypatch.chdir(tmp_path)

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGMLQuantizationType as T
 
 from tests.models.test_pretrained_memory import SLACK, run
+from tests.quant.gguf_factory import TOKEN_TYPES, TOKENS, UNUSED, Recipe, file_name_of, write_gguf
 
 BUILD = """
 config = SeedOssConfig(
@@ -49,6 +52,19 @@ print(json.dumps({"quantizing": quantizing.growth, "loading": loading.growth, "c
     "model": size(copy)}))
 """
 )
+FROM_BLOCKS = (
+    WARM_UP
+    + """
+from seed_oss.models.gguf_folder import convert_gguf_packed
+SeedOssForCausalLM.from_pretrained(folder + "/tiny.gguf")
+convert_gguf_packed(folder + "/tiny.gguf", folder + "/tiny")
+with Peak() as converting:
+    convert_gguf_packed(folder + "/model.gguf", folder + "/model")
+with Peak() as loading:
+    model = SeedOssForCausalLM.from_pretrained(folder + "/model.gguf")
+print(json.dumps({"converting": converting.growth, "loading": loading.growth, "model": size(model)}))
+"""
+)
 LARGEST = 4096 * 1024 * 2
 """Bytes of the largest tensor as it is stored, in bfloat16."""
 
@@ -72,3 +88,45 @@ def test_quantizing_on_disk_takes_one_tensor_and_loading_nothing(saved: Path) ->
     assert measured["quantizing"] < 2 * LARGEST + SLACK  # as stored, and packed
     assert measured["loading"] < 2**20
     assert 0.7 * measured["model"] < measured["copying"] < measured["model"] + SLACK  # into memory used before, too
+
+
+def write_blocks(path: Path, hidden: int, inner: int, layers: int, kind: T) -> None:
+    """A GGUF file of random blocks: as many keys and values as queries, heads of 64."""
+    place = "model.layers."
+    weights = {"model.embed_tokens.weight": (hidden, hidden), "model.norm.weight": (hidden,)}
+    for layer in range(layers):
+        for name in ("q", "k", "v", "o"):
+            weights[f"{place}{layer}.self_attn.{name}_proj.weight"] = (hidden, hidden)
+        for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+            weights[f"{place}{layer}.mlp.{name}_proj.weight"] = shape
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"{place}{layer}.{name}.weight"] = (hidden,)
+    sizes = {
+        "block_count": layers,
+        "embedding_length": hidden,
+        "feed_forward_length": inner,
+        "attention.head_count": hidden // 64,
+        "attention.head_count_kv": hidden // 64,
+    }
+    num_more = hidden - len(TOKENS)
+    tokens = {
+        "tokenizer.ggml.tokens": [*TOKENS, *(f"[PAD{index + 10}]" for index in range(num_more))],
+        "tokenizer.ggml.token_type": [np.int32(kind) for kind in (*TOKEN_TYPES, *[UNUSED] * num_more)],
+    }
+    types = {file_name_of(name, "seed_oss"): kind for name, shape in weights.items() if len(shape) == 2}
+    write_gguf(
+        path,
+        Recipe(
+            weights={name: np.ones(shape, np.float32) for name, shape in weights.items()},
+            metadata={**{f"seed_oss.{key}": np.uint32(value) for key, value in sizes.items()}, **tokens},
+            types=types,
+        ),
+    )
+
+
+def test_blocks_of_a_gguf_file_take_the_model_and_converting_them_one_tensor(tmp_path: Path) -> None:
+    write_blocks(tmp_path / "tiny.gguf", 512, 512, 1, T.Q4_K)
+    write_blocks(tmp_path / "model.gguf", 1024, 4096, 3, T.Q4_K)
+    measured = run(FROM_BLOCKS, tmp_path, "int8")
+    assert 0.9 * measured["model"] < measured["loading"] < measured["model"] + SLACK  # into memory used before, too
+    assert measured["converting"] < 4096 * 1024 + SLACK < 30e6 < measured["model"]  # a tensor takes 6 bits a number

@@ -1,6 +1,9 @@
 """The fused stack against the plain layers, and its own promise: equal bits for any batch, chunks, threads, padding."""
 
+import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,12 +199,104 @@ def test_new_weights_are_noticed(model: Any) -> None:
     assert torch.equal(logits(model, ids), after)
 
 
-def test_training_is_refused(model: Any) -> None:
-    with pytest.raises(StateError, match="unfuse_"):
+def test_threads_share_a_model(model: Any) -> None:
+    prompts = [random_ids(1, length) for length in (3, 60, 17, 130)]
+
+    def answer(ids: Tensor) -> list[int]:
+        return model.generate(ids, max_new_tokens=12, do_sample=False)[0].tolist()
+
+    alone = [answer(ids) for ids in prompts]
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        for _ in range(3):
+            assert list(pool.map(answer, prompts)) == alone
+
+
+def test_a_copy_runs_by_itself(model: Any) -> None:
+    ids = random_ids(1, 5)
+    expected = logits(model, ids)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.base_model.layers[0].self_attn.q_proj.packed.zero_()
+    assert not torch.equal(logits(other, ids), expected)
+    assert torch.equal(logits(model, ids), expected)
+
+
+def test_training_runs_the_layers() -> None:
+    """A model that was fused when it was loaded is trained like any other."""
+    plain, ids = tiny_model(SeedOssForCausalLM, **SHAPE), random_ids(2, 6)
+    fused = fuse_(copy.deepcopy(plain))
+    for model in (plain, fused):
         model.train()
-    unfuse_(model).train()
+        torch.manual_seed(0)  # dropout
+        model(ids, labels=ids).loss.backward()
+    for one, other in zip(plain.parameters(), fused.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
     with pytest.raises(StateError, match=r"model\.eval"):
-        fuse_(model)
+        fuse_(plain)
+
+
+@pytest.mark.parametrize("path", ["model.layers.1", "model.layers.1.mlp", "model.layers.2.self_attn.q_proj"])
+def test_hooks_are_called(model: Any, path: str) -> None:
+    ids, calls = random_ids(1, 5), list[str]()
+    handle = model.get_submodule(path).register_forward_hook(lambda *_: calls.append(path))
+    logits(model, ids)
+    assert calls == [path]
+    handle.remove()
+    logits(model, ids)
+    assert calls == [path]
+
+
+def test_a_hook_on_a_layer_is_called_in_steps(model: Any) -> None:
+    cache, calls = DynamicCache(config=model.config), list[int]()
+    logits(model, random_ids(1, 5), past_key_values=cache)
+    model.model.layers[1].register_forward_hook(lambda *_: calls.append(1))
+    logits(model, random_ids(1, 1), past_key_values=cache)
+    assert calls == [1]
+
+
+class Doubling(torch.nn.Module):
+    """As adapters do: a layer around a layer."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 2
+
+
+@pytest.mark.parametrize("path", ["mlp.down_proj", "self_attn.o_proj", "mlp"])
+def test_adapters_are_noticed(model: Any, path: str) -> None:
+    ids, layer = random_ids(1, 5), model.model.layers[1]
+    before = logits(model, ids)
+    parent, _, name = path.rpartition(".")
+    inner = layer.get_submodule(path)
+    setattr(layer.get_submodule(parent), name, Doubling(inner))
+    adapted = logits(model, ids)
+    assert distance(adapted, before) > 0.1
+    assert distance(adapted, logits(unfuse_(model), ids)) <= 1e-5  # the last norm adds up in another order
+    setattr(layer.get_submodule(parent), name, inner)
+    assert torch.equal(logits(fuse_(model), ids), before)
+
+
+def test_a_replaced_forward_is_called(model: Any) -> None:
+    ids, layer = random_ids(1, 5), model.model.layers[1]
+    before = logits(model, ids)
+    layer.forward = lambda hidden_states, *_: hidden_states
+    assert distance(logits(model, ids), before) > 0.01
+    del layer.forward
+    assert torch.equal(logits(model, ids), before)
+
+
+def test_a_loaded_model_in_bfloat16_is_fused(tmp_path: Path) -> None:
+    model = tiny_model(SeedOssForCausalLM, **SHAPE).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    loaded = SeedOssForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert isinstance(loaded.model.layers, FusedLayers)
+    assert type(SeedOssForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).model.layers) is SeedOssLayers
+    ids = random_ids(2, 12)
+    assert distance(logits(loaded, ids).float(), logits(model, ids).float()) <= CLOSE
+    loaded.train()(ids, labels=ids).loss.backward()
 
 
 def test_other_heads(instructions: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as T
 from safetensors.torch import load_file, save_file
 
 import seed_oss
@@ -13,9 +14,11 @@ from seed_oss import SeedOssForCausalLM
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.nn.quantized_linear import stored_tensors
 from seed_oss.planning.result import Placement
+from seed_oss.quant.gguf_blocks import GROUPED_FORMATS
 from seed_oss.quant.schemes import SCHEMES
 from tests.factory import tiny_checkpoint
 from tests.quant.foreign_files import gptq_tensors, random_numbers
+from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 
 
 def placed(folder: Path, **options: Any) -> Placement:
@@ -117,3 +120,39 @@ def test_planning_loads_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("seed_oss.weights.source.CheckpointSource.read_into", refuse)
     assert placed(folder, quantization="none", dtype=torch.bfloat16).weights.total > 0
+
+
+def write_blocks(folder: Path, kind: T, *, tied: bool = False) -> Path:
+    """A GGUF file with all of its matrices in one type of blocks."""
+    weights = random_weights(tied=tied)
+    types = {file_name_of(name, "seed_oss"): kind for name, values in weights.items() if values.ndim == 2}
+    return write_gguf(folder / "model.gguf", Recipe(weights=weights, types=types))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", [*GROUPED_FORMATS, "F16", "F32"])
+def test_a_gguf_file_is_planned_as_it_is_loaded(tmp_path: Path, kind: str, tied: bool) -> None:
+    path = write_blocks(tmp_path, T[kind], tied=tied)
+    model = SeedOssForCausalLM.from_pretrained(path)
+    found = placed(path, **({} if kind in GROUPED_FORMATS else {"quantization": "none"}))
+    assert found.weights.total == held_bytes(model)
+    assert (found.weights.head == 0) == tied
+    assert found.form == ("gguf" if kind in GROUPED_FORMATS else f"float{kind[1:]}")
+
+
+def test_blocks_that_are_dequantized_are_counted_as_numbers(tmp_path: Path) -> None:
+    path = write_blocks(tmp_path, T.IQ4_NL)
+    with pytest.warns(UserWarning, match="IQ4_NL"):
+        model = SeedOssForCausalLM.from_pretrained(path)
+    assert placed(path).weights.total == held_bytes(model)
+
+
+@pytest.mark.parametrize(("kind", "grows"), [("Q4_0", False), ("Q8_0", False), ("Q4_K", True), ("Q6_K", True)])
+def test_growth_is_said(tmp_path: Path, kind: str, grows: bool) -> None:
+    plan = seed_oss.plan(write_blocks(tmp_path, T[kind]), device="cpu", measure_speed=False)
+    assert any("of weights, which take" in sentence for sentence in plan.advice) == grows
+
+
+def test_a_gguf_file_in_blocks_is_not_quantized_again(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="quantized already"):
+        placed(write_blocks(tmp_path, T.Q4_0), quantization="int4")

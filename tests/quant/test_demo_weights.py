@@ -43,6 +43,19 @@ def test_embedding_in_eight_bits_is_found_again(model: Any) -> None:
     assert torch.equal(quantize_weight(weight, QuantFormat(8, 32)).dequantize(), weight)
 
 
+def test_the_file_itself_stays_in_its_blocks(model: Any) -> None:
+    """Every value that the converter computes, in the bytes that int4-min finds, so with the same logits."""
+    packed = seed_oss.SeedOssForCausalLM.from_pretrained(demo_gguf())
+    state, expected = packed.state_dict(), model.state_dict()
+    assert state.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
+    assert packed.lm_head.packed is packed.model.embed_tokens.packed
+    found = seed_oss.SeedOssForCausalLM.from_pretrained(prepare(), quantization="int4-min")
+    ids = torch.arange(1000, 1040).view(2, 20)
+    with torch.no_grad():
+        assert torch.equal(packed(ids).logits, found(ids).logits)
+
+
 def test_perplexity_stays(model: Any) -> None:
     """With head and embedding in 8 bits."""
     tokenizer = seed_oss.AutoTokenizer.from_pretrained(prepare())

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 import torch
@@ -64,9 +65,10 @@ class Cache(ABC):
         Returns:
             That of each layer; None where one of them may not be written in place.
         """
+        layers = self.layers if len(self.layers) >= num_layers else [self.layer(index) for index in range(num_layers)]
         rooms: list[Room] = []
-        for index in range(num_layers):
-            room = self.layer(index).room(num_new, like)
+        for layer in islice(layers, num_layers):
+            room = layer.room(num_new, like)
             if room is None:
                 return None
             rooms.append(room)

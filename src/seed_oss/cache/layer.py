@@ -27,6 +27,15 @@ class Room(NamedTuple):
     value_scales: Tensor | None = None
 
 
+class _Given(NamedTuple):
+    """A room that was given away, and for whom it may be given again."""
+
+    room: Room
+    capacity: int
+    shape: torch.Size  # of `like`
+    is_inference: bool
+
+
 class CacheLayer(ABC):
     """What both kinds of layer can do."""
 
@@ -96,6 +105,7 @@ class DynamicLayer(CacheLayer):
     def __init__(self) -> None:
         self._keys, self._values, self._length = _empty(), _empty(), 0
         self._owned = False  # only memory we made ourselves is written in place
+        self._given: _Given | None = None  # the last `room`: a step asks every layer, and should not wait for it
 
     @property
     def keys(self) -> Tensor:
@@ -140,17 +150,21 @@ class DynamicLayer(CacheLayer):
 
     def room(self, num_new: int, like: Tensor) -> Room | None:
         """See CacheLayer.room."""
-        keys, end = self._keys, self._length + num_new
+        end, is_inference = self._length + num_new, torch.is_inference_mode_enabled()
+        given = self._given
+        if given is not None and end <= given.capacity and given.shape == like.shape and self._length:
+            room = given.room
+            if room.keys is self._keys and room.values is self._values and given.is_inference == is_inference:
+                return room
         if self._length:
-            if keys.shape[0] != like.shape[0] or keys.shape[1] != like.shape[1] or keys.shape[3] != like.shape[3]:
-                check_fits(keys, like)
-            if self._values.dtype != keys.dtype:
+            check_fits(self._keys, like)
+            if self._values.dtype != self._keys.dtype:
                 return None
-            if end <= keys.shape[2] and self._may_write():
-                return Room(keys, self._values)
-            like = keys[:, :, :0]
-        self._make_room(like, like, end)
-        return Room(self._keys, self._values)
+        if not (self._length and end <= self._keys.shape[2] and self._may_write()):
+            old = self._keys[:, :, :0] if self._length else like
+            self._make_room(old, old, end)
+        self._given = _Given(Room(self._keys, self._values), self._keys.shape[2], like.shape, is_inference)
+        return self._given.room
 
     def _append(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         if self._length:

@@ -17,11 +17,16 @@ from seed_oss.chat.encoding import BatchEncoding, to_lists
 from seed_oss.chat.padding import NO_LIMIT, Padding, check_length, check_side, pad_features, resolve_lengths
 from seed_oss.chat.prompt_rows import RowArguments
 from seed_oss.chat.settings import TokenizerSettings, check_keywords, read_settings
-from seed_oss.chat.tokenizer_files import TOKENIZER_PATTERNS, read_tokenizer_files, template_setting
+from seed_oss.chat.tokenizer_files import (
+    TOKENIZER_PATTERNS,
+    read_gguf_tokenizer,
+    read_tokenizer_files,
+    template_setting,
+)
 from seed_oss.chat.tokenizer_saving import save_tokenizer_files
 from seed_oss.chat.vocabulary import checked_ids
 from seed_oss.errors import InputError, TokenizerError
-from seed_oss.files import resolve_model
+from seed_oss.files import gguf_file, resolve_model
 
 _LOG = logging.getLogger(__name__)
 
@@ -88,7 +93,7 @@ class SeedOssTokenizer(ChatCalls):
         """Open the tokenizer of a checkpoint.
 
         Args:
-            path_or_id: A folder, a hub id, or the name of a model ("demo").
+            path_or_id: A folder, a hub id, the name of a model ("demo"), or a GGUF file.
             revision: Branch, tag or commit on the hub.
             cache_dir: Folder of the hub cache.
             token: Token for the hub.
@@ -101,16 +106,20 @@ class SeedOssTokenizer(ChatCalls):
             HubError: The hub could not be reached or refused.
             TokenizerError: A file or a setting cannot be used.
         """
-        folder = resolve_model(
-            path_or_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            subfolder=subfolder,
-            patterns=TOKENIZER_PATTERNS,
-        )
-        files = read_tokenizer_files(folder)
+        file = gguf_file(path_or_id)
+        if file is not None:
+            files = read_gguf_tokenizer(file)
+        else:
+            folder = resolve_model(
+                path_or_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                subfolder=subfolder,
+                patterns=TOKENIZER_PATTERNS,
+            )
+            files = read_tokenizer_files(folder)
         chat_template = settings.pop("chat_template", None) or files.chat_template
         merged = {**files.config, **check_keywords(settings)}
         return cls(files.backend, chat_template=chat_template, name_or_path=os.fspath(path_or_id), **merged)

@@ -11,7 +11,14 @@ from tokenizers import Tokenizer
 from seed_oss.chat.backend import load_backend
 from seed_oss.chat.special_tokens import NAMED_TOKENS, token_text
 from seed_oss.errors import CheckpointError, MissingFileError, TokenizerError, UnsafeFileError
-from seed_oss.files import MAX_TOKENIZER_JSON_BYTES, model_file_exists, open_model_file, read_json
+from seed_oss.files import (
+    MAX_TOKENIZER_JSON_BYTES,
+    gguf_texts,
+    model_file_exists,
+    open_model_file,
+    parse_json,
+    read_json,
+)
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -67,7 +74,29 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
         older = _read_optional_json(folder, ADDED_TOKENS_FILE)
         if older:
             config["added_tokens_decoder"] = _with_added_tokens(older, parsed.get("added_tokens") or [], config)
-    chat_template = _read_templates(folder)
+    return _finished(backend, parsed, config, _read_templates(folder))
+
+
+def read_gguf_tokenizer(file: Path) -> TokenizerFiles:
+    """What a GGUF file says about its tokenizer.
+
+    Raises:
+        MissingExtraError: The `gguf` package is not installed.
+        UnsupportedModelError, CheckpointError, ConfigError, TokenizerError: The file cannot be read, or holds what a
+            tokenizer cannot be made of.
+    """
+    texts = gguf_texts(file, [TOKENIZER_FILE, CONFIG_FILE, TEMPLATE_FILE])
+    backend, parsed = load_backend(texts[TOKENIZER_FILE], source=f"{TOKENIZER_FILE} of {file}")
+    template = texts.get(TEMPLATE_FILE)
+    if template is not None and len(template) > MAX_TEMPLATE_BYTES:
+        raise TokenizerError(f"the chat template of {file} is larger than {MAX_TEMPLATE_BYTES} bytes")
+    config = parse_json(texts[CONFIG_FILE], source=f"{CONFIG_FILE} of {file}")
+    return _finished(backend, parsed, config, None if template is None else template.decode("utf-8"))
+
+
+def _finished(
+    backend: Tokenizer, parsed: dict[str, Any], config: dict[str, Any], chat_template: str | dict[str, str] | None
+) -> TokenizerFiles:
     if chat_template is None:
         chat_template = template_setting(config.get("chat_template"))
     for name in ("chat_template", "add_bos_token", "add_eos_token"):  # tokenizer.json says it itself

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seed_oss.cli.options import ModelOption
+from seed_oss.cli.options import FolderOption
 from seed_oss.cli.terminal import show_note
 from seed_oss.errors import InputError
 
@@ -53,7 +53,7 @@ ThreadsOption = Annotated[
 
 
 def bench(
-    model: ModelOption = "demo",
+    model: FolderOption = "demo",
     shape: ShapeOption = None,
     synthetic: SyntheticOption = False,
     quantization: QuantizationOption = "int4",

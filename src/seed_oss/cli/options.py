@@ -21,6 +21,12 @@ class DType(StrEnum):
 
 ModelOption = Annotated[
     str,
+    typer.Option(
+        "--model", "-m", metavar="MODEL", help="Folder of a checkpoint, GGUF file, hub id, or 'demo' (a small model)."
+    ),
+]
+FolderOption = Annotated[
+    str,
     typer.Option("--model", "-m", metavar="MODEL", help="Folder of a checkpoint, hub id, or 'demo' (a small model)."),
 ]
 RevisionOption = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub model.")]

@@ -21,7 +21,7 @@ def plan(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="Folder of a checkpoint, hub id, 'demo', or '36b' for the shape of Seed-OSS-36B without its files.",
+            help="Folder of a checkpoint, GGUF file, hub id, 'demo', or '36b', Seed-OSS-36B's shape without its files.",
             show_default=False,
         ),
     ],

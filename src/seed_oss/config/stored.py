@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 from seed_oss.config.base import FieldsBase, check_keys, named
-from seed_oss.files import parse_json, read_json, resolve_model, write_model_file
+from seed_oss.files import gguf_file, gguf_texts, parse_json, read_json, resolve_model, write_model_file
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only", "subfolder")
 
@@ -74,7 +74,8 @@ class StoredConfig(FieldsBase):
         """Read the config of a model.
 
         Args:
-            pretrained_model_name_or_path: model folder, hub id, named model ("demo"), or the JSON file itself.
+            pretrained_model_name_or_path: model folder, hub id, named model ("demo"), a GGUF file, or the JSON
+                file itself.
             return_unused_kwargs: return `(config, unused)`, where unused are the kwargs that are no fields; otherwise
                 they are named in one warning.
             kwargs: where to look (revision, cache_dir, token, local_files_only, subfolder), and fields that replace
@@ -127,4 +128,7 @@ def _load(path_or_id: str | os.PathLike[str], file_name: str, where: dict[str, A
     path = Path(path_or_id)
     if path.suffix == ".json" and path.is_file():
         return read_json(path.parent, path.name)
+    file = gguf_file(path_or_id)
+    if file is not None:
+        return parse_json(gguf_texts(file, [file_name])[file_name], source=f"{file_name} of {path}")
     return read_json(resolve_model(path_or_id, patterns=[file_name], **where), file_name)

@@ -5,7 +5,7 @@ from seed_oss.files.json_files import read_json
 from seed_oss.files.named_models import NAMED_MODELS
 from seed_oss.files.names import check_plain_name
 from seed_oss.files.opening import model_file_exists, open_model_file
-from seed_oss.files.resolve import resolve_model
+from seed_oss.files.resolve import gguf_file, gguf_texts, resolve_model
 from seed_oss.files.safetensors_header import (
     DTYPE_BITS,
     TensorInfo,
@@ -25,6 +25,8 @@ __all__ = [
     "SINGLE_FILE",
     "TensorInfo",
     "check_plain_name",
+    "gguf_file",
+    "gguf_texts",
     "is_weight_file",
     "model_file_exists",
     "open_model_file",

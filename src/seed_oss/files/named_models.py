@@ -5,3 +5,6 @@ the function takes no arguments and returns the folder of the converted checkpoi
 """
 
 NAMED_MODELS = {"demo": "seed_oss.weights.demo:prepare"}
+
+GGUF_TEXTS = "seed_oss.quant.gguf_texts:texts_of_file"
+"""Likewise: makes the texts of a checkpoint folder (config.json, tokenizer.json, ...) from a GGUF file."""

@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from seed_oss.errors import CheckpointError, InputError, MissingFileError, UnsafeFileError, UnsupportedModelError
-from seed_oss.files.named_models import NAMED_MODELS
+from seed_oss.files.named_models import GGUF_TEXTS, NAMED_MODELS
 from seed_oss.files.names import check_subfolder, short
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -70,6 +70,36 @@ def resolve_model(
     return _inside(snapshot, components)
 
 
+def gguf_file(path_or_id: str | os.PathLike[str]) -> Path | None:
+    """What a user wrote for a model, where that is a GGUF file on this machine; else None.
+
+    Raises:
+        InputError: It is no text and no path.
+    """
+    path = Path(_as_text(path_or_id))
+    try:
+        return path if path.suffix.lower() == ".gguf" and path.is_file() else None
+    except OSError:  # a name that is too long, a folder that may not be looked into
+        return None
+
+
+def gguf_texts(path: Path, names: Sequence[str]) -> dict[str, bytes]:
+    """What a checkpoint folder would hold beside the weights, made from a GGUF file.
+
+    Args:
+        path: The file.
+        names: Those wanted, such as "config.json".
+
+    Returns:
+        Name to content, of those that there are.
+
+    Raises:
+        MissingExtraError: The `gguf` package is not installed.
+        UnsupportedModelError, CheckpointError, ConfigError, TokenizerError: The file cannot be read.
+    """
+    return _looked_up(GGUF_TEXTS)(path, names)
+
+
 def _as_text(value: object) -> str:
     text: object = os.fspath(cast("os.PathLike[str]", value)) if isinstance(value, os.PathLike) else value
     if isinstance(text, str) and text and "\x00" not in text:
@@ -85,8 +115,13 @@ def _is_folder(path: Path) -> bool:
 
 
 def _prepare_named(name: str) -> Path:
-    module_name, _, function_name = NAMED_MODELS[name].partition(":")
-    return Path(getattr(import_module(module_name), function_name)())
+    return Path(_looked_up(NAMED_MODELS[name])())
+
+
+def _looked_up(place: str) -> Any:
+    """The function at "module:function"."""
+    module_name, _, function_name = place.partition(":")
+    return getattr(import_module(module_name), function_name)
 
 
 def _inside(folder: Path, components: tuple[str, ...]) -> Path:
@@ -103,7 +138,9 @@ def _not_a_folder(path: Path) -> CheckpointError | MissingFileError:
     if not path.exists():
         return MissingFileError(f"{path} is a link to something missing; give the folder of a checkpoint")
     if path.suffix == ".gguf":
-        return UnsupportedModelError(f"{path} is a GGUF file; convert it first: seed-oss convert {path} OUT_DIR")
+        return UnsupportedModelError(
+            f"{path} is a GGUF file where a folder is needed; convert it first: seed-oss convert {path} OUT_DIR"
+        )
     return UnsupportedModelError(f"{path} is a file; give the folder that holds it (with config.json)")
 
 

@@ -90,7 +90,7 @@ def _no_weights(root: Path) -> SeedOssError:
     if foreign:
         return UnsupportedModelError(
             f"{root} has weights only as {_some(foreign)}; needed is {SINGLE_FILE} or {INDEX_FILE} with its shards "
-            "(for GGUF: seed-oss convert FILE.gguf OUT_DIR)"
+            "(GGUF: give the file itself, or use seed-oss convert FILE.gguf OUT_DIR)"
         )
     if hub_repository_of(Path(os.path.realpath(root))) is not None:
         return MissingFileError(

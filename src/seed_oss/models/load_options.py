@@ -32,7 +32,7 @@ REFUSED = {
     "from_tf": "only safetensors checkpoints are read; convert it once with transformers",
     "fusion_config": _NOT_HERE,
     "generation_config": "set model.generation_config after loading",
-    "gguf_file": "convert the file once: seed-oss convert FILE.gguf OUT_DIR",
+    "gguf_file": "give the file itself: from_pretrained('FILE.gguf')",
     "kernel_config": "kernels from the hub are never run",
     "key_mapping": "rename the tensors of the checkpoint once instead",
     "load_in_4bit": _QUANT.format("int4"),

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from seed_oss.config import GenerationConfig, SeedOssConfig
 from seed_oss.errors import CheckpointError, InputError
-from seed_oss.files import DirectoryCommit, model_file_exists, resolve_model
+from seed_oss.files import DirectoryCommit, gguf_file, model_file_exists, resolve_model
 from seed_oss.models.load_options import LoadOptions, automatic_device, parse_load_options, refuse_unknown
 from seed_oss.models.quantized_loading import finish_quantized, num_stored_bytes, prepare_quantized
 from seed_oss.models.quantized_state import dequantized_state, is_quantized, packed_state
+from seed_oss.nn.fused import fuse_
 from seed_oss.weights import (
     CheckpointSource,
     LoadPlan,
@@ -35,6 +36,7 @@ from seed_oss.weights import (
     tensor_spec,
     weight_dtype,
 )
+from seed_oss.weights.gguf_source import GGUFSource
 
 BASE_PREFIXES = ("model.", "transformer.")
 HEAD_NAMES = ("lm_head", "score", "qa_outputs")
@@ -95,7 +97,8 @@ class PretrainedMixin:
         head is new and random, and one warning names both.
 
         Args:
-            pretrained_model_name_or_path: Model folder, hub id, or named model ("demo"); None with `state_dict`.
+            pretrained_model_name_or_path: Model folder, hub id, named model ("demo"), or a GGUF file, whose blocks of 4
+                and 8 bits stay what they are; None with `state_dict`.
             config: Use this config, or the one of this folder or hub id, instead of the checkpoint's own.
             state_dict: Use these tensors instead of a checkpoint (with `config`); they are copied.
             output_loading_info: Return `(model, info)`, where info holds missing_keys (initialised anew),
@@ -128,11 +131,10 @@ class PretrainedMixin:
             UnsupportedModelError: The checkpoint is quantized in a way that cannot be read.
         """
         options = parse_load_options(output_loading_info=output_loading_info, **kwargs)
-        folder = _find(pretrained_model_name_or_path, state_dict, options)
-        loaded_config = _load_config(folder, config, options)
-        source = CheckpointSource(folder) if folder is not None else StateDictSource(state_dict or {})
+        place = _find(pretrained_model_name_or_path, state_dict, options)
+        source, loaded_config = _open(place, state_dict, config, options)
         model, info = _load(cls, source, loaded_config, options)
-        _finish(model, folder, pretrained_model_name_or_path)
+        _finish(model, place, source, pretrained_model_name_or_path)
         return (model, info) if options.output_loading_info else model
 
     def save_pretrained(
@@ -210,12 +212,36 @@ def _state_to_save(
 def _find(
     name: str | os.PathLike[str] | None, state_dict: Mapping[str, Tensor] | None, options: LoadOptions
 ) -> Path | None:
-    """The folder of the checkpoint, or None where the state_dict takes its place."""
+    """The folder of the checkpoint, or its GGUF file, or None where the state_dict takes its place."""
     if name is None and state_dict is None:
         raise InputError("no checkpoint is given; pass a folder or hub id, or None together with state_dict and config")
     if name is not None and state_dict is not None:
         raise InputError("both a checkpoint and a state_dict are given; pass None as the checkpoint, or no state_dict")
-    return None if name is None else resolve_model(name, **options.where)
+    if name is None:
+        return None
+    return gguf_file(name) or resolve_model(name, **options.where)
+
+
+def _open(
+    place: Path | None,
+    state_dict: Mapping[str, Tensor] | None,
+    config: SeedOssConfig | str | os.PathLike[str] | None,
+    options: LoadOptions,
+) -> tuple[WeightSource, SeedOssConfig]:
+    """What the weights come from, and the config of the model."""
+    if place is None or not place.is_file():
+        loaded = _load_config(place, config, options)
+        return (StateDictSource(state_dict or {}) if place is None else CheckpointSource(place)), loaded
+    file = GGUFSource(place)
+    if config is not None:
+        return file, _load_config(None, config, options)
+    own = file.model.config.to_dict()
+    loaded, unknown = cast(
+        tuple[SeedOssConfig, dict[str, Any]],
+        SeedOssConfig.from_dict(own, return_unused_kwargs=True, **options.overrides),
+    )
+    refuse_unknown(unknown)
+    return file, loaded
 
 
 def _load_config(
@@ -362,12 +388,18 @@ def _loading_info(plan: LoadPlan) -> dict[str, Any]:
     }
 
 
-def _finish(model: Any, folder: Path | None, name: str | os.PathLike[str] | None) -> None:
+def _finish(model: Any, place: Path | None, source: WeightSource, name: str | os.PathLike[str] | None) -> None:
     model.eval()
+    if model.dtype == torch.bfloat16 and all(one.device.type == "cpu" for one in model.parameters()):
+        fuse_(model)  # in fp32, steps stay bit-equal to what torch makes of them
     model.name_or_path = "" if name is None else os.fspath(name)
     model.config.name_or_path = model.name_or_path
-    if folder is not None and model.can_generate() and model_file_exists(folder, GenerationConfig.file_name):
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    if place is None or not model.can_generate():
+        return
+    if isinstance(source, GGUFSource):
+        model.generation_config = source.model.generation_config.copy()
+    elif model_file_exists(place, GenerationConfig.file_name):
+        model.generation_config = GenerationConfig.from_pretrained(place)
 
 
 def _check_save_arguments(safe_serialization: bool, kwargs: Mapping[str, Any]) -> None:

@@ -29,14 +29,13 @@ from seed_oss.models.heads import (
     SeedOssForTokenClassification,
 )
 from seed_oss.models.pretrained import BASE_PREFIXES, HEAD_NAMES
-from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized
+from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized, record_of
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
 from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
 from seed_oss.quant.quantize import has_tied_head, quantize_
-from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.schemes import Scheme, parse_scheme, plan_tensors, weight_shapes
 from seed_oss.weights import (
     CheckpointSource,
@@ -329,14 +328,7 @@ def _learn(work: _Work, notes: Mapping[str, Any]) -> None:
 def _put_in_place(work: _Work, workshop: ShardWorkshop, folder: Path, target: Path) -> None:
     config = work.config.copy()
     config.architectures = [type(work.model).__name__]
-    modules = quantized_modules(work.model)
-    record = QuantizationRecord.of(
-        work.loaded.scheme,
-        {name: module.format for name, module in modules.items()},
-        {name: module.shape for name, module in modules.items()},
-        work.loaded.kept or {},
-    )
-    config.quantization_config = record.to_config()
+    config.quantization_config = record_of(work.model, work.loaded).to_config()
     with DirectoryCommit(target, replaces=_is_replaced) as staging:
         config.save_pretrained(staging)
         for name in TEXT_FILES:

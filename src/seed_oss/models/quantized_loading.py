@@ -27,6 +27,7 @@ from seed_oss.quant.record import QuantizationRecord, is_own_format
 from seed_oss.quant.schemes import Scheme, plan_tensors, weight_shapes
 from seed_oss.weights import WeightSource, on_meta_device
 from seed_oss.weights.dtypes import WEIGHT_DTYPES
+from seed_oss.weights.gguf_source import GGUFBlocks, GGUFSource
 from seed_oss.weights.packed_source import (
     ForeignModule,
     PackedSource,
@@ -85,6 +86,8 @@ def prepare_quantized(
     """
     stored: Any = getattr(config, "quantization_config", None)
     names = _StoredNames(model, source, prefixes)
+    if isinstance(source, GGUFSource) and source.blocks:
+        return _gguf(model, names, source, scheme)
     if not stored:
         return None if scheme is None else _by_scheme(model, names, scheme, may_map)
     if is_own_format(stored):
@@ -207,6 +210,41 @@ def _foreign(
     return QuantizedLoad(source, found.method, kept=kept)
 
 
+def _gguf(model: nn.Module, names: _StoredNames, file: GGUFSource, scheme: Scheme | None) -> QuantizedLoad:
+    if scheme is not None:
+        raise _quantized_already(file, "gguf", scheme)
+    makers: list[WeightMaker] = []
+    formats: dict[str, QuantFormat] = {}
+    kept: dict[str, str] = {}
+    for name, shape in names.shapes.items():
+        module = names.module(name)
+        weight = f"{module}.weight"
+        if weight not in file.specs or file.specs[weight].shape != shape:
+            continue
+        format = file.blocks.get(weight)
+        if format is not None:
+            formats[name] = format
+            makers.append(GGUFBlocks(file, module, format, shape))
+        elif weight in file.blocks:
+            kept[name] = f"{file.type_name(weight)} blocks, which are not kept in groups: dequantized"
+        else:
+            kept[name] = f"{file.type_name(weight)} in the file"
+    _warn_of_dequantized(file)
+    _exchange_all(model, names, formats)
+    return QuantizedLoad(PackedSource(file, makers, may_map=False), "gguf", kept=kept)
+
+
+def _warn_of_dequantized(file: GGUFSource) -> None:
+    names = [name for name, format in file.blocks.items() if format is None]
+    if names:
+        types = ", ".join(sorted({file.type_name(name) for name in names}))
+        warnings.warn(
+            f"{file.name}: {len(names)} of {len(file.blocks)} matrices are in blocks that are not kept as groups of "
+            f"4 or 8 bits ({types}); they are dequantized and take more memory",
+            stacklevel=6,
+        )
+
+
 def _nothing_quantized(source: WeightSource) -> CheckpointError:
     return CheckpointError(
         f"{source.name}: config.json has a quantization_config, and no weight is quantized; remove it from "
@@ -271,18 +309,24 @@ def finish_quantized(
         if isinstance(module, QuantizedEmbedding):
             module.dtype = dtype
     if not modules:
-        del model.config.quantization_config
+        if "quantization_config" in model.config:
+            del model.config.quantization_config
         return
-    record = QuantizationRecord.of(
+    model.config.quantization_config = record_of(model, loaded).to_config()
+    if device.type == "cpu":
+        fuse_(model.eval())
+
+
+def record_of(model: nn.Module, loaded: QuantizedLoad) -> QuantizationRecord:
+    """What the quantized modules of a model are; there must be one."""
+    modules = quantized_modules(model)
+    return QuantizationRecord.of(
         loaded.scheme,
         {name: module.format for name, module in modules.items()},
         {name: module.shape for name, module in modules.items()},
         loaded.kept or {},
         is_calibrated=loaded.is_calibrated,
     )
-    model.config.quantization_config = record.to_config()
-    if device.type == "cpu":
-        fuse_(model.eval())
 
 
 def _settle(model: nn.Module, name: str, format: QuantFormat, column_order: torch.Tensor | None) -> None:

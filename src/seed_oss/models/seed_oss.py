@@ -100,8 +100,9 @@ class SeedOssModel(SeedOssPreTrainedModel):
         recorder = Recorder(self.config, output_hidden_states, output_attentions)
         context = self._context(hidden_states, attention_mask, position_ids, cache, is_causal, recorder)
         if position_ids is None:
-            position_ids = torch.arange(hidden_states.shape[1], device=hidden_states.device)[None] + query_offset(cache)
-        cos, sin = self.rotary_emb(hidden_states, position_ids)
+            cos, sin = self.rotary_emb.following(hidden_states, query_offset(cache))
+        else:
+            cos, sin = self.rotary_emb(hidden_states, position_ids)
 
         is_watched = recorder.selected is not None or (self.gradient_checkpointing and self.training)
         step = partial(self._run, recorder) if is_watched else None

@@ -1,13 +1,16 @@
 """All decoder layers in one native call, put in the place of the plain ones from outside.
 
 `fuse_` swaps the stack of a model; the layers in it, their names and their parameters stay what they are, and whatever
-the native call cannot do (gradients, attention weights, hidden states, masks that are added, other devices) runs them
-one by one as before.
+the native call cannot do (training, gradients, attention weights, hidden states, hooks, adapters, masks that are added,
+other devices) runs them one by one as before.
 """
 
 import ctypes
+import os
+import threading
 from ctypes import byref
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, Self
 
 import torch
@@ -15,13 +18,15 @@ from torch import Tensor, nn
 
 from seed_oss.cache import DenseContext, Room
 from seed_oss.errors import StateError
+from seed_oss.nn.attention import SeedOssAttention
 from seed_oss.nn.decoder_layer import SeedOssDecoderLayer
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
 from seed_oss.nn.linear import Linear
+from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.activations import is_silu
-from seed_oss.ops.native import library, num_threads
+from seed_oss.ops.native import library, num_threads, together
 from seed_oss.ops.native.structs import (
     BFLOAT16,
     CACHE_BFLOAT16,
@@ -44,6 +49,12 @@ _PROJECTIONS = {
     "gate": "mlp.gate_proj",
     "up": "mlp.up_proj",
     "down": "mlp.down_proj",
+}
+_PARTS = {
+    "self_attn": SeedOssAttention,
+    "mlp": SeedOssMLP,
+    "input_layernorm": SeedOssRMSNorm,
+    "post_attention_layernorm": SeedOssRMSNorm,
 }
 _KINDS = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 _CACHE_KINDS = {torch.bfloat16: CACHE_BFLOAT16, torch.float32: CACHE_FLOAT32, torch.int8: CACHE_INT8}
@@ -93,9 +104,9 @@ def _swap_norm(parent: nn.Module, kind: type[SeedOssRMSNorm]) -> None:
 
 
 def runs_natively(model: Any) -> bool:
-    """Whether prompts and steps of a model are native calls, so that torch's threads should sleep beside them."""
+    """Whether a model has fused layers, so that torch's threads should sleep while it generates."""
     stacks = _stacks(model) if isinstance(model, nn.Module) else []
-    return any(isinstance(layers, FusedLayers) and all(map(_is_packed, layers)) for _, _, layers in stacks)
+    return any(isinstance(layers, FusedLayers) for _, _, layers in stacks)
 
 
 def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
@@ -107,32 +118,56 @@ def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
     ]
 
 
+class _OneCall:
+    """Threads may run one model at the same time, and its table is filled in for each call."""
+
+    lock = threading.Lock()
+
+    @classmethod
+    def renew(cls) -> None:
+        """In the child of a fork nobody is left who would let go of it."""
+        cls.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_OneCall.renew)
+
+
 @dataclass(frozen=True)
 class _Table:
     """What the native call knows of the layers.
 
     Attributes:
+        call: the call, with all that stays the same from one to the next.
         layers: their structures.
         is_packed: every weight is quantized.
-        sources: (dictionary, name, tensor) of every tensor that the structures point to.
+        like: an empty tensor `[1, kv_heads, 0, head_dim]`.
+        sources: (dictionary, name, module or tensor) of all that the structures point to.
         kept: tensors made for them.
+        rooms: keys and values that they point to.
     """
 
+    call: DecoderStruct
     layers: Any
     is_packed: bool
-    sources: list[tuple[dict[str, Any], str, Tensor | None]]
+    like: Tensor
+    sources: list[tuple[dict[str, Any], str, nn.Module | Tensor | None]]
     kept: list[Tensor]
+    rooms: list[Room]
 
     def point_to(self, memory: list[Room]) -> None:
         """Let the structures point to the keys and values of each layer."""
+        if len(memory) == len(self.rooms) and all(map(is_, memory, self.rooms)):
+            return
+        self.rooms[:] = memory
         for struct, room in zip(self.layers, memory, strict=True):
             struct.keys, struct.values = room.keys.data_ptr(), room.values.data_ptr()
             if room.key_scales is not None and room.value_scales is not None:
                 struct.key_scales, struct.value_scales = room.key_scales.data_ptr(), room.value_scales.data_ptr()
 
     def is_current(self) -> bool:
-        """Whether the layers still hold the tensors that the structures point to."""
-        return all(owner.get(name) is tensor for owner, name, tensor in self.sources)
+        """Whether the layers still hold the modules and tensors that the structures point to."""
+        return all(owner.get(name) is value for owner, name, value in self.sources)
 
 
 class FusedLayers(SeedOssLayers):
@@ -141,28 +176,19 @@ class FusedLayers(SeedOssLayers):
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__(layers)
         self._table: _Table | None = None
+        self._has_looked = False  # whether there can be a table
 
     @staticmethod
     def can_run(layers: SeedOssLayers) -> bool:
         """Whether the kernels are there and made for such layers."""
-        first = next(iter(layers), None)
-        if library() is None or not isinstance(first, SeedOssDecoderLayer):
+        if library() is None or not len(layers) or not all(map(_is_ours, layers)):
             return False
+        first: Any = layers[0]
         attention, mlp = first.self_attn, first.mlp
         fits = attention.head_dim % 16 == 0 and attention.head_dim <= MAX_HEAD_DIM and is_silu(mlp.act_fn)
         return fits and all(
             _can_multiply(layer.get_submodule(path)) for layer in layers for path in _PROJECTIONS.values()
         )
-
-    def train(self, mode: bool = True) -> Self:
-        """Refuse training.
-
-        Raises:
-            StateError: `mode` is True.
-        """
-        if mode:
-            raise StateError("the layers are fused for inference; call seed_oss.nn.unfuse_(model) before training")
-        return super().train(mode)
 
     def forward(
         self,
@@ -174,40 +200,50 @@ class FusedLayers(SeedOssLayers):
         step: LayerStep | None,
     ) -> Tensor:
         """See SeedOssLayers.forward."""
-        if not self._is_plain_inference(hidden_states, context, num_layers, step):
-            return super().forward(hidden_states, cos, sin, context, num_layers, step)
-        table = self._current_table(is_step=hidden_states.shape[1] == 1)
-        memory = self._memory(table, hidden_states, context)
-        if memory is None or (not table.is_packed and hidden_states.shape[:2].numel() > MAX_PLAIN_TOKENS):
-            return super().forward(hidden_states, cos, sin, context, num_layers, step)
-        return self._run(table, memory, hidden_states, cos, sin, context)
+        arguments = (hidden_states, cos, sin, context, num_layers, step)
+        if torch.compiler.is_compiling():
+            return super().forward(*arguments)
+        if self._is_plain_inference(hidden_states, context, num_layers, step):
+            table = self._current_table(is_step=hidden_states.shape[1] == 1)
+            num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
+            if table is not None and (table.is_packed or num_tokens <= MAX_PLAIN_TOKENS):
+                memory = self._memory(table, hidden_states, context)
+                if memory is not None:
+                    return self._run(table, memory, hidden_states, cos, sin, context)
+        with together():
+            return super().forward(*arguments)
 
     def _is_plain_inference(self, x: Tensor, context: DenseContext, num_layers: int, step: LayerStep | None) -> bool:
-        if step is not None or torch.compiler.is_compiling() or x.device.type != "cpu" or num_layers != len(self):
+        if step is not None or self.training or x.device.type != "cpu" or num_layers != len(self):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters())):
             return False
         mask = context.mask.tensor
         is_boolean = mask is None or (mask.dtype == torch.bool and mask.shape[1] == 1)
-        return is_boolean and not context.eager
+        return is_boolean and not context.eager and not torch.is_autocast_enabled("cpu")
 
-    def _current_table(self, is_step: bool) -> _Table:
-        # While decoding, all that Python holds has left the processor's caches, and a look at every tensor would take
-        # a twentieth of a step: weights that were replaced are noticed at the next prompt.
-        if self._table is None or not (is_step or self._table.is_current()):
-            self._table = _make_table(self)
+    def _current_table(self, is_step: bool) -> _Table | None:
+        """The table, or None where something about the layers asks for them to be called."""
+        # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
+        # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
+        if is_step and self._has_looked:
+            return None if any(map(_has_hooks, self)) else self._table
+        self._has_looked = True
+        if any(map(_has_hooks, self.modules())):
+            self._table = None
+        elif self._table is None or not self._table.is_current():
+            self._table = _make_table(self) if self.can_run(self) else None
         return self._table
 
     def _memory(self, table: _Table, x: Tensor, context: DenseContext) -> list[Room] | None:
         """Keys and values of every layer, with room for the new tokens."""
-        attention: Any = self[0].self_attn
-        kv_heads = attention.k_proj.out_features // attention.head_dim
-        dtype = torch.float32 if x.dtype == torch.float32 and not table.is_packed else torch.bfloat16
-        like = torch.empty(x.shape[0], kv_heads, 0, attention.head_dim, dtype=dtype)
+        batch, length = x.shape[:2]
+        like = table.like if x.dtype == torch.float32 and not table.is_packed else table.like.bfloat16()
+        like = like.expand(batch, -1, -1, -1)
         if context.cache is None:
-            room = like.new_empty(2, len(self), x.shape[0], kv_heads, x.shape[1], attention.head_dim)
+            room = like.new_empty(2, len(self), batch, like.shape[1], length, like.shape[3])
             return [Room(*layer) for layer in room.transpose(0, 1)]
-        rooms = context.cache.room(len(self), x.shape[1], like)
+        rooms = context.cache.room(len(self), length, like)
         if rooms is None or any(room.keys.dtype not in _CACHE_KINDS for room in rooms):
             return None
         return rooms
@@ -221,45 +257,35 @@ class FusedLayers(SeedOssLayers):
         sin: Tensor,
         context: DenseContext,
     ) -> Tensor:
-        table.point_to(memory)
-        first: Any = self[0]
-        attention = first.self_attn
-        keys = memory[0].keys
+        keys, mask = memory[0].keys, context.mask.tensor
         x = hidden_states.to(torch.float32, copy=True).contiguous()
         cos, sin = cos.float().contiguous(), sin.float().contiguous()
-        mask = None if context.mask.tensor is None else context.mask.tensor.contiguous()
-        call = DecoderStruct(
-            num_layers=len(self),
-            hidden=x.shape[2],
-            heads=attention.q_proj.out_features // attention.head_dim,
-            kv_heads=keys.shape[1],
-            head_dim=attention.head_dim,
-            intermediate=first.mlp.gate_proj.out_features,
-            layers=ctypes.addressof(table.layers),
-            batch=x.shape[0],
-            length=x.shape[1],
-            past=0 if context.cache is None else int(context.cache.layer(0).length),
-            cache_kind=_CACHE_KINDS[keys.dtype],
-            batch_stride=keys.stride(0),
-            head_stride=keys.stride(1),
-            cos=cos.data_ptr(),
-            sin=sin.data_ptr(),
-            cos_batch_stride=0 if cos.shape[0] == 1 else cos.stride(0),
-            mask=None if mask is None else mask.data_ptr(),
-            mask_batch_stride=0 if mask is None or mask.shape[0] == 1 else mask.stride(0),
-            mask_query_stride=0 if mask is None or mask.shape[2] == 1 else mask.stride(2),
-            is_causal=mask is None and (context.mask.is_causal or x.shape[1] == 1),
-            x=x.data_ptr(),
-            eps=first.input_layernorm.variance_epsilon,
-            threads=num_threads(),
-        )
+        mask = None if mask is None else mask.contiguous()
         native = library()
         assert native is not None
-        native.so_decoder(byref(call))
+        with _OneCall.lock:
+            table.point_to(memory)
+            call = table.call
+            call.batch, call.length = x.shape[:2]
+            call.past = 0 if context.cache is None else int(context.cache.layer(0).length)
+            call.cache_kind = _CACHE_KINDS[keys.dtype]
+            call.batch_stride, call.head_stride = keys.stride()[:2]
+            call.x, call.cos, call.sin = x.data_ptr(), cos.data_ptr(), sin.data_ptr()
+            call.cos_batch_stride = 0 if cos.shape[0] == 1 else cos.stride(0)
+            call.mask = None if mask is None else mask.data_ptr()
+            call.mask_batch_stride = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
+            call.mask_query_stride = 0 if mask is None or mask.shape[2] == 1 else mask.stride(2)
+            call.is_causal = mask is None and (context.mask.is_causal or x.shape[1] == 1)
+            call.threads = num_threads()
+            native.so_decoder(byref(call))
         return x.to(hidden_states.dtype)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes its own table: this one has addresses in it."""
+        return {**self.__dict__, "_table": None, "_has_looked": False}
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._table = None
+        self._table, self._has_looked = None, False
         return super()._apply(fn, recurse)
 
 
@@ -282,18 +308,45 @@ class FusedRMSNorm(SeedOssRMSNorm):
         return out
 
 
+def _is_ours(layer: nn.Module) -> bool:
+    parts = _PARTS.items()
+    return type(layer) is SeedOssDecoderLayer and all(type(getattr(layer, name)) is kind for name, kind in parts)
+
+
 def _can_multiply(module: nn.Module) -> bool:
     if isinstance(module, QuantizedLinear):
-        return True
-    return type(module) is Linear and module.weight.dtype in _KINDS  # an adapter's is another type
+        return module.packed.device.type == "cpu"
+    is_plain = type(module) is Linear and module.weight.dtype in _KINDS  # an adapter's is another type
+    return is_plain and module.weight.device.type == "cpu"
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
 def _make_table(layers: FusedLayers) -> _Table:
-    structs = (LayerStruct * len(layers))()
-    table = _Table(structs, all(_is_packed(layer) for layer in layers), [], [])
     modules: list[Any] = list(layers)
-    for struct, layer in zip(structs, modules, strict=True):
+    structs, attention = (LayerStruct * len(layers))(), modules[0].self_attn
+    kv_heads = attention.k_proj.out_features // attention.head_dim
+    call = DecoderStruct(
+        num_layers=len(layers),
+        hidden=attention.q_proj.in_features,
+        heads=attention.q_proj.out_features // attention.head_dim,
+        kv_heads=kv_heads,
+        head_dim=attention.head_dim,
+        intermediate=modules[0].mlp.gate_proj.out_features,
+        layers=ctypes.addressof(structs),
+        eps=modules[0].input_layernorm.variance_epsilon,
+    )
+    like = torch.empty(1, kv_heads, 0, attention.head_dim)
+    table = _Table(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [])
+    for name, layer, struct in zip(layers._modules, modules, structs, strict=True):
+        table.sources.append((layers._modules, name, layer))
+        table.sources.extend((layer._modules, part, getattr(layer, part)) for part in _PARTS)
         for field, path in _PROJECTIONS.items():
+            parent, _, child = path.rpartition(".")
+            owner = layer.get_submodule(parent)._modules
+            table.sources.append((owner, child, owner[child]))
             setattr(struct, field, _weight_of(layer.get_submodule(path), table))
         struct.input_norm = _float_pointer(layer.input_layernorm._parameters, "weight", table)
         struct.post_norm = _float_pointer(layer.post_attention_layernorm._parameters, "weight", table)

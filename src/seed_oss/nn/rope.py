@@ -1,13 +1,25 @@
 """The rotary embedding of a model: frequencies as buffers, cosines and sines per forward."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.ops.rope import cos_sin, default_inv_freq, dynamic_theta, longrope_inv_freq, rope_frequencies
+
+_TABLE_LEN = 256
+
+
+class _Table(NamedTuple):
+    """Cosines and sines `[1, _TABLE_LEN, head_dim]` of positions from `start` on, and what they were made of."""
+
+    start: int
+    cos: Tensor
+    sin: Tensor
+    inv_freq: Tensor
+    dtype: torch.dtype
 
 
 class SeedOssRotaryEmbedding(nn.Module):
@@ -28,10 +40,12 @@ class SeedOssRotaryEmbedding(nn.Module):
         self.rope_type: str = config.rope_parameters["rope_type"]
         self.original_max_seq_len = config.max_position_embeddings
         self.attention_scaling = 1.0
+        self._table: _Table | None = None
         self.reset_buffers()
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute the buffers anew on `device` (the default device if None)."""
+        self._table = None
         device = torch.device(device) if device is not None else torch.get_default_device()
         # arithmetic on the meta device would make torch import its compiler (seconds)
         computed_on = torch.device("cpu") if device.type == "meta" else device
@@ -61,6 +75,30 @@ class SeedOssRotaryEmbedding(nn.Module):
         """
         inv_freq = self._inv_freq_for(position_ids)
         return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
+
+    def following(self, hidden_states: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[1, length, head_dim]` of consecutive positions.
+
+        On the CPU those of single tokens are looked up: a step of decoding is short beside computing them.
+
+        Args:
+            hidden_states: `[batch, length, hidden_size]`; gives dtype, device and length.
+            start: the first position.
+        """
+        length, is_compiling = hidden_states.shape[1], torch.compiler.is_compiling()
+        if length > 1 or is_compiling or not isinstance(start, int) or hidden_states.device.type != "cpu":
+            return self(hidden_states, torch.arange(length, device=hidden_states.device)[None] + start)
+        if self.rope_type in ("dynamic", "longrope"):  # what they give depends on the longest position
+            return self(hidden_states, torch.tensor([[start]]))
+        table, dtype = self._table, hidden_states.dtype
+        known = table is not None and table.start <= start < table.start + _TABLE_LEN
+        if table is None or not known or table.dtype != dtype or table.inv_freq is not self.inv_freq:
+            with torch.inference_mode(False):  # whoever comes next may want a graph
+                positions = torch.arange(start, start + _TABLE_LEN)[None]
+                cos, sin = cos_sin(positions, self.inv_freq, self.attention_scaling, dtype)
+            self._table = table = _Table(start, cos, sin, self.inv_freq, dtype)
+        row = slice(start - table.start, start - table.start + 1)
+        return table.cos[:, row], table.sin[:, row]
 
     def _inv_freq_for(self, position_ids: Tensor) -> Tensor:
         if self.rope_type == "longrope":

@@ -167,11 +167,10 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
     if native is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
         return F.embedding(ids, unpack(packed, format, *shape).dequantize())
     wanted = ids.reshape(-1).to(torch.int64).contiguous()
-    if wanted.numel() and (int(wanted.min()) < 0 or int(wanted.max()) >= shape[0]):
-        raise IndexError("index out of range in self")  # as torch's own embedding
     out = torch.empty(wanted.numel(), shape[1], dtype=torch.float32)
     weight = weight_struct(packed, format, *shape)
-    native.so_embedding(byref(weight), wanted.data_ptr(), wanted.numel(), out.data_ptr())
+    if native.so_embedding(byref(weight), wanted.data_ptr(), wanted.numel(), out.data_ptr()) < wanted.numel():
+        raise IndexError("index out of range in self")  # as torch's own embedding
     return out.view(*ids.shape, shape[1])
 
 

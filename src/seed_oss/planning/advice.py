@@ -10,6 +10,8 @@ from seed_oss.planning.result import Placement
 from seed_oss.planning.workspace import Load
 from seed_oss.quant.schemes import SCHEMES
 
+NOTABLE_GROWTH = 1.02
+
 
 def advise(
     model: PlannedModel,
@@ -33,6 +35,7 @@ def advise(
         said = [_suggestion(best)]
     else:
         said = [_missing(placements), *_smaller(model, placements, devices, load, dtype), *_shorter(placements)]
+    said += _grown(model, placements)
     trained = model.config.max_position_embeddings
     if load.context > trained:
         said.append(f"The model is made for {trained:,} tokens; beyond, its answers get worse.")
@@ -50,6 +53,17 @@ def _suggestion(best: Placement) -> str:
         f"Use {best.form} on {best.device}: {gib(best.total_bytes)} of {gib(best.free_bytes)}; a context of up to "
         f"{best.longest_context:,} tokens fits. from_pretrained(..., {how}device={best.device!r})"
     )
+
+
+def _grown(model: PlannedModel, placements: Sequence[Placement]) -> list[str]:
+    """What a GGUF file grows by when its blocks become groups."""
+    held = min((placement.weights.total for placement in placements), default=0)
+    if not model.blocks or held <= NOTABLE_GROWTH * model.file_bytes:
+        return []
+    return [
+        f"The file has {gib(model.file_bytes)} of weights, which take {gib(held)} here: its blocks become groups of 4 "
+        "or 8 bits with a whole number for each scale, or numbers where no groups hold them; values stay the same."
+    ]
 
 
 def _missing(placements: Sequence[Placement]) -> str:

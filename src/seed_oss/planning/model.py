@@ -2,15 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from seed_oss.config import SeedOssConfig
-from seed_oss.files import INDEX_FILE, SINGLE_FILE, model_file_exists, resolve_model
+from seed_oss.files import INDEX_FILE, SINGLE_FILE, gguf_file, model_file_exists, resolve_model
+from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.weights.dtypes import weight_dtype
+from seed_oss.weights.gguf_source import GGUFSource
 from seed_oss.weights.source import CheckpointSource, TensorSpec
 
 NAMED_SHAPES: Mapping[str, Mapping[str, Any]] = {
@@ -37,11 +39,15 @@ class PlannedModel:
         name: as it was given.
         config: of it.
         stored: every tensor of its files -> dtype and shape; empty where the files are not here.
+        blocks: of a GGUF file: name of a matrix in blocks -> the groups that hold it, None where none do.
+        file_bytes: of the tensors in a GGUF file; 0 for other models.
     """
 
     name: str
     config: SeedOssConfig
     stored: Mapping[str, TensorSpec]
+    blocks: Mapping[str, QuantFormat | None] = field(default_factory=dict)
+    file_bytes: int = 0
 
     @property
     def is_quantized(self) -> bool:
@@ -75,17 +81,23 @@ def find_model(model: str | os.PathLike[str] | SeedOssConfig, **where: Any) -> P
     """Look a model up; of a hub model only the configuration is fetched.
 
     Args:
-        model: a folder, a hub id, "demo", one of `NAMED_SHAPES`, or a configuration.
+        model: a folder, a GGUF file, a hub id, "demo", one of `NAMED_SHAPES`, or a configuration.
         **where: revision, cache_dir, token, local_files_only and subfolder, see `seed_oss.files.resolve_model`.
 
     Raises:
         MissingFileError, HubError, UnsafeFileError, CheckpointError: the files cannot be had, or are damaged.
         ConfigError: a wrong configuration.
+        MissingExtraError, UnsupportedModelError: a GGUF file that cannot be read, or without the package `gguf`.
     """
     if isinstance(model, SeedOssConfig):
         return PlannedModel(model.name_or_path or "a configuration", model, {})
     if isinstance(model, str) and model.lower() in NAMED_SHAPES:
         return PlannedModel(model.lower(), SeedOssConfig(**NAMED_SHAPES[model.lower()]), {})
+    file = gguf_file(model)
+    if file is not None:
+        found = GGUFSource(file)
+        file_bytes = sum(one.source.num_bytes for one in found.model.plan)
+        return PlannedModel(os.fspath(model), found.model.config, found.specs, found.blocks, file_bytes)
     folder = resolve_model(model, patterns=["config.json"], **where)
     return PlannedModel(os.fspath(model), SeedOssConfig.from_pretrained(folder), _headers(folder))
 

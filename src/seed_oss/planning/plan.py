@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.planning.advice import advise
@@ -15,7 +17,7 @@ from seed_oss.planning.placing import Candidate, place, scheme_candidate
 from seed_oss.planning.result import MeasuredSpeed, MemoryPlan, Placement
 from seed_oss.planning.roofline import Speeds, measure
 from seed_oss.planning.shapes import model_tensors
-from seed_oss.planning.weights import plain_form, stored_form
+from seed_oss.planning.weights import Form, blocks_form, plain_form, stored_form
 from seed_oss.quant.schemes import parse_scheme
 
 DEFAULT_SCHEMES = ("int8", "int4", "int4-g128")
@@ -43,7 +45,7 @@ def plan(
     """What a model takes, where it fits, and how fast it will be; from its configuration and headers alone.
 
     Args:
-        model: a folder, a hub id (only its configuration is fetched), "demo", "36b" for the shape of
+        model: a folder, a GGUF file, a hub id (only its configuration is fetched), "demo", "36b" for the shape of
             ByteDance-Seed/Seed-OSS-36B without any file, or a SeedOssConfig.
         context: tokens of a row, prompt and answer together; 4,096 by default, or what the model is made for if less.
         batch: rows that run together.
@@ -107,11 +109,17 @@ def _candidates(model: PlannedModel, quantization: str | None, dtype: Any, kind:
                 f"quantization is {quantization!r:.40}, and {model.name} is quantized already; leave it out, or plan "
                 "the original"
             )
-        return [Candidate(model.config, stored_form(model.config, model.stored, model.quantized_dtype(dtype, kind)))]
+        return [Candidate(model.config, _stored(model, model.quantized_dtype(dtype, kind)))]
     is_plain = quantization is None or (isinstance(quantization, str) and quantization.strip().lower() == PLAIN)
     schemes = DEFAULT_SCHEMES if quantization is None else () if is_plain else (quantization,)
     plain = [Candidate(model.config, plain_form(model.config, model.dtype(dtype)))] if is_plain else []
     return plain + [scheme_candidate(model, parse_scheme(name), dtype, kind) for name in schemes]
+
+
+def _stored(model: PlannedModel, dtype: torch.dtype) -> Form:
+    if model.blocks:
+        return blocks_form(model.config, model.blocks, dtype)
+    return stored_form(model.config, model.stored, dtype)
 
 
 def _measured(device: DeviceMemory, candidates: Sequence[Candidate]) -> Speeds:

@@ -140,6 +140,19 @@ def stored_form(config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype: 
     return _foreign_form(config, stored, dtype)
 
 
+def blocks_form(config: SeedOssConfig, blocks: Mapping[str, QuantFormat | None], dtype: torch.dtype) -> Form:
+    """Weights of a GGUF file, in the groups that hold its blocks.
+
+    Args:
+        config: of the model.
+        blocks: name of a matrix in blocks -> its groups; None where it is dequantized.
+        dtype: of what is not packed.
+    """
+    tensors = [one for tensor in model_tensors(config) for one in _each_layer(tensor)]
+    formats = {module: blocks.get(f"{module}.weight") for module in _matrices(tensors)}
+    return Form("gguf", dtype, _weight_bytes(tensors, formats, dtype), formats)
+
+
 def _stored_name(config: SeedOssConfig) -> str:
     quantization = getattr(config, "quantization_config", None)
     fields: Mapping[str, object] = quantization if isinstance(quantization, Mapping) else {}

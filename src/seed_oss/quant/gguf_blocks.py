@@ -28,7 +28,6 @@ from seed_oss.errors import CheckpointError, UnsupportedModelError
 from seed_oss.files.names import short
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
 from seed_oss.ops.packing import BLOCK_ROWS
-from seed_oss.quant.gguf_dequantize import PIECE_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     # A block's bytes [blocks, bytes] to its integers [blocks, values], scales and minimums [blocks, groups].
     Unpacked = tuple[Tensor, Tensor, Tensor | None]
 
+PIECE_VALUES = 1 << 18  # unpacking takes several bytes for each
 GROUPED_FORMATS: dict[str, QuantFormat] = {
     "Q4_0": QuantFormat(4, 32),
     "Q4_1": QuantFormat(4, 32, "minimum"),
@@ -100,7 +100,7 @@ def read_grouped_pieces(file: BinaryIO, tensor: GGUFTensor, *, head_dim: int = 0
         head_dim: Rows per head where rows are stored for interleaved rotary positions; they come out half-split.
 
     Yields:
-        About a million values at a time. Every piece but the last has a multiple of 32 rows, so that the packed pieces
+        About 250,000 values at a time. Every piece but the last has a multiple of 32 rows, so that the packed pieces
         one after another are the packed matrix.
 
     Raises:

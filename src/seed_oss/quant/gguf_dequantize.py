@@ -82,6 +82,23 @@ def read_pieces(file: BinaryIO, tensor: GGUFTensor, *, row_group: int = 1) -> It
         yield values
 
 
+def half_split_rows(values: np.ndarray, head_dim: int) -> np.ndarray:
+    """Reorder rows from interleaved rotary positions (pairs beside each other) to half-split ones.
+
+    Args:
+        values: Rows of whole heads `[heads * head_dim, columns]`, or a bias `[1, heads * head_dim]`.
+        head_dim: Rows per head; 0 leaves everything as it is.
+
+    Returns:
+        An array of the same shape, in which row j * head_dim/2 + i of a head is row 2i + j before.
+    """
+    if not head_dim:
+        return values
+    columns = values.shape[1] if values.shape[0] > 1 else 1
+    pairs = values.reshape(-1, head_dim // 2, 2, columns)
+    return pairs.swapaxes(1, 2).reshape(values.shape)
+
+
 def _dequantize(data: np.ndarray, type_name: str) -> np.ndarray:
     gguf = require_gguf()
     with np.errstate(all="ignore"):  # damaged scales overflow; the caller looks at the result

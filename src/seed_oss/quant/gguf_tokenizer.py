@@ -141,7 +141,7 @@ def tokenizer_from_gguf(header: GGUFHeader, *, context_len: int) -> GGUFTokenize
         "tokenizer_class": "PreTrainedTokenizerFast",
         **({"chat_template": templates} if templates else {}),
     }
-    return GGUFTokenizer(data, config, template, len(tokens), _end_ids(header, len(tokens)))
+    return GGUFTokenizer(data, config, template, len(tokens), end_ids(header, len(tokens)))
 
 
 def _pre_tokenizer(header: GGUFHeader) -> _PreTokenizer:
@@ -262,7 +262,16 @@ def _named_tokens(header: GGUFHeader, tokens: list[str]) -> dict[str, str]:
     return {name: tokens[_token_id(header, key, len(tokens))] for name, key in keys.items() if key in header.metadata}
 
 
-def _end_ids(header: GGUFHeader, num_tokens: int) -> tuple[int, ...]:
+def end_ids(header: GGUFHeader, num_tokens: int) -> tuple[int, ...]:
+    """Ids that end a turn or a text: the file's eos, then its eot and eom if it names them.
+
+    Args:
+        header: The file's header.
+        num_tokens: Entries of the vocabulary.
+
+    Raises:
+        CheckpointError: An id beyond them.
+    """
     keys = [f"{PREFIX}{name}" for name in ("eos_token_id", "eot_token_id", "eom_token_id")]
     return tuple(dict.fromkeys(_token_id(header, key, num_tokens) for key in keys if key in header.metadata))
 

@@ -6,34 +6,31 @@ a time; and the folder appears, or changes, all at once at the end.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 import torch
 
-from seed_oss.config import GenerationConfig, SeedOssConfig
-from seed_oss.errors import CheckpointError, InputError, UnsupportedModelError
+from seed_oss.errors import InputError
 from seed_oss.files import DirectoryCommit, is_weight_file, open_model_file
-from seed_oss.quant.gguf_config import PlannedTensor, config_from_gguf, plan_tensors
-from seed_oss.quant.gguf_dequantize import check_readable, read_pieces
-from seed_oss.quant.gguf_header import GGUFHeader, read_gguf_header
-from seed_oss.quant.gguf_metadata import get_float, get_int
-from seed_oss.quant.gguf_rope import ROPE_FREQS
-from seed_oss.quant.gguf_tokenizer import GGUFTokenizer, tokenizer_from_gguf
+from seed_oss.quant.gguf_dequantize import half_split_rows, read_pieces
+from seed_oss.quant.gguf_model import GGUFModel, read_gguf_model, read_gguf_tokenizer
+from seed_oss.quant.gguf_texts import config_texts, tokenizer_texts
 from seed_oss.weights.save import save_tensors, size_in_bytes, tensor_pieces
 from seed_oss.weights.source import TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from seed_oss.quant.gguf_config import PlannedTensor
+    from seed_oss.quant.gguf_tokenizer import GGUFTokenizer
 
 DTypeName = Literal["float32", "bfloat16", "float16"]
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_MAX_ROPE_FACTORS = 4_096
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # A model that was in the folder before must leave nothing that would be read as part of the new one.
 _REPLACED = frozenset(
     {
@@ -47,7 +44,6 @@ _REPLACED = frozenset(
         "added_tokens.json",
     }
 )
-_SAMPLING_KEYS = {"temp": "temperature", "top_p": "top_p", "min_p": "min_p", "penalty_repeat": "repetition_penalty"}
 
 
 def convert_gguf(
@@ -83,74 +79,34 @@ def convert_gguf(
         TokenizerError: The tokenizer in the file cannot be loaded.
         InputError: An unknown dtype, values that do not fit it, or a folder that cannot be saved into.
     """
-    if dtype not in _DTYPES:
-        raise InputError(f"dtype is {dtype!r}; {', '.join(_DTYPES)} are allowed")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; {', '.join(DTYPES)} are allowed")
     size_in_bytes(max_shard_size)
     real = Path(os.path.realpath(path))
     with open_model_file(real.parent, real.name) as file:
-        header = read_gguf_header(file, source=os.fspath(path))
-        check_readable(header)
-        config = config_from_gguf(header, dtype=dtype, rope_factors=_rope_factors(file, header))
-        config.validate()
-        plan = plan_tensors(header, config)
-        tokenizer = tokenizer_from_gguf(header, context_len=config.max_position_embeddings)
-        if tokenizer.num_tokens != config.vocab_size:
-            raise CheckpointError(
-                f"{header.source}: the tokenizer has {tokenizer.num_tokens} tokens, "
-                f"the embedding {config.vocab_size} rows"
-            )
-        generation_config = _generation_config(header, config, tokenizer)
-        with DirectoryCommit(Path(out_dir), replaces=_is_replaced) as staging:
-            (staging / "config.json").write_text(config.to_json_string(), encoding="utf-8")
-            (staging / "generation_config.json").write_text(generation_config.to_json_string(), encoding="utf-8")
-            _write_tokenizer(staging, tokenizer)
-            _write_weights(staging, file, plan, _DTYPES[dtype], max_shard_size, progress)
+        model = read_gguf_model(file, source=os.fspath(path), dtype=dtype)
+        tokenizer = read_gguf_tokenizer(model)
+        with DirectoryCommit(Path(out_dir), replaces=is_replaced) as staging:
+            write_gguf_texts(staging, model, tokenizer)
+            _write_weights(staging, file, model.plan, DTYPES[dtype], max_shard_size, progress)
     return Path(out_dir)
 
 
-def _is_replaced(name: str) -> bool:
+def is_replaced(name: str) -> bool:
+    """Whether a file of the folder belongs to the model that a conversion replaces."""
     return name in _REPLACED or is_weight_file(name)
 
 
-def _rope_factors(file: BinaryIO, header: GGUFHeader) -> np.ndarray | None:
-    tensor = header.tensors.get(ROPE_FREQS)
-    if tensor is None:
-        return None
-    if len(tensor.shape) != 1 or tensor.shape[0] > _MAX_ROPE_FACTORS:
-        raise UnsupportedModelError(f"{header.source}: {ROPE_FREQS} has the shape {tensor.shape}")
-    return next(read_pieces(file, tensor))[0]
-
-
-def _generation_config(header: GGUFHeader, config: SeedOssConfig, tokenizer: GGUFTokenizer) -> GenerationConfig:
-    # Sampling advice is written without do_sample, as in the released checkpoints: generation stays greedy until asked.
-    fields: dict[str, Any] = {
-        name: get_float(header, f"general.sampling.{key}")
-        for key, name in _SAMPLING_KEYS.items()
-        if f"general.sampling.{key}" in header.metadata
-    }
-    if "general.sampling.top_k" in header.metadata:
-        fields["top_k"] = get_int(header, "general.sampling.top_k")
-    ends = tokenizer.end_ids
-    return GenerationConfig(
-        bos_token_id=config.bos_token_id,
-        eos_token_id=list(ends) if len(ends) > 1 else next(iter(ends), None),
-        pad_token_id=config.pad_token_id,
-        **fields,
-    )
-
-
-def _write_tokenizer(folder: Path, tokenizer: GGUFTokenizer) -> None:
-    (folder / "tokenizer.json").write_bytes(tokenizer.tokenizer_json)
-    text = json.dumps(tokenizer.tokenizer_config, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
-    (folder / "tokenizer_config.json").write_bytes(text.encode("utf-8"))
-    if tokenizer.chat_template is not None:
-        (folder / "chat_template.jinja").write_bytes(tokenizer.chat_template.encode("utf-8"))
+def write_gguf_texts(folder: Path, model: GGUFModel, tokenizer: GGUFTokenizer) -> None:
+    """Write everything of a checkpoint but its weights."""
+    for name, text in {**config_texts(model), **tokenizer_texts(tokenizer)}.items():
+        (folder / name).write_bytes(text)
 
 
 def _write_weights(
     folder: Path,
     file: BinaryIO,
-    plan: list[PlannedTensor],
+    plan: Sequence[PlannedTensor],
     dtype: torch.dtype,
     max_shard_size: int | str,
     progress: Callable[[int, int], None] | None,
@@ -175,23 +131,6 @@ def _write_weights(
     save_tensors(
         folder, specs, pieces_of, max_shard_size=max_shard_size, num_parameters=num_parameters, advance=advance
     )
-
-
-def half_split_rows(values: np.ndarray, head_dim: int) -> np.ndarray:
-    """Reorder rows from interleaved rotary positions (pairs beside each other) to half-split ones.
-
-    Args:
-        values: Rows of whole heads `[heads * head_dim, columns]`, or a bias `[1, heads * head_dim]`.
-        head_dim: Rows per head; 0 leaves everything as it is.
-
-    Returns:
-        An array of the same shape, in which row j * head_dim/2 + i of a head is row 2i + j before.
-    """
-    if not head_dim:
-        return values
-    columns = values.shape[1] if values.shape[0] > 1 else 1
-    pairs = values.reshape(-1, head_dim // 2, 2, columns)
-    return pairs.swapaxes(1, 2).reshape(values.shape)
 
 
 def _stored(values: np.ndarray, dtype: torch.dtype, name: str) -> torch.Tensor:

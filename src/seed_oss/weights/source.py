@@ -153,7 +153,7 @@ class CheckpointSource(WeightSource):
     def _read_header(self, file_name: str) -> None:
         source = str(self._root / file_name)
         with open_model_file(self._root, file_name) as file:
-            self._identities[file_name] = _identity(file)
+            self._identities[file_name] = file_identity(file)
             tensors = parse_safetensors_header(file, source=source, max_tensors=MAX_TENSORS - len(self._stored))
         for name, info in tensors.items():
             if name in self._stored:
@@ -177,7 +177,7 @@ class CheckpointSource(WeightSource):
         with ExitStack() as stack:
             for file_name in {self._stored[name].file_name for name in group}:
                 file = stack.enter_context(open_model_file(self._root, file_name))
-                if _identity(file) != self._identities[file_name]:
+                if file_identity(file) != self._identities[file_name]:
                     raise CheckpointError(
                         f"{self._root / file_name} was changed while it was being loaded; load it again once that is "
                         "done"
@@ -272,6 +272,7 @@ def _bytes_of(flat: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
-def _identity(file: BinaryIO) -> tuple[int, ...]:
+def file_identity(file: BinaryIO) -> tuple[int, ...]:
+    """Which file this is, and in which state: another one after a change or an exchange."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -7,7 +7,7 @@ from seed_oss.ops.native.library import (
     set_instruction_set,
     why_not,
 )
-from seed_oss.ops.native.threads import alone, num_threads
+from seed_oss.ops.native.threads import alone, num_threads, together
 
 __all__ = [
     "INSTRUCTION_SETS",
@@ -16,5 +16,6 @@ __all__ = [
     "library",
     "num_threads",
     "set_instruction_set",
+    "together",
     "why_not",
 ]

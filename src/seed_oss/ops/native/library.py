@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 4
+VERSION = 5
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -25,6 +25,7 @@ _ARGUMENTS = {
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),
 }
+_ANSWERS = ("so_instruction_set", "so_embedding")  # return a number
 
 
 @cache
@@ -52,7 +53,7 @@ def library() -> ctypes.CDLL | None:
         return None
     for name, arguments in _ARGUMENTS.items():
         function = getattr(loaded, name)
-        function.argtypes, function.restype = arguments, c_int64 if name == "so_instruction_set" else None
+        function.argtypes, function.restype = arguments, c_int64 if name in _ANSWERS else None
     if wanted and loaded.so_instruction_set(INSTRUCTION_SETS.index(wanted)) != INSTRUCTION_SETS.index(wanted):
         raise InputError(f"SEED_OSS_OPS is {wanted!r}, which this processor or this build does not have; unset it")
     return loaded

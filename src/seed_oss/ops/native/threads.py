@@ -19,6 +19,20 @@ def num_threads() -> int:
 
 
 @contextmanager
+def together() -> Iterator[None]:
+    """Within `alone`, let torch use all threads again until the end of the block."""
+    threads, before = _kept.get(), torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def alone(wanted: bool = True) -> Iterator[None]:
     """Let torch use one thread and the kernels all of them, in this thread and until the end of the block.
 

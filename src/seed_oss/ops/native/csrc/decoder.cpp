@@ -30,7 +30,7 @@ class Decoder {
     explicit Decoder(const DecoderCall &call)
         : c(call), n(call.batch * call.length), group(call.heads / call.kv_heads), few(n <= kFewTokens),
           chunks(ceil_div(call.past + call.length, kChunkKeys)),
-          phases(new Phase[static_cast<size_t>(call.num_layers * kPhasesPerLayer)]) {
+          merges_by_thread(few && n * c.heads * chunks <= kRowsPerTask), phases(new Phase[static_cast<size_t>(call.num_layers * kPhasesPerLayer)]) {
         int64_t heads_dim = c.heads * c.head_dim;
         row_len = heads_dim + 2 * c.kv_heads * c.head_dim;
         qkv.resize(static_cast<size_t>(n * row_len));
@@ -50,6 +50,7 @@ class Decoder {
     int64_t n, group;
     bool few;
     int64_t chunks, row_len = 0;
+    bool merges_by_thread;  // each thread for itself: that takes less time than to wait for each other
     std::unique_ptr<Phase[]> phases;
     std::vector<float> qkv, attended, parts, normed, gated;
     ActRows shared_acts, gated_acts;  // of the product that is running, and of the next `down`
@@ -76,7 +77,7 @@ class Decoder {
         project(l, phase[1], memory);
         if (few) attend_few(l, phase + 2, memory);
         else attend_many(l, phase + 2, memory);
-        add_product(l.o, attended.data(), phase + 4, memory);
+        add_attended(l.o, phase + 4, memory);
         norm_and_quantize(l.post_norm, group_of({&l.gate, &l.up}), phase[6]);
         gate_and_up(l, phase[7], memory);
         add_down(l.down, phase + 8, memory);
@@ -131,7 +132,7 @@ class Decoder {
         ends[0] = num_blocks(l.q);
         ends[1] = ends[0] + num_blocks(l.k);
         ends[2] = ends[1] + num_blocks(l.v);
-        BlockTasks tasks(ends[2], n, c.threads);
+        BlockTasks tasks(ends[2], block_bytes(l.q), n, c.threads);
         const int64_t group_wanted = group_of({&l.q, &l.k, &l.v});
         auto prologue = [&] { own_acts(l.input_norm, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
@@ -224,14 +225,27 @@ class Decoder {
             a.out = parts.data() + task * rows * part_len;
             kernels().attend(a);
         });
-        run_phase(phase[1], c.batch * c.kv_heads, [&](int64_t task) {
-            int64_t kv_head = task % c.kv_heads, b = task / c.kv_heads;
-            for (int64_t row = 0; row < rows; row++) {
-                float *state = new_state(memory, 1);
-                for (int64_t chunk = 0; chunk < chunks; chunk++)
-                    kernels().merge(state, parts.data() + ((task * chunks + chunk) * rows + row) * part_len, c.head_dim);
-                put_row(state, b, row / group, kv_head * group + row % group);
-            }
+        if (merges_by_thread) return;
+        run_phase(phase[1], c.batch * c.kv_heads, [&](int64_t task) { merge_head(task, attended.data(), memory); });
+    }
+
+    // What the chunks of a kv head (of one sequence) came to
+    void merge_head(int64_t task, float *out, Memory &memory) const {
+        int64_t rows = group * c.length, part_len = c.head_dim + 2, kv_head = task % c.kv_heads, b = task / c.kv_heads;
+        for (int64_t row = 0; row < rows; row++) {
+            float *state = new_state(memory, 1);
+            for (int64_t chunk = 0; chunk < chunks; chunk++)
+                kernels().merge(state, parts.data() + ((task * chunks + chunk) * rows + row) * part_len, c.head_dim);
+            put_row(state, b, row / group, kv_head * group + row % group, out);
+        }
+    }
+
+    void add_attended(const Weight &o, Phase *phase, Memory &memory) {
+        add_product(o, attended.data(), phase, memory, [&] {
+            if (!merges_by_thread) return static_cast<const float *>(attended.data());
+            float *own = sized(memory.rows, n * o.cols);
+            for (int64_t task = 0; task < c.batch * c.kv_heads; task++) merge_head(task, own, memory);
+            return static_cast<const float *>(own);
         });
     }
 
@@ -245,8 +259,8 @@ class Decoder {
         return states;
     }
 
-    void put_row(const float *state, int64_t b, int64_t t, int64_t head) {
-        kernels().finish(state, c.head_dim, attended.data() + ((b * c.length + t) * c.heads + head) * c.head_dim);
+    void put_row(const float *state, int64_t b, int64_t t, int64_t head, float *out) const {
+        kernels().finish(state, c.head_dim, out + ((b * c.length + t) * c.heads + head) * c.head_dim);
     }
 
     void attend_many(const Layer &l, Phase *phase, Memory &memory) {
@@ -274,22 +288,29 @@ class Decoder {
                 kernels().merge(states + row * part_len, a.out + row * part_len, c.head_dim);
         }
         for (int64_t row = 0; row < a.rows; row++)
-            put_row(states + row * part_len, b, first + row / group, kv_head * group + row % group);
+            put_row(states + row * part_len, b, first + row / group, kv_head * group + row % group, attended.data());
     }
 
     // The rest of a layer
 
-    // x += w * rows
     void add_product(const Weight &w, const float *rows, Phase *phase, Memory &memory) {
+        add_product(w, rows, phase, memory, [&] { return rows; });
+    }
+
+    // x += w * rows; where tokens are few, each thread asks for its rows
+    template <class OwnRows>
+    void add_product(const Weight &w, const float *rows, Phase *phase, Memory &memory, OwnRows own_rows) {
         const int64_t group = act_group(w);
         if (group && !few)
             each_tokens(phase[0], [&](int64_t first, int64_t count) { shared_acts.quantize(rows, w.cols, group, first, count); });
         auto prologue = [&] {
-            if (!few || !group) return;
+            if (!few) return;
+            rows = own_rows();
+            if (!group) return;
             memory.acts.reserve(n, w.cols, group);
             memory.acts.quantize(rows, w.cols, group, 0, n);
         };
-        BlockTasks tasks(num_blocks(w), n, c.threads);
+        BlockTasks tasks(num_blocks(w), block_bytes(w), n, c.threads);
         run_phase(phase[1], tasks.count(), prologue, [&](int64_t task) {
             add_blocks(w, (few ? memory.acts : shared_acts).view(rows, w.cols, group), tasks, task);
         });
@@ -313,7 +334,7 @@ class Decoder {
 
     void gate_and_up(const Layer &l, Phase &phase, Memory &memory) {
         bool at_once = quantizes_at_once(l.down);
-        BlockTasks tasks(num_blocks(l.gate), n, c.threads);
+        BlockTasks tasks(num_blocks(l.gate), 2 * block_bytes(l.gate), n, c.threads);
         const int64_t group_wanted = group_of({&l.gate, &l.up});
         auto prologue = [&] { own_acts(l.post_norm, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
@@ -324,15 +345,14 @@ class Decoder {
                 kernels().product(l.up, block, acts, t0, t1, up);
                 kernels().silu_mul(gate, up, (t1 - t0) * kBlockRows);
                 if (!at_once) copy_rows(l.gate, block, gate, t0, t1, gated.data(), c.intermediate);
-                for (int64_t t = t0; at_once && t < t1; t++)
-                    gated_acts.quantize_group(gate + (t - t0) * kBlockRows, c.intermediate, kBlockRows, t, block);
+                else gated_acts.quantize_group(gate, c.intermediate, kBlockRows, t0, t1 - t0, block);
             });
         });
     }
 
     void add_down(const Weight &down, Phase *phase, Memory &memory) {
         if (!quantizes_at_once(down)) return add_product(down, gated.data(), phase, memory);
-        BlockTasks tasks(num_blocks(down), n, c.threads);
+        BlockTasks tasks(num_blocks(down), block_bytes(down), n, c.threads);
         Acts acts = gated_acts.view(nullptr, c.intermediate, kBlockRows);
         run_phase(phase[1], tasks.count(), [&](int64_t task) { add_blocks(down, acts, tasks, task); });
     }

@@ -2,22 +2,6 @@
 //
 // Every sum has one order, whatever the number of tokens, rows or threads: equal inputs give equal bits.
 
-static inline float reduce(F16 x) {
-    float t[16];
-    store16(t, x);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) t[i] += t[i + width];
-    return t[0];
-}
-
-static inline float reduce_max(F16 x) {
-    float t[16];
-    store16(t, x);
-    for (int width = 8; width; width /= 2)
-        for (int i = 0; i < width; i++) t[i] = t[i] > t[i + width] ? t[i] : t[i + width];
-    return t[0];
-}
-
 // e ** x within 2 units in the last place; 0 below -87; NaN stays NaN (the order of operands of max and min sees to it)
 static inline F16 exp16(F16 x) {
     F16 low = set1(-87.0f);
@@ -37,28 +21,41 @@ static inline F16 exp16(F16 x) {
 
 // 8-bit activations
 
-static void quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
-    for (int64_t g = 0; g < n * cols / group; g++) {
-        const float *from = x + g * group;
-        F16 largest = zero16(), defect = zero16();
-        for (int64_t i = 0; i < group; i += 16) {
-            F16 v = group - i >= 16 ? load16(from + i) : load_first(from + i, group - i);
-            largest = max16(largest, abs16(v));
-            defect = fma(v, zero16(), defect);  // NaN where a number is none, or infinite
-        }
-        float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
-        int32_t total = 0;
-        for (int64_t i = 0; i < group; i += 16) {
-            int64_t count = group - i >= 16 ? 16 : group - i;
-            F16 v = count == 16 ? load16(from + i) : load_first(from + i, count);
-            int8_t rounded[16];
-            store_int8(rounded, round_int(mul(v, set1(inverse))));
-            for (int64_t j = 0; j < count; j++) total += rounded[j];
-            __builtin_memcpy(q + g * group + i, rounded, static_cast<__SIZE_TYPE__>(count));
-        }
-        scale[g] = most / 127.0f + reduce(defect);
-        sum[g] = total;
+static inline void quantize_group(const float *x, int64_t group, const Rounded &to, int64_t at) {
+    F16 largest = zero16(), defect = zero16();
+    for (int64_t i = 0; i < group; i += 16) {
+        F16 v = group - i >= 16 ? load16(x + i) : load_first(x + i, group - i);
+        largest = max16(largest, abs16(v));
+        defect = fma(v, zero16(), defect);  // NaN where a number is none, or infinite
     }
+    float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
+    I16 total = zero_int();
+    for (int64_t i = 0; i < group; i += 16) {
+        int64_t count = group - i >= 16 ? 16 : group - i;
+        I16 rounded = round_int(mul(count == 16 ? load16(x + i) : load_first(x + i, count), set1(inverse)));
+        total = add_int(total, rounded);
+        int8_t *q = to.q + at * group + i;
+        if (count == 16) {
+            store_int8(q, rounded);
+            continue;
+        }
+        int8_t lanes[16];
+        store_int8(lanes, rounded);
+        __builtin_memcpy(q, lanes, static_cast<__SIZE_TYPE__>(count));
+    }
+    float scale = most / 127.0f + reduce(defect);
+    int32_t sum = reduce_int(total);
+    to.scale[at] = scale;
+    to.sum[at] = sum;
+    to.scaled_sum[at] = scale * static_cast<float>(sum);
+}
+
+static void quantize(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups) {
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t g = 0; g < groups; g++, x += group) {
+            if (group == 32) quantize_group(x, 32, to, row * row_groups + g);  // known to the compiler
+            else quantize_group(x, group, to, row * row_groups + g);
+        }
 }
 
 // Products with packed weights. One pass over a block of 32 rows for T tokens.
@@ -93,7 +90,9 @@ static inline void packed_tile(const Weight &w, const uint8_t *record, const Act
         record += kParam + kExtra;
         for (int64_t u = 0; u < units; u++, unit++) {
             I16 acc[T][2];
-            for (int t = 0; t < T; t++) acc[t][0] = acc[t][1] = zero_int();
+            for (int t = 0; t < T; t++)
+                acc[t][0] = acc[t][1] =
+                    Zero == kSymmetric ? set1_int(-kMiddle * acts.sum[(t0 + t) * groups + unit]) : zero_int();
             const int8_t *a = acts.q + t0 * acts.cols + unit * acts.group;
             for (int64_t quad = 0; quad < quads; quad++, record += kQuad, a += 4) {
                 B64 first = load_bytes(record);
@@ -113,19 +112,14 @@ static inline void packed_tile(const Weight &w, const uint8_t *record, const Act
             }
             for (int t = 0; t < T; t++) {
                 int64_t at = (t0 + t) * groups + unit;
-                float x_scale = acts.scale[at], x_sum = static_cast<float>(acts.sum[at]);
-                F16 factor[2] = {mul(scale[0], set1(x_scale)), mul(scale[1], set1(x_scale))};
+                F16 x_scale = set1(acts.scale[at]);
+                F16 factor[2] = {mul(scale[0], x_scale), mul(scale[1], x_scale)};
                 for (int half = 0; half < 2; half++) {
-                    if (Zero == kSymmetric) {
-                        I16 moved = sub_int(acc[t][half], set1_int(kMiddle * acts.sum[at]));
-                        total[t][half] = fma(to_float(moved), factor[half], total[t][half]);
-                    } else if (Zero == kPoint) {  // whole numbers below 2 ** 24: exact
-                        F16 moved = sub(to_float(acc[t][half]), mul(offset[half], set1(x_sum)));
-                        total[t][half] = fma(moved, factor[half], total[t][half]);
-                    } else {
-                        total[t][half] = fma(to_float(acc[t][half]), factor[half], total[t][half]);
-                        total[t][half] = fma(offset[half], set1(x_scale * x_sum), total[t][half]);
-                    }
+                    F16 dot = to_float(acc[t][half]);
+                    if (Zero == kPoint)  // whole numbers below 2 ** 24: exact
+                        dot = sub(dot, mul(offset[half], set1(static_cast<float>(acts.sum[at]))));
+                    total[t][half] = fma(dot, factor[half], total[t][half]);
+                    if (Zero == kMinimum) total[t][half] = fma(offset[half], set1(acts.scaled_sum[at]), total[t][half]);
                 }
             }
         }
@@ -152,7 +146,8 @@ static void packed_product(const Weight &w, int64_t block, const Acts &acts, int
     }
 }
 
-// Products with plain weights, for a few tokens: sixteen partial sums per row, added up in a fixed tree.
+// Products with plain weights, for a few tokens. Rows are read one after another, as they lie in memory; a row's sum is made
+// of four times sixteen partial sums, added up in a fixed tree.
 
 template <bool Wide>
 static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
@@ -168,36 +163,38 @@ static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
 }
 
 template <bool Wide, int T>
-static inline void plain_rows(const Weight &w, int64_t row, int64_t num_rows, const float *x, float *out) {
+static inline void plain_row(const Weight &w, int64_t row, const float *x, float *out) {
+    const int64_t start = row * w.cols;
     F16 total[4][T];
-    for (int r = 0; r < 4; r++)
-        for (int t = 0; t < T; t++) total[r][t] = zero16();
-    for (int64_t k = 0; k < w.cols; k += 16) {
+    for (int part = 0; part < 4; part++)
+        for (int t = 0; t < T; t++) total[part][t] = zero16();
+    int64_t k = 0;
+    for (; w.cols - k >= 64; k += 64)
+        for (int part = 0; part < 4; part++) {
+            F16 m = plain_load<Wide>(w.data, start + k + 16 * part, 16);
+            for (int t = 0; t < T; t++) total[part][t] = fma(m, load16(x + t * w.cols + k + 16 * part), total[part][t]);
+        }
+    for (int part = 0; part < 4; part++, k += 16) {
         int64_t count = w.cols - k;
-        F16 v[T];
+        if (count <= 0) break;
+        F16 m = plain_load<Wide>(w.data, start + k, count);
         for (int t = 0; t < T; t++) {
             const float *p = x + t * w.cols + k;
-            v[t] = count >= 16 ? load16(p) : load_first(p, count);
-        }
-        for (int r = 0; r < 4; r++) {  // rows beyond the last are the last one again
-            int64_t at = (row + (r < num_rows ? r : num_rows - 1)) * w.cols + k;
-            F16 m = plain_load<Wide>(w.data, at, count);
-            for (int t = 0; t < T; t++) total[r][t] = fma(m, v[t], total[r][t]);
+            total[part][t] = fma(m, count >= 16 ? load16(p) : load_first(p, count), total[part][t]);
         }
     }
-    for (int r = 0; r < 4; r++)
-        for (int t = 0; t < T; t++) out[t * kBlockRows + r] = reduce(total[r][t]);
+    for (int t = 0; t < T; t++)
+        out[t * kBlockRows] = reduce(add(add(total[0][t], total[1][t]), add(total[2][t], total[3][t])));
 }
 
 template <bool Wide>
 static void plain_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
     int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
-    for (int64_t r = 0; r < rows; r += 4) {
+    for (int64_t r = 0; r < rows; r++) {
         int64_t t = t0;
         for (; t1 - t >= 4; t += 4)
-            plain_rows<Wide, 4>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
-        for (; t < t1; t++)
-            plain_rows<Wide, 1>(w, first + r, rows - r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+            plain_row<Wide, 4>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+        for (; t < t1; t++) plain_row<Wide, 1>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
     }
 }
 
@@ -239,9 +236,13 @@ static void silu_mul(float *gate, const float *up, int64_t n) {
         F16 g = whole ? load16(gate + i) : load_first(gate + i, n - i);
         F16 u = whole ? load16(up + i) : load_first(up + i, n - i);
         F16 y = mul(div(g, add(set1(1.0f), exp16(sub(zero16(), g)))), u);
+        if (whole) {
+            store16(gate + i, y);
+            continue;
+        }
         float lanes[16];
         store16(lanes, y);
-        for (int64_t j = 0; j < 16 && i + j < n; j++) gate[i + j] = lanes[j];
+        for (int64_t j = 0; i + j < n; j++) gate[i + j] = lanes[j];
     }
 }
 
@@ -258,7 +259,8 @@ static void store_kv(const float *x, int64_t n, int64_t kind, void *out, float *
     if (kind == kCacheFloat32) __builtin_memcpy(out, x, static_cast<__SIZE_TYPE__>(n) * 4);
     for (int64_t i = 0; kind == kCacheBFloat16 && i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));
     int32_t sum;
-    if (kind == kCacheInt8) quantize(x, 1, n, n, static_cast<int8_t *>(out), scale, &sum);
+    float scaled_sum;
+    if (kind == kCacheInt8) quantize_group(x, n, {static_cast<int8_t *>(out), scale, &sum, &scaled_sum}, 0);
 }
 
 // Attention of some queries over one chunk of keys
@@ -268,6 +270,11 @@ static inline F16 kv_load(const void *data, int64_t at) {
     return Kind == kCacheFloat32    ? load16(static_cast<const float *>(data) + at)
            : Kind == kCacheBFloat16 ? bf16_to_float(static_cast<const uint16_t *>(data) + at)
                                     : int8_to_float(static_cast<const int8_t *>(data) + at);
+}
+
+template <int64_t Kind>
+static constexpr int64_t kv_width() {
+    return Kind == kCacheFloat32 ? 4 : Kind == kCacheBFloat16 ? 2 : 1;
 }
 
 // keys [count <= 32, head_dim] to columns [head_dim, 32]
@@ -296,12 +303,15 @@ static void transpose_keys(const Attend &a, int64_t first, int64_t count, float 
         }
 }
 
-template <int R>
-static inline void score_tile(const float *q, const float *columns, int64_t head_dim, float *scores) {
+// Memory that is read soon is asked for bit by bit, at `ahead`: the processor looks ahead by itself, but not beyond the
+// end of a page, and asked for all at once it would make the loads of now wait.
+template <int R, int64_t Kind>
+static inline void score_tile(const float *q, const float *columns, int64_t head_dim, float *scores, const uint8_t *ahead) {
     F16 total[R][2];
     for (int r = 0; r < R; r++) total[r][0] = total[r][1] = zero16();
     for (int64_t d = 0; d < head_dim; d++) {
         F16 k0 = load16(columns + 32 * d), k1 = load16(columns + 32 * d + 16);
+        __builtin_prefetch(ahead + 32 * d * kv_width<Kind>());
         for (int r = 0; r < R; r++) {
             F16 x = set1(q[r * head_dim + d]);
             total[r][0] = fma(x, k0, total[r][0]);
@@ -336,6 +346,10 @@ static void scores_of(const Attend &a, float *scores, float *columns) {
     int64_t most = limit_of(a, a.rows - 1);
     for (int64_t key = 0; key < most; key += 32) {
         int64_t here = most - key < 32 ? most - key : 32;
+        // The next keys, or the first values
+        const void *next = key + 32 < most ? a.keys : a.values;
+        int64_t next_token = a.key_begin + (key + 32 < most ? key + 32 : 0);
+        const uint8_t *ahead = static_cast<const uint8_t *>(next) + next_token * a.token_stride * kv_width<Kind>();
         transpose_keys<Kind>(a, a.key_begin + key, here, columns);
         for (int64_t row = 0; row < a.rows; row += 6) {
             int64_t count = a.rows - row < 6 ? a.rows - row : 6;
@@ -343,12 +357,12 @@ static void scores_of(const Attend &a, float *scores, float *columns) {
             const float *q = a.q + row * a.head_dim;
             float *to = scores + row * kChunkKeys + key;
             switch (count) {
-                case 1: score_tile<1>(q, columns, a.head_dim, to); break;
-                case 2: score_tile<2>(q, columns, a.head_dim, to); break;
-                case 3: score_tile<3>(q, columns, a.head_dim, to); break;
-                case 4: score_tile<4>(q, columns, a.head_dim, to); break;
-                case 5: score_tile<5>(q, columns, a.head_dim, to); break;
-                default: score_tile<6>(q, columns, a.head_dim, to); break;
+                case 1: score_tile<1, Kind>(q, columns, a.head_dim, to, ahead); break;
+                case 2: score_tile<2, Kind>(q, columns, a.head_dim, to, ahead); break;
+                case 3: score_tile<3, Kind>(q, columns, a.head_dim, to, ahead); break;
+                case 4: score_tile<4, Kind>(q, columns, a.head_dim, to, ahead); break;
+                case 5: score_tile<5, Kind>(q, columns, a.head_dim, to, ahead); break;
+                default: score_tile<6, Kind>(q, columns, a.head_dim, to, ahead); break;
             }
         }
         if (Kind == kCacheInt8) scale_scores(a, key, here, scores);
@@ -362,7 +376,10 @@ static inline void value_tile(const Attend &a, const float *weights, int64_t row
         for (int v = 0; v < V; v++) total[r][v] = zero16();
     for (int64_t key = 0; key < num_keys; key++) {
         F16 value[V];
-        for (int v = 0; v < V; v++) value[v] = kv_load<Kind>(a.values, (a.key_begin + key) * a.token_stride + d + 16 * v);
+        int64_t at = (a.key_begin + key) * a.token_stride + d;
+        const uint8_t *ahead = static_cast<const uint8_t *>(a.values) + (at + 32 * a.token_stride) * kv_width<Kind>();
+        for (int64_t i = 0; i < 16 * V * kv_width<Kind>(); i += 64) __builtin_prefetch(ahead + i);
+        for (int v = 0; v < V; v++) value[v] = kv_load<Kind>(a.values, at + 16 * v);
         for (int r = 0; r < R; r++) {
             float weight = weights[r * kChunkKeys + key];
             F16 p = set1(Kind == kCacheInt8 ? weight * a.value_scales[a.key_begin + key] : weight);

@@ -16,6 +16,7 @@
 
 namespace avx2 {
 namespace {
+#include "simd_x86.h"
 #include "simd_avx2.h"
 #include "kernels.inl"
 }  // namespace

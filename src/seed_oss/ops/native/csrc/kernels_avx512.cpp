@@ -12,10 +12,13 @@
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi,bmi2")
 #pragma GCC diagnostic ignored "-Wpsabi"
+#pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own headers
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 namespace avx512 {
 namespace {
+#include "simd_x86.h"
 #include "simd_avx512.h"
 #include "kernels.inl"
 }  // namespace

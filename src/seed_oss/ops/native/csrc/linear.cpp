@@ -58,7 +58,7 @@ void linear_program(void *context, int64_t) {
         own.reserve(call.n, w.cols, group);
         own.quantize(call.x, w.cols, group, 0, call.n);
     };
-    BlockTasks tasks(num_blocks(w), call.n, call.threads);
+    BlockTasks tasks(num_blocks(w), block_bytes(w), call.n, call.threads);
     run_phase(call.phases[1], tasks.count(), prologue, [&](int64_t task) {
         Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, group);
         tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
@@ -82,7 +82,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 4; }
+EXPORT int64_t so_version() { return 5; }
 
 // 0 portable, 1 AVX2, 2 AVX-512; returns what is in force. -1 takes the best; one that there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {
@@ -103,12 +103,13 @@ EXPORT void so_linear(const Weight *w, const float *x, int64_t n, float *out, in
     Pool::shared().run(threads, linear_program, &call);
 }
 
-// out[i] is row ids[i] of a packed weight. Ids are in range: the caller has looked.
-EXPORT void so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *out) {
+// out[i] is row ids[i] of a packed weight. Returns how many ids are in range, from the first on; the rest is not looked at.
+EXPORT int64_t so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *out) {
     int64_t param = w->wide_params ? 4 : 2, is_wide = w->wide_params, nibbles = w->kind == kNibbles;
     int64_t extra = w->zero == kMinimum ? 32 * param : w->zero == kPoint ? (nibbles ? 16 : 32) : 0;
     int64_t record_len = 32 * param + extra + w->group * (nibbles ? 16 : 32), groups = w->cols / w->group;
     for (int64_t i = 0; i < n; i++) {
+        if (ids[i] < 0 || ids[i] >= w->rows) return i;
         int64_t row = ids[i] % kBlockRows;
         const uint8_t *record = static_cast<const uint8_t *>(w->data) + ids[i] / kBlockRows * groups * record_len;
         float *to = out + i * w->cols;
@@ -127,10 +128,12 @@ EXPORT void so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *
             }
         }
     }
+    return n;
 }
 
 EXPORT void so_quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
-    kernels().quantize(x, n, cols, group, q, scale, sum);
+    std::vector<float> scaled_sum(static_cast<size_t>(n * cols / group));
+    kernels().quantize(x, n, cols / group, group, {q, scale, sum, scaled_sum.data()}, cols / group);
 }
 
 EXPORT void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out) {

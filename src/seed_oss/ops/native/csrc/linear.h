@@ -9,6 +9,7 @@
 
 constexpr int64_t kFewTokens = 8;     // up to here each thread quantizes for itself; beyond, it is a phase of its own
 constexpr int64_t kTokenTile = 48;    // tokens of one pass over a block: whole tiles of kMaxTile
+constexpr int64_t kTaskBytes = 1 << 18;  // of weights, read for few tokens
 constexpr int64_t kTokensInCache = 96;  // tokens that several blocks are multiplied with before the next ones come
 
 const Kernels &kernels();  // of the chosen instruction set
@@ -29,38 +30,50 @@ class ActRows {
         if (static_cast<int64_t>(q_.size()) < n * cols) q_.resize(static_cast<size_t>(n * cols));
         if (static_cast<int64_t>(sum_.size()) >= n * cols / group) return;
         scale_.resize(static_cast<size_t>(n * cols / group));
+        scaled_sum_.resize(static_cast<size_t>(n * cols / group));
         sum_.resize(static_cast<size_t>(n * cols / group));
     }
 
     // Rows first .. first + n of x `[.., cols]`.
     void quantize(const float *x, int64_t cols, int64_t group, int64_t first, int64_t n) {
-        int64_t at = first * cols;
-        kernels().quantize(x + at, n, cols, group, q_.data() + at, scale_.data() + at / group, sum_.data() + at / group);
+        int64_t groups = cols / group;
+        kernels().quantize(x + first * cols, n, groups, group, from(first * groups, group), groups);
     }
 
-    // Group number `index` of row `token`, from x `[group]`.
-    void quantize_group(const float *x, int64_t cols, int64_t group, int64_t token, int64_t index) {
-        int64_t at = token * (cols / group) + index;
-        kernels().quantize(x, 1, group, group, q_.data() + at * group, scale_.data() + at, sum_.data() + at);
+    // Group number `index` of rows first .. first + n, from x `[n, group]`.
+    void quantize_group(const float *x, int64_t cols, int64_t group, int64_t first, int64_t n, int64_t index) {
+        int64_t groups = cols / group;
+        kernels().quantize(x, n, 1, group, from(first * groups + index, group), groups);
     }
 
     Acts view(const float *x, int64_t cols, int64_t group) const {
-        return {x, q_.data(), scale_.data(), sum_.data(), cols, group};
+        return {x, q_.data(), scale_.data(), sum_.data(), scaled_sum_.data(), cols, group};
     }
 
    private:
+    Rounded from(int64_t at, int64_t group) {
+        return {q_.data() + at * group, scale_.data() + at, sum_.data() + at, scaled_sum_.data() + at};
+    }
+
     std::vector<int8_t> q_;
-    std::vector<float> scale_;
+    std::vector<float> scale_, scaled_sum_;
     std::vector<int32_t> sum_;
 };
 
-// Blocks of rows as tasks: at most `most` of them for few tokens, for many one per block and kTokensInCache tokens.
+inline int64_t block_bytes(const Weight &w) {  // about
+    int64_t numbers = kBlockRows * w.cols;
+    return w.kind == kNibbles ? numbers / 2 : w.kind == kBytes ? numbers : w.kind == kBFloat16 ? 2 * numbers : 4 * numbers;
+}
+
+// Blocks of rows as tasks. Few tokens: as many as make parts of kTaskBytes, so that no thread waits long for another one's
+// last. Many: kTokensInCache tokens at a time.
 struct BlockTasks {
-    BlockTasks(int64_t blocks, int64_t n, int64_t threads) : blocks(blocks), n(n) {
-        token_parts = n <= kFewTokens ? 1 : ceil_div(n, kTokensInCache);
-        int64_t most = threads * 2;
-        per_task = n <= kFewTokens ? ceil_div(blocks, blocks < most ? blocks : most) : ceil_div(blocks, most * 16);
-        block_parts = ceil_div(blocks, per_task);
+    BlockTasks(int64_t blocks, int64_t bytes_of_one, int64_t n, int64_t threads) : blocks(blocks), n(n) {
+        bool is_few = n <= kFewTokens;
+        token_parts = is_few ? 1 : ceil_div(n, kTokensInCache);
+        int64_t least = threads * (is_few ? 2 : 32), wanted = is_few ? blocks * bytes_of_one / kTaskBytes : 0;
+        block_parts = wanted > least ? wanted : least;
+        if (block_parts > blocks) block_parts = blocks;
     }
     int64_t count() const { return block_parts * token_parts; }
 
@@ -69,10 +82,10 @@ struct BlockTasks {
     void each(int64_t task, Run run) const {
         int64_t t0 = task / block_parts * kTokensInCache, t1 = token_parts == 1 ? n : t0 + kTokensInCache;
         if (t1 > n) t1 = n;
-        int64_t first = task % block_parts * per_task;
-        for (int64_t block = first; block < first + per_task && block < blocks; block++)
+        int64_t part = task % block_parts, end = (part + 1) * blocks / block_parts;
+        for (int64_t block = part * blocks / block_parts; block < end; block++)
             for (int64_t t = t0; t < t1; t += kTokenTile) run(block, t, t + kTokenTile < t1 ? t + kTokenTile : t1);
     }
 
-    int64_t blocks, n, per_task, block_parts, token_parts;
+    int64_t blocks, n, block_parts, token_parts;
 };

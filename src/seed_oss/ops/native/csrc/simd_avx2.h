@@ -19,7 +19,7 @@ static inline void store16(float *p, F16 x) {
 }
 static inline F16 load_first(const float *p, int64_t n) {
     float padded[16] = {};
-    for (int64_t i = 0; i < n; i++) padded[i] = p[i];
+    for (int64_t i = 0; i < 16 && i < n; i++) padded[i] = p[i];
     return load16(padded);
 }
 static inline F16 add(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
@@ -67,6 +67,7 @@ static inline void store_bf16(uint16_t *p, F16 x) {
 static inline I16 zero_int() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 static inline I16 set1_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 static inline I16 sub_int(I16 x, I16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+static inline I16 add_int(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 static inline F16 to_float(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 static inline I16 round_int(F16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 static inline void store_int8(int8_t *p, I16 x) {
@@ -97,6 +98,9 @@ static inline F16 zero_below(F16 x, F16 limit, F16 value) {
     return {_mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ), value.a),
             _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ), value.b)};
 }
+static inline float reduce(F16 x) { return reduce8(_mm256_add_ps(x.a, x.b)); }
+static inline float reduce_max(F16 x) { return reduce_max8(_mm256_max_ps(x.a, x.b)); }
+static inline int32_t reduce_int(I16 x) { return reduce_int8(_mm256_add_epi32(x.a, x.b)); }
 
 static inline B64 load_bytes(const uint8_t *p) {
     return {_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)),

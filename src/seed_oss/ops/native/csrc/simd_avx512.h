@@ -47,6 +47,7 @@ static inline void store_bf16(uint16_t *p, F16 x) {
 static inline I16 zero_int() { return {_mm512_setzero_si512()}; }
 static inline I16 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline I16 sub_int(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline I16 add_int(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline F16 to_float(I16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 static inline I16 round_int(F16 a) { return {_mm512_cvtps_epi32(a.v)}; }
 static inline void store_int8(int8_t *p, I16 a) {
@@ -66,6 +67,15 @@ static inline F16 exp2_int(F16 n) {
 static inline F16 round16(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 static inline F16 zero_below(F16 x, F16 limit, F16 value) {  // value where x >= limit, else 0; NaN keeps value
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), value.v)};
+}
+static inline float reduce(F16 x) {
+    return reduce8(_mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
+}
+static inline float reduce_max(F16 x) {
+    return reduce_max8(_mm256_max_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
+}
+static inline int32_t reduce_int(I16 x) {
+    return reduce_int8(_mm256_add_epi32(_mm512_castsi512_si256(x.v), _mm512_extracti64x4_epi64(x.v, 1)));
 }
 
 static inline B64 load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }

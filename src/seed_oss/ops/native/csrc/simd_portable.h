@@ -26,7 +26,7 @@ static inline F16 load16(const float *p) {
 static inline void store16(float *p, F16 x) { __builtin_memcpy(p, x.v, sizeof x.v); }
 static inline F16 load_first(const float *p, int64_t n) {
     F16 r = zero16();
-    for (int64_t i = 0; i < n; i++) r.v[i] = p[i];
+    for (int64_t i = 0; i < 16 && i < n; i++) r.v[i] = p[i];
     return r;
 }
 static inline F16 add(F16 a, F16 b) {
@@ -114,6 +114,10 @@ static inline I16 sub_int(I16 a, I16 b) {
     EACH_LANE a.v[i] -= b.v[i];
     return a;
 }
+static inline I16 add_int(I16 a, I16 b) {
+    EACH_LANE a.v[i] = static_cast<int32_t>(static_cast<uint32_t>(a.v[i]) + static_cast<uint32_t>(b.v[i]));
+    return a;
+}
 static inline F16 to_float(I16 a) {
     F16 r;
     EACH_LANE r.v[i] = static_cast<float>(a.v[i]);
@@ -152,6 +156,21 @@ static inline F16 exp2_int(F16 n) {
 static inline F16 zero_below(F16 x, F16 limit, F16 value) {
     EACH_LANE value.v[i] = x.v[i] < limit.v[i] ? 0.0f : value.v[i];
     return value;
+}
+static inline float reduce(F16 x) {
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) x.v[i] += x.v[i + width];
+    return x.v[0];
+}
+static inline float reduce_max(F16 x) {
+    for (int width = 8; width; width /= 2)
+        for (int i = 0; i < width; i++) x.v[i] = x.v[i] > x.v[i + width] ? x.v[i] : x.v[i + width];
+    return x.v[0];
+}
+static inline int32_t reduce_int(I16 x) {
+    uint32_t sum = 0;
+    EACH_LANE sum += static_cast<uint32_t>(x.v[i]);
+    return static_cast<int32_t>(sum);
 }
 
 static inline B64 load_bytes(const uint8_t *p) {

@@ -25,7 +25,16 @@ struct Acts {
     const int8_t *q;       // [n, cols]
     const float *scale;    // [n, cols / group]
     const int32_t *sum;    // [n, cols / group], sums of q
+    const float *scaled_sum;  // the same times their scales
     int64_t cols, group;
+};
+
+// Where such inputs are written to.
+struct Rounded {
+    int8_t *q;
+    float *scale;
+    int32_t *sum;
+    float *scaled_sum;
 };
 
 struct Attend {
@@ -45,7 +54,8 @@ struct Attend {
 };
 
 struct Kernels {
-    void (*quantize)(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum);
+    // x [rows, groups * group]; a row of the result starts row_groups groups behind the one before
+    void (*quantize)(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups);
     // out[t, 0..31] of tokens t0 <= t < t1 for one block of rows, bias included
     void (*product)(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out);
     void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
