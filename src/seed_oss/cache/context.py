@@ -7,8 +7,9 @@ from torch import Tensor
 
 from seed_oss.cache.cache import Cache
 from seed_oss.cache.masks import AttentionMask
-from seed_oss.ops.attention import eager_attention, sdpa_attention
-from seed_oss.ops.rope import apply_rope
+from seed_oss.ops.attention import attend_fixed_size, eager_attention, sdpa_attention
+from seed_oss.ops.rope import rotate
+from seed_oss.ops.triton import can_run
 
 
 class AttentionContext(ABC):
@@ -53,10 +54,15 @@ class DenseContext(AttentionContext):
     ) -> Tensor:
         """See AttentionContext.attend."""
         scaling = query.shape[-1] ** -0.5
-        query, key = apply_rope(query, cos, sin), apply_rope(key, cos, sin)
+        query, key = rotate(query, key, cos, sin)
+        length: int | Tensor = 0
         if self.cache is not None:
-            key, value = self.cache.layer(layer_idx).write(key, value)
+            layer = self.cache.layer(layer_idx)
+            length = layer.length
+            key, value = layer.write(key, value)
             key, value = key.to(query.dtype), value.to(query.dtype)  # a cache may hold them in fewer bits
+        if can_run(query, key, value) and self._reads_what_counts(query, length, dropout):
+            return self._attend_one(query, key, value, length, scaling).transpose(1, 2).flatten(2)
         if self.eager:
             output, weights = eager_attention(query, key, value, self.mask.tensor, scaling, dropout)
             if self.weights is not None:
@@ -64,6 +70,18 @@ class DenseContext(AttentionContext):
         else:
             output = sdpa_attention(query, key, value, self.mask.tensor, scaling, dropout, self.mask.is_causal)
         return output.transpose(1, 2).flatten(2)
+
+    def _reads_what_counts(self, query: Tensor, length: int | Tensor, dropout: float) -> bool:
+        """Whether this is one token per row, before a buffer that is longer than what counts."""
+        mask = self.mask.tensor
+        is_plain = mask is None or (mask.dtype == torch.bool and mask.shape[1] == mask.shape[2] == 1)
+        is_step = query.shape[2] == 1 and isinstance(length, Tensor)
+        return is_step and is_plain and not self.eager and dropout == 0.0
+
+    def _attend_one(self, query: Tensor, key: Tensor, value: Tensor, length: int | Tensor, scaling: float) -> Tensor:
+        assert isinstance(length, Tensor)
+        mask = None if self.mask.tensor is None else self.mask.tensor[:, 0, 0]
+        return attend_fixed_size(query, key, value, length, mask, scaling)
 
 
 def query_offset(cache: Cache | None) -> int | Tensor:

@@ -311,6 +311,10 @@ class StaticLayer(CacheLayer):
         elif self._known_length is not None:
             self._known_length += num_tokens
 
+    def know_length(self, length: int | None) -> None:
+        """Tell the host how many tokens count, which a graph moves on without it; None if it has to ask."""
+        self._known_length = length
+
     def kv_len(self, num_new: int) -> int:
         """Always the whole buffer."""
         return self.max_cache_len

@@ -119,6 +119,7 @@ def _fast_parts(torch: ModuleType | str) -> Section:
         return {}
     return {
         "native kernels": _native(),
+        "kernels on CUDA": _triton(),
         "attention": "on: torch's fused kernels (SDPA); attn_implementation='eager' switches them off",
         "vector instructions": _vector(torch),
         "oneDNN": "on" if torch.backends.mkldnn.is_available() else "off: this torch is built without it",
@@ -132,6 +133,13 @@ def _native() -> str:
 
     reason = why_not()
     return f"on: {instruction_set()}, for weights in 4 and 8 bits" if reason is None else f"off: {reason}"
+
+
+def _triton() -> str:
+    from seed_oss.ops.triton import why_not
+
+    reason = why_not()
+    return "on: built by Triton beside the first steps" if reason is None else f"off: {reason}"
 
 
 def _vector(torch: ModuleType) -> str:

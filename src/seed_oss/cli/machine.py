@@ -15,6 +15,7 @@ from seed_oss.planning.memory import memory_bytes as memory_bytes
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gguf": ("gguf",),
     "grammar": ("llguidance",),
+    "gpu": ("triton",),
     "bench": ("transformers", "llama-cpp-python", "openvino", "matplotlib", "gguf"),
 }
 """Packages of each extra that users install; a test compares it with pyproject.toml."""

@@ -152,7 +152,8 @@ class GenerationConfig(StoredConfig):
         early_stopping: True ends once num_beams results are found; False (the default) when the running beams are not
             better at their present length; "never" when they cannot become better.
         use_cache: keep keys and values of earlier tokens (True).
-        cache_implementation: "dynamic" (the default), "static" or "quantized" (8 bits).
+        cache_implementation: "dynamic" (the default; on CUDA a cache that nobody gets may have a fixed size, see
+            docs/gpu.md), "static" or "quantized" (8 bits).
         prefill_chunk_size: most prompt tokens in one forward.
         temperature: divides the logits (1.0); above 0 where tokens are drawn.
         top_k: draw from this many most likely tokens (50); 0 switches it off.

@@ -93,16 +93,23 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
         if watch.drop(chosen, scores):
             return
         record.add(output, logits, scores)
-        del output
+        output = None  # its memory is free for the next one
         tokens = watch.settle(plan.steering.force(chosen, logits.shape[-1]))
         record.add_tokens(logits, tokens, plan.steering)
         del logits, scores
         ids.append(tokens)
+        is_ahead = runner.runs_ahead and not plan.steering and token_index + 1 < plan.max_new
+        if is_ahead:  # the host reads the tokens while the device goes on
+            watch.send(tokens)
+            output = runner.step(tokens.clamp(min=0), ids, watch.filled)
         if watch.update(tokens, ids, record.scores_so_far()):
+            if is_ahead:
+                runner.take_back_step()
             return
         token_index += 1
         warn_beyond_model(plan, token_index)
-        output = runner.step(tokens, ids, watch.filled)
+        if not is_ahead:
+            output = runner.step(tokens, ids, watch.filled)
         logits = last_logits(output, plan.record)
 
 

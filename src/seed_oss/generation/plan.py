@@ -13,6 +13,7 @@ from seed_oss.errors import CacheFullError, InputError
 from seed_oss.generation.arguments import resolve_arguments
 from seed_oss.generation.beams import BeamSettings, Picker, pick_best, sampling_picker
 from seed_oss.generation.drafting import Drafter
+from seed_oss.generation.graph_runner import GraphRunner, graphs_for, prefers_fixed_size
 from seed_oss.generation.lengths import Lengths, settle_lengths
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prepared import PreparedRunner, replaced_preparation
@@ -120,9 +121,10 @@ def make_plan(model: CausalModel, call: CallArguments) -> GenerationPlan:
     lengths = settle_lengths(config, prompt, model.config.max_position_embeddings)
     criteria = make_criteria(config, lengths, call.stopping_criteria, call.tokenizer)
     max_new = max(_length_limit(criteria, lengths.max_length) - prompt.input_ids.shape[1], 1)
-    cache = _make_cache(model, config, start, max_new, rows=full.input_ids.shape[0])
+    is_stepwise = _is_stepwise(model, config, call, record)
+    cache = _make_cache(model, config, start, max_new, full.input_ids.shape[0], is_stepwise)
     options = _forward_options(model, config, record, given.logits_to_keep, cache, start.total_len)
-    runner = _make_runner(model, start, cache, options, max_new)
+    runner = _make_runner(model, start, cache, options, max_new, is_stepwise)
     steering = _make_steering(call.row_controls, config, full, max_new)
     choose = sampler(config.seed, call.generator) if config.do_sample else choose_greedily
     if is_speculative(config, call.assistant_model):
@@ -184,7 +186,15 @@ def _length_limit(criteria: StoppingCriteriaList, default: int) -> int:
     return default if limit is None else limit
 
 
-def _make_cache(model: CausalModel, config: GenerationConfig, start: Prompt, max_new: int, rows: int) -> Cache | None:
+def _is_stepwise(model: CausalModel, config: GenerationConfig, call: CallArguments, record: RecordFlags) -> bool:
+    """Whether each step runs one more token of every row, in order, so that all steps are alike."""
+    is_plain = config.num_beams == 1 and not is_speculative(config, call.assistant_model)
+    return is_plain and not record.attentions and not record.hidden_states and replaced_preparation(model) is None
+
+
+def _make_cache(
+    model: CausalModel, config: GenerationConfig, start: Prompt, max_new: int, rows: int, is_stepwise: bool
+) -> Cache | None:
     num_kept = start.total_len + max_new - 1  # the last token is never run
     if start.past is not None:
         return _check_cache(start, config, num_kept, rows)
@@ -194,6 +204,9 @@ def _make_cache(model: CausalModel, config: GenerationConfig, start: Prompt, max
         return StaticCache(model.config, max_cache_len=num_kept)
     if config.cache_implementation == "quantized":
         return QuantizedCache(model.config)
+    is_ours = config.cache_implementation is None and not config.return_dict_in_generate  # the caller never gets it
+    if is_ours and is_stepwise and prefers_fixed_size(model, rows, num_kept):
+        return StaticCache(model.config, max_cache_len=num_kept)
     return DynamicCache(config=model.config)
 
 
@@ -220,11 +233,18 @@ def _check_cache(start: Prompt, config: GenerationConfig, num_kept: int, rows: i
 
 
 def _make_runner(
-    model: CausalModel, start: Prompt, cache: Cache | None, options: ForwardOptions, max_new: int
+    model: CausalModel,
+    start: Prompt,
+    cache: Cache | None,
+    options: ForwardOptions,
+    max_new: int,
+    is_stepwise: bool,
 ) -> Runner:
     prepare = replaced_preparation(model)
     if prepare is None:
-        return ModelRunner(model, start, cache, options, max_new)
+        runner = ModelRunner(model, start, cache, options, max_new)
+        make_graph = graphs_for(model, cache, options.outputs) if is_stepwise else None
+        return runner if make_graph is None else GraphRunner(runner, make_graph, max_new)
     if start.past is not None or not isinstance(cache, DynamicCache):
         raise InputError(
             "an adapter puts virtual tokens before the prompt, which needs a cache of its own; call generate() without "

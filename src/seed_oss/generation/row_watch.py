@@ -50,6 +50,9 @@ class RowWatch:
         self._device = prompt_ids.device
         self._done_mask: Tensor | None = None  # on the device, once a row is done and others are not
         self._without_number: Tensor | None = None  # rows, where no step is read
+        self._sent: tuple[Tensor, Any] | None = (
+            None  # tokens on their way to the host, and what tells that they are there
+        )
         self._reads_tokens = bool(self._eos or streamer is not None or any(self._trackers) or self._steering)
 
     @property
@@ -125,6 +128,27 @@ class RowWatch:
         self._without_number = lost if self._without_number is None else self._without_number | lost
         return tokens.clamp(min=0)
 
+    def send(self, tokens: Tensor) -> None:
+        """Start the transfer that `update` waits for, so that what is started next does not come before it.
+
+        Args:
+            tokens: int64 `[batch]` from `settle`.
+        """
+        if self._reads_tokens and tokens.is_cuda:
+            host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+            host.copy_(tokens, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record(torch.cuda.current_stream(tokens.device))
+            self._sent = host, arrived
+
+    def _received(self, tokens: Tensor) -> Tensor:
+        """The tokens on the host."""
+        if self._sent is None:
+            return tokens.cpu()
+        (host, arrived), self._sent = self._sent, None
+        arrived.synchronize()
+        return host
+
     def update(self, tokens: Tensor, ids: Columns, scores: tuple[Tensor, ...] | None) -> bool:
         """Take notice of a step.
 
@@ -142,7 +166,7 @@ class RowWatch:
         reasons: list[str | None] = list(self._reasons)
         self._num_tokens = [count + (why is None) for count, why in zip(self._num_tokens, reasons, strict=True)]
         if self._reads_tokens:
-            tokens = tokens.cpu()
+            tokens = self._received(tokens)
             self._read(tokens.tolist(), len(ids), reasons)
         for criterion in self._others:
             said = _as_list(criterion, criterion(ids.view(), scores), len(reasons))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seed_oss.cache import Cache
@@ -13,6 +14,7 @@ from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prompt import Prompt
+from seed_oss.ops.triton import builder
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class Runner(ABC):
         Returns:
             The model's output.
         """
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the next step may be started before it is known whether it is wanted."""
+        return False
+
+    def take_back_step(self) -> None:  # noqa: B027 - only for those that run ahead
+        """The last step was not wanted, and nothing follows: leave nothing of it in the cache."""
 
     def reorder(self, rows: Tensor) -> None:
         """Let row i go on from what row `rows[i]`, another beam of the same prompt, has run."""
@@ -124,7 +134,7 @@ class ModelRunner(Runner):
             again = self._cache is None
             self._positions = torch.cat((self._positions, following), dim=1) if again else following
         input_ids = tokens[:, None] if self._cache is not None else ids.view()
-        return self._forward(
+        return self.forward(
             {"input_ids": input_ids}, self._positions, None if self._mask is None else self._mask.view()
         )
 
@@ -136,7 +146,7 @@ class ModelRunner(Runner):
         if self._positions is not None:
             self._positions = self._positions[:, -1:] + torch.arange(1, num_new + 1, device=tokens.device)
         mask = None if self._mask is None else self._mask.view()
-        return self._forward({"input_ids": tokens}, self._positions, mask, num_new)
+        return self.forward({"input_ids": tokens}, self._positions, mask, num_new)
 
     def take_back(self, num_tokens: int) -> None:
         """Forget the last tokens that were run."""
@@ -149,6 +159,21 @@ class ModelRunner(Runner):
         if self._positions is not None:
             self._positions = self._positions[:, -1:] - num_tokens
 
+    def step_inputs(self, kv_len: int) -> tuple[Tensor | None, Tensor | None]:
+        """What stays the same memory for steps from here on.
+
+        Args:
+            kv_len: of a fixed-size cache.
+
+        Returns:
+            A mask boolean `[batch, kv_len]`, True for every token to come, and the positions of the last tokens
+            `[batch or 1, 1]`; copies, each None where the model is called without.
+        """
+        mask = None if self._mask is None else self._mask.view()
+        if mask is not None:
+            mask = F.pad(mask, (0, kv_len - mask.shape[1]), value=True)
+        return mask, None if self._positions is None else self._positions[:, -1:].clone()
+
     def _run_prompt(self, start: int, end: int) -> Any:
         prompt = self._prompt
         first, last = start - prompt.num_new, end - prompt.num_new or None
@@ -158,24 +183,33 @@ class ModelRunner(Runner):
             inputs = {"input_ids": prompt.input_ids[:, first:last]}
         positions = None if prompt.position_ids is None else prompt.position_ids[:, first:last]
         mask = None if prompt.attention_mask is None else prompt.attention_mask[:, : prompt.past_len + end]
-        return self._forward(inputs, positions, mask)
+        return self.forward(inputs, positions, mask)
 
-    def _forward(
+    def forward(
         self,
         inputs: dict[str, Tensor],
         positions: Tensor | None,
         mask: Tensor | None,
         logits_to_keep: int | None = None,
     ) -> Any:
+        """Call the model.
+
+        Args:
+            inputs: ids or embeddings.
+            positions: int64 `[batch or 1, length]`, or None.
+            mask: boolean `[batch, cached + length]`, or None.
+            logits_to_keep: positions at the end whose logits are computed; None as the options say.
+        """
         if positions is not None:
             inputs["position_ids"] = positions
         if mask is not None:
             inputs["attention_mask"] = mask
-        return self._model(
-            **inputs,
-            past_key_values=self._cache,
-            use_cache=self._cache is not None,
-            logits_to_keep=self._options.logits_to_keep if logits_to_keep is None else logits_to_keep,
-            return_dict=True,
-            **self._options.outputs,
-        )
+        with builder().held():  # a forward goes on with the kernels that it began with
+            return self._model(
+                **inputs,
+                past_key_values=self._cache,
+                use_cache=self._cache is not None,
+                logits_to_keep=self._options.logits_to_keep if logits_to_keep is None else logits_to_keep,
+                return_dict=True,
+                **self._options.outputs,
+            )

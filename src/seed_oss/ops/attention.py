@@ -4,9 +4,14 @@ Shapes throughout: query `[batch, heads, query_len, head_dim]`, key and value `[
 with `heads` a multiple of `kv_heads`; query head h reads key/value head `h // (heads / kv_heads)`.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from seed_oss.ops.triton import take_over
+from seed_oss.ops.triton.chunks import chunking
 
 
 def repeat_kv(x: Tensor, num_groups: int) -> Tensor:
@@ -83,3 +88,41 @@ def _sdpa_one_query(
     grouped = query.reshape(batch, key.shape[1], -1, head_dim)
     output = F.scaled_dot_product_attention(grouped, key, value, mask, dropout, scale=scaling)
     return output.reshape(batch, heads, 1, head_dim)
+
+
+def attend_fixed_size(
+    query: Tensor, key: Tensor, value: Tensor, length: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """Attention of one token per row over the buffers of a fixed-size cache; on CUDA a kernel reads only what counts.
+
+    Args:
+        query: `[batch, heads, 1, head_dim]`, on CUDA, see `ops.triton.can_run`.
+        key: `[batch, kv_heads, capacity, head_dim]`, the new token's written.
+        value: same shape as `key`.
+        length: int64 `[]`, tokens that count, without the new one.
+        mask: boolean `[batch or 1, capacity]`, True attends; None attends to all tokens up to the new one.
+        scaling: factor on the scores.
+
+    Returns:
+        `[batch, heads, 1, head_dim]`.
+    """
+
+    def kernel() -> Tensor:
+        from seed_oss.ops.triton.attention import CachedKeys, decode_attention
+
+        return decode_attention(query[:, :, 0], CachedKeys(key, value, length, 1, mask=mask), scaling)[:, :, None]
+
+    heads, kv_heads, head_dim = query.shape[1], key.shape[1], key.shape[3]
+    dtypes = query.dtype, key.dtype, None if mask is None else mask.dtype
+    compiled_for = ("attention", heads, kv_heads, head_dim, *dtypes, *chunking(key.shape[2]))
+    torch_form = partial(sdpa_fixed_size, query, key, value, length, mask, scaling)
+    return take_over(query.device, compiled_for, kernel, torch_form)
+
+
+def sdpa_fixed_size(
+    query: Tensor, key: Tensor, value: Tensor, length: Tensor, mask: Tensor | None, scaling: float
+) -> Tensor:
+    """The readable form of `attend_fixed_size`."""
+    seen = torch.arange(key.shape[2], device=key.device) <= length
+    allowed = seen[None] if mask is None else mask & seen
+    return sdpa_attention(query, key, value, allowed[:, None, None], scaling)

@@ -16,7 +16,11 @@ from seed_oss.errors import InputError
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
-from seed_oss.ops.packing import unpack
+from seed_oss.ops.packing import BLOCK_ROWS, unpack
+from seed_oss.ops.triton import can_run, take_over
+
+BLOCKS_AT_ONCE = 64  # of an embedding whose rows are unpacked by torch's operations
+MAX_KERNEL_ROWS = 16  # of activations on CUDA; beyond, torch's product with all numbers is faster
 
 
 def weight_struct(
@@ -62,11 +66,15 @@ def quantized_linear(
     """
     if x.shape[-1] != shape[1]:
         raise InputError(f"the input is {list(x.shape)}; a weight {list(shape)} takes {shape[1]} columns")
-    if x.device.type != "cpu" or (torch.is_grad_enabled() and x.requires_grad):
+    if can_run(x, packed):
+        return _linear_on_device(x, packed, format, shape, bias)
+    if (x.device.type != "cpu" and not x.is_cuda) or (torch.is_grad_enabled() and x.requires_grad):
         return _linear_of_numbers(x, packed, format, shape, bias)
     if torch.compiler.is_compiling():
         key = (format.bits, format.group_size, format.zero, format.param_dtype)
         return torch.ops.seed_oss.quantized_linear(x, packed, bias, list(shape), *key)
+    if x.is_cuda:
+        return _linear_of_numbers(x, packed, format, shape, bias)
     return _linear_on_cpu(x, packed, format, shape, bias)
 
 
@@ -88,6 +96,30 @@ def _linear_of_numbers(
     x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None
 ) -> Tensor:
     weight = unpack(packed, format, *shape).dequantize(x.dtype)
+    return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+
+
+def _linear_on_device(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None
+) -> Tensor:
+    """Few rows: a kernel that reads the packed weight. More: all its numbers, then torch's product."""
+    if x.numel() <= MAX_KERNEL_ROWS * shape[1]:
+
+        def product() -> Tensor:
+            from seed_oss.ops.triton import quantized
+
+            return quantized.quantized_linear(x, packed, format, shape, bias)
+
+        key = ("linear", format, shape, x.dtype, bias is None)
+        return take_over(x.device, key, product, lambda: _linear_of_numbers(x, packed, format, shape, bias))
+
+    def numbers() -> Tensor:
+        from seed_oss.ops.triton import quantized
+
+        return quantized.dequantized(packed, format, shape, x.dtype)
+
+    key = ("dequantized", format, shape, x.dtype)
+    weight = take_over(x.device, key, numbers, lambda: unpack(packed, format, *shape).dequantize(x.dtype))
     return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
 
 
@@ -127,6 +159,10 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
     Raises:
         IndexError: (on the CPU) an id is out of range.
     """
+    if can_run(ids, packed):
+        return _embedding_on_device(ids, packed, format, shape)
+    if ids.is_cuda and not torch.compiler.is_compiling():
+        return embedding_of_blocks(ids, packed, format, shape)
     native = library()
     if native is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
         return F.embedding(ids, unpack(packed, format, *shape).dequantize())
@@ -135,6 +171,29 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
     weight = weight_struct(packed, format, *shape)
     if native.so_embedding(byref(weight), wanted.data_ptr(), wanted.numel(), out.data_ptr()) < wanted.numel():
         raise IndexError("index out of range in self")  # as torch's own embedding
+    return out.view(*ids.shape, shape[1])
+
+
+def _embedding_on_device(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
+    def rows() -> Tensor:
+        from seed_oss.ops.triton import quantized
+
+        return quantized.embedding(ids, packed, format, shape)
+
+    key = ("embedding", format, shape)
+    return take_over(ids.device, key, rows, lambda: embedding_of_blocks(ids, packed, format, shape))
+
+
+def embedding_of_blocks(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
+    """`quantized_embedding` in torch's operations: unpacks the blocks of rows that are asked for, a few at a time."""
+    blocks, wanted = packed.view(-(-shape[0] // BLOCK_ROWS), -1), ids.reshape(-1).to(torch.int64)
+    out = torch.empty(wanted.shape[0], shape[1], dtype=torch.float32, device=packed.device)
+    for start in range(0, wanted.shape[0], BLOCKS_AT_ONCE):
+        some = wanted[start : start + BLOCKS_AT_ONCE]
+        chosen = blocks[some // BLOCK_ROWS].flatten()
+        numbers = unpack(chosen, format, BLOCK_ROWS * some.shape[0], shape[1]).dequantize()
+        rows = torch.arange(some.shape[0], device=some.device) * BLOCK_ROWS + some % BLOCK_ROWS
+        out[start : start + BLOCKS_AT_ONCE] = numbers[rows]
     return out.view(*ids.shape, shape[1])
 
 

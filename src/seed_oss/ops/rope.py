@@ -14,6 +14,7 @@ from torch import Tensor
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import ConfigError
+from seed_oss.ops.triton import can_run, take_over
 
 
 def default_inv_freq(theta: float | Tensor, dim: int, device: torch.device | None = None) -> Tensor:
@@ -180,3 +181,32 @@ def rotate_half(x: Tensor) -> Tensor:
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate `[batch, heads, length, head_dim]` by `cos`, `sin` `[batch, length, head_dim]`."""
     return x * cos.unsqueeze(1) + rotate_half(x) * sin.unsqueeze(1)
+
+
+def rotate(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """`apply_rope` of queries and keys; one kernel on CUDA.
+
+    Args:
+        query: `[batch, heads, length, head_dim]`.
+        key: `[batch, kv_heads, length, head_dim]`.
+        cos: `[batch or 1, length, head_dim]`.
+        sin: same shape.
+
+    Returns:
+        Rotated queries and keys.
+    """
+    if can_run(query, key, cos, sin):
+        return _rotate_on_cuda(query, key, cos, sin)
+    return apply_rope(query, cos, sin), apply_rope(key, cos, sin)
+
+
+def _rotate_on_cuda(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    def kernel() -> tuple[Tensor, Tensor]:
+        from seed_oss.ops.triton import rope
+
+        return rope.rotate(query, key, cos, sin)
+
+    compiled_for = ("rotate", query.shape[1], query.shape[3], query.dtype, cos.dtype)
+    return take_over(
+        query.device, compiled_for, kernel, lambda: (apply_rope(query, cos, sin), apply_rope(key, cos, sin))
+    )

@@ -14,6 +14,7 @@ from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedModule, quantized_modules
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.calibration import Calibrated, calibrate
+from seed_oss.quant.fp8 import exchange_float8, has_float8, is_fp8
 from seed_oss.quant.packed_rows import pack_in_pieces, quantize_packed
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.schemes import Scheme, TensorPlan, parse_scheme, plan_tensors, weight_shapes
@@ -39,7 +40,8 @@ def quantize_(
 
     Args:
         model: any model or head of the family, in eval mode, with weights on any device.
-        scheme: a name as in `quant.schemes.SCHEMES` ("int4", "int8", ...), or a Scheme.
+        scheme: a name as in `quant.schemes.SCHEMES` ("int4", "int8", ...), or a Scheme; or "fp8" on CUDA devices of
+            compute capability 8.9 and newer: linear layers in 8-bit floating point, embedding and head as they are.
         strict: raise where a tensor does not fit the scheme, instead of taking smaller groups or leaving it as it is.
         calibration: token ids `[windows, length]` of text that the model shall do well on, for activation-aware scaling
             and error feedback (a SeedOssForCausalLM on the CPU); 16,384 tokens in windows of 512 do well.
@@ -50,9 +52,12 @@ def quantize_(
 
     Raises:
         InputError: an unknown scheme (the message lists them), one that does not fit (`strict`), or no model of ours.
-        StateError: the model is quantized already, in training mode, has adapters or no weights.
+        StateError: the model is quantized already, in training mode, has adapters or no weights, or is on a device
+            without the products of "fp8".
         NumericalError: NaN or infinity in a weight.
     """
+    if is_fp8(scheme):
+        return _to_fp8(model, strict, calibration, advance)
     scheme = parse_scheme(scheme)
     _check_ready(model)
     was_fused = any(isinstance(module, FusedLayers) for module in model.modules())
@@ -72,6 +77,15 @@ def quantize_(
     )
     model.config.quantization_config = record.to_config()
     return fuse_(model) if was_fused else model
+
+
+def _to_fp8(model: Any, strict: bool, calibration: Tensor | None, advance: Tick | None) -> Any:
+    _check_ready(model)
+    if calibration is not None:
+        raise InputError("calibration is given for 'fp8', which rounds without it; leave it out")
+    unfuse_(model)
+    exchange_float8(model, strict=strict, advance=advance or (lambda _: None))
+    return model.requires_grad_(False)
 
 
 def kept_of(plans: Mapping[str, TensorPlan]) -> dict[str, str]:
@@ -147,7 +161,7 @@ def _take_over(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def _check_ready(model: Any) -> None:
     if not isinstance(model, nn.Module) or not any(isinstance(one, SeedOssAttention) for one in model.modules()):
         raise InputError(f"a {type(model).__name__} is no Seed-OSS model; load one with from_pretrained")
-    if quantized_modules(model):
+    if quantized_modules(model) or has_float8(model):
         raise StateError("the model is quantized already; load the original to quantize it to something else")
     _check_adapters(model)
     if model.training:

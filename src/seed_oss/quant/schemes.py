@@ -74,7 +74,10 @@ def parse_scheme(name: str | Scheme) -> Scheme:
         return name
     found = SCHEMES.get(name.strip().lower().replace("_", "-")) if isinstance(name, str) else None
     if found is None:
-        raise InputError(f"quantization is {name!r:.60}; there are {', '.join(SCHEMES)}")
+        raise InputError(
+            f"quantization is {name!r:.60}; there are {', '.join(SCHEMES)}, and for a model on a newer CUDA device "
+            "quantize_(model, 'fp8')"
+        )
     return found
 
 

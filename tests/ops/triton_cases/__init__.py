@@ -1,0 +1,1 @@
+"""Cases that `test_triton.py` runs in processes of their own."""
