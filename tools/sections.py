@@ -83,7 +83,12 @@ def _engine_row(row: Result) -> list[str]:
 
 
 def _with_spread(spread: Mapping[str, float]) -> str:
-    return f"{spread['median']:.4g} ({spread['min']:.3g} to {spread['max']:.3g})"
+    return f"{_rounded(spread['median'])} ({_rounded(spread['min'])} to {_rounded(spread['max'])})"
+
+
+def _rounded(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(share: float | None) -> str:
