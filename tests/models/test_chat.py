@@ -1,5 +1,9 @@
 """model.chat: prompt, budget, generation and parser together."""
 
+import gc
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ from seed_oss.chat.budget import BUDGET_SPENT, ThinkingBudget
 from seed_oss.chat.events import ContentDelta, ReasoningDelta, ThinkClosed
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.generation.loop_guard import LoopGuard
+from seed_oss.generation.stopping import StoppingCriteria
 from seed_oss.models.chat import chat, prepare_turn
 from tests.chat.tokenizer_factory import metaspace_backend
 from tests.factory import tiny_config, tiny_model
@@ -31,10 +36,39 @@ CALL = (
 )
 
 
+LEAVES = """
+from seed_oss import SeedOssForCausalLM
+from tests.factory import tiny_model
+from tests.seed_tokenizer import seed_tokenizer
+
+tokenizer = seed_tokenizer()
+model = tiny_model(
+    SeedOssForCausalLM, vocab_size=len(tokenizer), hidden_size=512, num_hidden_layers=8, max_position_embeddings=1 << 20
+)
+ask = [{"role": "user", "content": "What is 2 + 2?"}]
+settings = {"max_new_tokens": 100_000, "eos_token_id": 0, "stream": True}
+for event in model.chat(tokenizer, ask, **settings):
+    break
+held = model.chat(tokenizer, ask, **settings)
+next(held)
+print("over")
+"""
+
+
 def says(text: str) -> Any:
     """A model that wants to say a text in which markers are control tokens."""
     ids = seed_tokenizer()(text, add_special_tokens=False)["input_ids"]
     return ScriptedModel(ids, len(seed_tokenizer()))
+
+
+class Steps(StoppingCriteria):
+    """Counts the steps of a generation, and stops none."""
+
+    count = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> bool:
+        self.count += 1
+        return False
 
 
 def ask(model: Any, messages: Any = ASK, **arguments: Any) -> Any:
@@ -117,6 +151,24 @@ def test_closing_a_stream_stops_the_model() -> None:
     list(stream)
     assert stream.finish_reason == "criteria"
     assert len(stream.new_ids) < 60_000
+
+
+def test_dropping_a_stream_stops_the_model() -> None:
+    steps = Steps()
+    settings = {"max_new_tokens": 100_000, "stopping_criteria": [steps], "stream": True}
+    stream = ask(says("<seed:think>" + "so on " * 10_000), **settings)
+    next(stream)
+    (thread,) = [one for one in threading.enumerate() if one.name == "seed-oss-chat"]
+    del stream
+    gc.collect()
+    thread.join()
+    assert steps.count < 60_000
+
+
+def test_a_process_may_end_while_answers_are_generated() -> None:
+    """One stream is dropped by `break`, one is still held."""
+    ended = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "over\n", "")
 
 
 def test_an_error_is_raised_where_events_are_read() -> None:
