@@ -13,6 +13,7 @@ from seed_oss.cli.answer_view import AnswerView, visible
 from seed_oss.cli.paper import PlainPaper
 from seed_oss.cli.tool_runner import Consent, load_tools
 from seed_oss.errors import InputError, MissingFileError
+from seed_oss.models.chat import prepare_turn as turn
 from tests.cli.conftest import Run
 from tests.cli.scripted_chat import scripted
 
@@ -128,6 +129,21 @@ def test_a_budget(talk: Any, mode: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize("budget", ["512", "2048", "16384"])
+def test_a_budget_leaves_room_for_the_answer(talk: Any, monkeypatch: Any, command: str, budget: str) -> None:
+    """The default of --max-new-tokens grows with the budget, as the examples of the help have it."""
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "seed_oss.models.chat.prepare_turn",
+        lambda *a, **given: seen.append(given["max_new_tokens"]) or turn(*a, **given),
+    )
+    words = ["Hello"] if command == "generate" else []
+    outcome, _ = talk([THINKS], "--thinking-budget", budget, *words, command=command)
+    assert (outcome.code, outcome.out.strip()) == (0, "Four.")
+    assert seen == [max(int(budget) + 512, 2048 if command == "chat" else 512)]
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
 def test_a_budget_for_a_model_that_does_not_think(run: Run, checkpoint: Path, command: str) -> None:
     words = ["Hello"] if command == "generate" else []
     outcome = run(command, "--model", checkpoint, "--thinking-budget", "64", *words, stdin="Hello\n")
@@ -141,7 +157,8 @@ def test_a_budget_for_a_model_that_does_not_think(run: Run, checkpoint: Path, co
     ("arguments", "part"),
     [
         (["--budget-mode", "hard"], "give --thinking-budget too"),
-        (["--thinking-budget", "2048"], "leaves nothing of --max-new-tokens 2048"),
+        (["--thinking-budget", "2048", "--max-new-tokens", "2048"], "leaves nothing of --max-new-tokens 2048"),
+        (["--thinking-budget", "99999999999"], "allowed: an integer from 0 to 2147483647"),
         (["--thinking-budget", "-2"], "--thinking-budget"),
         (["--yes"], "give --tools too"),
     ],
