@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
-from seed_oss.chat.assistant_message import ToolCall
-from seed_oss.cli import session, tool_runner
-from seed_oss.cli.answer_view import AnswerView, visible
+from seed_oss.chat.assistant_message import AssistantMessage, ToolCall
+from seed_oss.chat.python_tools import PythonTool
+from seed_oss.cli import call_card, session, tool_runner
+from seed_oss.cli.answer_view import AnswerView
+from seed_oss.cli.call_card import visible
 from seed_oss.cli.paper import PlainPaper
-from seed_oss.cli.tool_runner import Consent, load_tools
+from seed_oss.cli.tool_runner import Consent, ToolRunner, load_tools
 from seed_oss.errors import InputError, MissingFileError
 from seed_oss.models.chat import prepare_turn as turn
 from tests.cli.conftest import Run
@@ -303,4 +306,47 @@ def test_a_card_shows_what_would_run(capsys: pytest.CaptureFixture[str]) -> None
     arguments = json.dumps({"path": "a\n\u202e\x1b[2Jb", "n": "é"})
     AnswerView(PlainPaper()).show_card(ToolCall("1", "rm\u200b", arguments))
     assert capsys.readouterr().err == 'tool call: rm\\u200b\n  path = "a\\n\\u202e\\u001b[2Jb"\n  n = "é"\n'
-    assert visible("plain é") == "plain é"
+
+
+@pytest.mark.parametrize(
+    "blank", [*"\u3164\uffa0\u115f\u1160\u2800\u0301\u180b\ufe0f\u034f\U000e0100\u00ad\u2003\u0488"]
+)
+def test_what_is_not_seen_is_spelled_out(blank: str) -> None:
+    assert visible(f"a{blank}b") == f"a{blank.encode('unicode_escape').decode()}b"
+
+
+@pytest.mark.parametrize("text", ["plain é", "日本語 ⠿", "नमस्ते", "ภาษาไทย ที่นี่", "שָׁלוֹם"])
+def test_letters_are_shown_as_they_are(text: str) -> None:
+    assert visible(text) == text
+    assert visible("ท" + "\u0e48" * 9) == "ท" + "\u0e48" * 2 + "\\u0e48" * 7
+
+
+@pytest.mark.parametrize("filler", [" ", "x", f"{'x' * 39} ", "\u3164", "語"])
+@pytest.mark.parametrize("num_values", [1, 3, 100])
+def test_a_card_fits_the_screen(filler: str, num_values: int) -> None:
+    values = {f"command{n}": f"rm -rf ~ #{filler * 3000}ls" for n in range(num_values)}
+    shown = call_card.lines({"cwd": "/", **values}, (80, 24))
+    assert len(shown) <= 14
+    assert max(map(cell_len, shown)) <= 76
+    assert shown[0] == 'cwd = "/"'
+    assert shown[1].startswith('command0 = "rm -rf ~ #')
+    assert " more characters ... " in "".join(shown)
+    assert any(line.endswith('ls"') for line in shown)
+    assert (f"... {num_values + 1 - 13} more arguments ..." in shown) is (num_values == 100)
+
+
+def test_a_long_call_can_be_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(PlainPaper, "size", lambda self: (80, 24))
+    answers = [Consent.show, Consent.no]
+    runner = ToolRunner([PythonTool.of(say, "say")], AnswerView(PlainPaper()), lambda _: answers.pop(0))
+    call = ToolCall("1", "say", json.dumps({"text": "x" * 3000}))
+    results, _ = runner.results(AssistantMessage(tool_calls=(call,)))
+    first, whole = capsys.readouterr().err.split("tool call: say\n")[1:]
+    assert "more characters" in first
+    assert "x" * 3000 in whole
+    assert results[0]["content"] == "Not run: the user refused."
+
+
+def say(text: str) -> str:
+    """Say something."""
+    return text

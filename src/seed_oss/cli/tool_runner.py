@@ -25,6 +25,7 @@ class Consent(StrEnum):
     yes = "yes"
     no = "no"
     always = "always"
+    show = "show"
     unasked = "unasked"
 
 
@@ -125,6 +126,9 @@ class ToolRunner:
         if self._allow_all or call.name in self._always:
             return None
         consent = self._ask(call)
+        while consent == Consent.show:
+            self._view.show_card(call, whole=True)
+            consent = self._ask(call)
         if consent == Consent.always:
             self._always.add(call.name)
         if consent == Consent.unasked:
