@@ -1,13 +1,14 @@
 """What clients send, brought into the form that the Seed templates read."""
 
-import json
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from seed_oss.chat.plain_data import plain_data
-from seed_oss.errors import TemplateError
+from seed_oss.chat.plain_data import MAX_VALUES, plain_data
+from seed_oss.errors import CheckpointError, TemplateError
+from seed_oss.files import parse_json
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_TOOLS = 128
@@ -166,9 +167,9 @@ def _call(call: Any, place: str) -> dict[str, Any]:
 def _arguments(arguments: Any, place: str) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments) if arguments.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise TemplateError(f"{place} must be a JSON object, got text that is no JSON: {error!s:.100}") from None
+            arguments = parse_json(arguments, source="it", max_values=MAX_VALUES) if arguments.strip() else None
+        except CheckpointError as error:
+            raise TemplateError(f"{place} must be a JSON object, got text that is no JSON: {error!s:.160}") from None
     if arguments is None:
         return {}
     values = _mapping(arguments, place)
@@ -221,7 +222,8 @@ def _budget(budget: Any) -> int | float:
         return -1
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
         raise TemplateError(
-            f"thinking_budget must be a number of tokens, 0 for no thinking, -1 for no budget; got {value!r:.60}"
+            "thinking_budget must be a number of tokens, 0 for no thinking, -1 for no budget; got "
+            f"{reprlib.repr(value):.60}"
         )
     return float(value) if isinstance(value, float) else int(value)
 
