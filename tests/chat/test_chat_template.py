@@ -159,7 +159,7 @@ def test_the_file_goes_before_the_setting(tmp_path: Path) -> None:
         (["hello"], r"messages\[0\] must be a mapping"),
         ([{"role": "user", "content": object()}], r"messages\[0\]\['content'\] is a object"),
         ([{"role": "user", "content": b"x"}], "is a bytes"),
-        ([{"role": "user", "content": None}], "cannot be rendered"),
+        ([{"role": "user"}], "cannot be rendered"),
     ],
 )
 def test_bad_conversations_are_named(ours: SeedOssTokenizer, conversation: Any, message: str) -> None:
