@@ -54,12 +54,16 @@ class PromptRequest:
         """The budget for a Seed template: the one given, or else one in another spelling among the variables.
 
         Raises:
-            InputError: A spelling with a value that is not allowed.
+            InputError: A spelling with a value that is not allowed, or one that says something else than another.
         """
-        if self.thinking_budget is not None:
-            return self.thinking_budget
         spelled = ThinkingBudget.from_request(self.variables)
-        return None if spelled is None else spelled.template_value
+        if spelled is None:
+            return self.thinking_budget
+        given = getattr(self.thinking_budget, "template_value", self.thinking_budget)
+        if given is None:
+            return spelled.template_value
+        ThinkingBudget.from_request({**self.variables, "thinking_budget": given})  # raises where they differ
+        return self.thinking_budget
 
 
 @dataclass(frozen=True, slots=True)
