@@ -7,10 +7,11 @@ from seed_oss.chat.assistant_message import AssistantMessage
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.generation.loop_guard import LoopGuard
 from seed_oss.generation.row_control import RowControl
+from seed_oss.models.chat_arguments import checked_settings
 from seed_oss.models.chat_stream import ChatStream
-from seed_oss.models.chat_turn import DEFAULT_MAX_NEW_TOKENS, ChatTurn, ChatUsage, prepare_turn
+from seed_oss.models.chat_turn import DEFAULT_MAX_NEW_TOKENS, ChatTurn, ChatUsage, ReasoningMeter, prepare_turn
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "ChatStream", "ChatTurn", "ChatUsage", "chat", "prepare_turn"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "ChatStream", "ChatTurn", "ChatUsage", "ReasoningMeter", "chat", "prepare_turn"]
 
 
 def chat(
@@ -31,6 +32,7 @@ def chat(
     **settings: Any,
 ) -> "ChatStream | AssistantMessage":
     """Answer a conversation; see `SeedOssForCausalLM.chat`."""
+    settings = checked_settings(settings)
     config = model.generation_config
     ends = settings.get("eos_token_id", config.eos_token_id if config is not None else None)
     turn = prepare_turn(
@@ -46,7 +48,7 @@ def chat(
         end_token_ids=[ends] if isinstance(ends, int) else list(ends or ()),
         loop_guard=loop_guard,
         controls=row_controls,
-        **(template_variables or {}),
+        template_variables=template_variables,
     )
     answer = ChatStream(model, tokenizer, turn, settings)
     if stream:

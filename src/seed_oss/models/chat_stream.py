@@ -164,7 +164,7 @@ def _generate(work: _Work, model: Any, tokenizer: SeedOssTokenizer, settings: di
             tokenizer=tokenizer,
             max_new_tokens=work.turn.max_new_tokens,
             return_dict_in_generate=True,
-            **{"num_return_sequences": 1, **settings},
+            **{"num_return_sequences": 1, "num_beams": 1, **settings},
         )
     except BaseException as error:  # noqa: BLE001 - raised again where the events are read
         work.steps.put(error)

@@ -14,6 +14,7 @@ from seed_oss.generation.grammar import grammar_control
 from seed_oss.generation.loop_guard import LoopGuard
 from seed_oss.generation.row_control import RowControl
 from seed_oss.generation.thinking import ThinkingControl, ThinkingTokens
+from seed_oss.models.chat_arguments import check_guard, checked_controls, checked_messages, checked_variables
 
 DEFAULT_MAX_NEW_TOKENS = 4096
 
@@ -43,12 +44,39 @@ class ChatTurn:
 
     def reasoning_tokens(self, new_ids: Sequence[int]) -> int:
         """How many tokens of an answer were thinking."""
-        if self.thinking is None:
+        return ReasoningMeter(self).count(new_ids)
+
+
+class ReasoningMeter:
+    """Counts the thinking of an answer while it comes.
+
+    Args:
+        turn: the prompt.
+    """
+
+    def __init__(self, turn: ChatTurn) -> None:
+        self._control = turn.thinking
+        self._num_seen = self._late = 0
+        if self._control is not None:
+            self._state = self._control.start(turn.input_ids[0].tolist(), turn.max_new_tokens)
+            self._before = self._state.used
+
+    def count(self, new_ids: Sequence[int]) -> int:
+        """How many tokens were thinking.
+
+        Args:
+            new_ids: all tokens of the answer so far.
+        """
+        control = self._control
+        if control is None:
             return 0
-        state = before = self.thinking.start(self.input_ids[0].tolist(), self.max_new_tokens)
-        for token_id in new_ids:
-            state = self.thinking.advance(state, token_id)
-        return state.used - before.used
+        for token_id in new_ids[self._num_seen :]:
+            is_open = self._state.is_thinking or self._state.has_thought
+            if token_id == control.tokens.end_think and not is_open:
+                self._late = self._num_seen  # the model has left out the start: all before was thinking
+            self._state = control.advance(self._state, token_id)
+            self._num_seen += 1
+        return self._state.used - self._before + self._late
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +108,7 @@ def prepare_turn(
     end_token_ids: Sequence[int] = (),
     loop_guard: LoopGuard | None = None,
     controls: Sequence[RowControl] = (),
-    **template_variables: Any,
+    template_variables: Mapping[str, Any] | None = None,
 ) -> ChatTurn:
     """Render and encode a conversation, and set up what its budget needs.
 
@@ -95,15 +123,18 @@ def prepare_turn(
         end_token_ids: ids that end an answer besides the tokenizer's own.
         loop_guard: ends thinking or an answer that repeats itself.
         controls: further controls of the answer.
-        **template_variables: for the checkpoint's template.
+        template_variables: for the checkpoint's template.
 
     Raises:
-        InputError: the budget is none, `max_new_tokens` is out of range, or the answer cannot be held to its form.
+        InputError: an argument of a wrong type or out of range, or the answer cannot be held to its form.
         MissingExtraError: a form, and the package that holds answers to it is not installed.
         TemplateError: the messages cannot be rendered.
         TokenizerError: a budget for a vocabulary without the markers of thinking, or calls for one without theirs.
     """
     budget = ThinkingBudget.of(thinking_budget)
+    variables = checked_variables(template_variables)
+    check_guard(loop_guard)
+    controls = checked_controls(controls)
     if not isinstance(max_new_tokens, int) or isinstance(max_new_tokens, bool) or max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens!r}; it must be an integer >= 1")
     wanted = {
@@ -113,9 +144,9 @@ def prepare_turn(
     }
     form = _form_control(tokenizer, tools, wanted, vocab_size, end_token_ids)
     if budget.template_value != -1:
-        template_variables["thinking_budget"] = budget.template_value
+        variables["thinking_budget"] = budget.template_value
     ids: list[int] = tokenizer.apply_chat_template(
-        list(messages), tools=tools, add_generation_prompt=True, return_dict=False, **template_variables
+        checked_messages(messages), tools=tools, add_generation_prompt=True, return_dict=False, **variables
     )
     thinking = _thinking_control(tokenizer, budget, end_token_ids, loop_guard)
     if thinking is not None:
