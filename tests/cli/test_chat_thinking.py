@@ -276,6 +276,34 @@ def test_long_results_are_cut(talk: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert "<seed:bos>tool\nxxxxxxxxxx\n... cut after 10 of 101 characters<seed:eos>" in model.prompts[1]
 
 
+ERRORS = """
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no")
+
+
+def add(a: int, b: int) -> str:
+    'Fail.'
+    raise Mute()
+
+
+def read() -> str:
+    'Fail at length.'
+    raise ValueError("y" * 100 + chr(0xd800))
+"""
+
+
+def test_what_a_tool_raises_is_cut_and_read_safely(talk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool_runner, "MAX_RESULT_LEN", 60)
+    file = tmp_path / "tools.py"
+    file.write_text(ERRORS)
+    outcome, model = talk([ADDS, f"\n{call('read')}<seed:eos>", DONE], "--tools", file, "--yes")
+    assert outcome.code == 0
+    assert "<seed:bos>tool\nError: Mute, whose text cannot be read (SystemExit)<seed:eos>" in model.prompts[1]
+    cut = f"Error: ValueError: {'y' * 41}\n... cut after 60 of 120 characters"
+    assert f"<seed:bos>tool\n{cut}<seed:eos>" in model.prompts[2]
+
+
 def test_tools_need_a_template_that_shows_them(run: Run, checkpoint: Path, tools: Path) -> None:
     outcome = run("chat", "--model", checkpoint, "--tools", tools, stdin="Hello\n")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
