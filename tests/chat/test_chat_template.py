@@ -15,6 +15,7 @@ from seed_oss.chat.template_process import SHARED
 from seed_oss.errors import InputError, TemplateError
 from tests.chat.template_texts import CONVERSATIONS, TEMPLATES, TOOLS
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
+from tests.seed_tokenizer import seed_tokenizer
 
 transformers = pytest.importorskip("transformers")
 _GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
@@ -159,7 +160,7 @@ def test_the_file_goes_before_the_setting(tmp_path: Path) -> None:
         (["hello"], r"messages\[0\] must be a mapping"),
         ([{"role": "user", "content": object()}], r"messages\[0\]\['content'\] is a object"),
         ([{"role": "user", "content": b"x"}], "is a bytes"),
-        ([{"role": "user", "content": None}], "cannot be rendered"),
+        ([{"role": "user"}], "cannot be rendered"),
     ],
 )
 def test_bad_conversations_are_named(ours: SeedOssTokenizer, conversation: Any, message: str) -> None:
@@ -226,3 +227,32 @@ def test_rich_objects_become_plain_data(ours: SeedOssTokenizer) -> None:
         keys={1: None},
     )
     assert found == "user|x 3 0.5 (1, True) {1: None}"
+
+
+USER = [{"role": "user", "content": "x"}]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        {"enable_thinking": False},
+        {"chat_template_kwargs": {"thinking_budget": 4096}},
+        {"extra_body": {"thinking": {"type": "disabled"}}},
+        {"thinking_token_budget": 1024},
+    ],
+)
+def test_budgets_that_contradict_each_other(spelled: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="names different thinking budgets"):
+        seed_tokenizer().apply_chat_template(USER, thinking_budget=512, tokenize=False, **spelled)
+
+
+@pytest.mark.parametrize("spelled", [{"enable_thinking": True}, {"extra_body": {"thinking_budget": 512}}])
+def test_budgets_that_agree(spelled: dict[str, Any]) -> None:
+    tokenizer = seed_tokenizer()
+    expected = tokenizer.apply_chat_template(USER, thinking_budget=512, tokenize=False)
+    assert tokenizer.apply_chat_template(USER, thinking_budget=512, tokenize=False, **spelled) == expected
+
+
+def test_messages_are_given_once() -> None:
+    with pytest.raises(InputError, match="messages is given beside the conversation"):
+        seed_tokenizer().apply_chat_template(USER, chat_template="{{ messages[0].content }}", messages=[])

@@ -209,3 +209,24 @@ def test_strict_refuses_what_is_repaired_or_passed_on_otherwise(
     for as_json in (False, True):
         with pytest.raises(TemplateError, match=place):
             normalize_chat(messages, **arguments, use_json_tooldef=as_json, strict=True)
+
+
+_DEEP = '{"a":' + "[" * 500 + "]" * 500 + "}"
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":NaN}', '{"a":-Infinity}', '{"a":1e999}', '{"a":1,"a":2}', _DEEP, '{"a":"\\ud800"}']
+)
+def test_arguments_as_text_are_strict_json(text: str) -> None:
+    with pytest.raises(TemplateError, match=r"messages\[1\]\.tool_calls\[0\]\.arguments must be a JSON object"):
+        _message({"role": "assistant", "tool_calls": [{"name": "f", "arguments": text}]})
+
+
+class _Mute:
+    def __repr__(self) -> str:
+        raise ValueError("no")
+
+
+def test_a_budget_that_cannot_be_shown() -> None:
+    with pytest.raises(TemplateError, match="thinking_budget must be a number of tokens"):
+        render([_USER], thinking_budget=_Mute())

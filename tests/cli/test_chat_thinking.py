@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
-from seed_oss.chat.assistant_message import ToolCall
-from seed_oss.cli import session, tool_runner
-from seed_oss.cli.answer_view import AnswerView, visible
+from seed_oss.chat.assistant_message import AssistantMessage, ToolCall
+from seed_oss.chat.python_tools import PythonTool
+from seed_oss.cli import call_card, session, tool_runner
+from seed_oss.cli.answer_view import AnswerView
+from seed_oss.cli.call_card import visible
 from seed_oss.cli.paper import PlainPaper
-from seed_oss.cli.tool_runner import Consent, load_tools
+from seed_oss.cli.tool_runner import Consent, ToolRunner, load_tools
 from seed_oss.errors import InputError, MissingFileError
+from seed_oss.models.chat import prepare_turn as turn
 from tests.cli.conftest import Run
 from tests.cli.scripted_chat import scripted
 
@@ -128,6 +132,21 @@ def test_a_budget(talk: Any, mode: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["chat", "generate"])
+@pytest.mark.parametrize("budget", ["512", "2048", "16384"])
+def test_a_budget_leaves_room_for_the_answer(talk: Any, monkeypatch: Any, command: str, budget: str) -> None:
+    """The default of --max-new-tokens grows with the budget, as the examples of the help have it."""
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "seed_oss.models.chat.prepare_turn",
+        lambda *a, **given: seen.append(given["max_new_tokens"]) or turn(*a, **given),
+    )
+    words = ["Hello"] if command == "generate" else []
+    outcome, _ = talk([THINKS], "--thinking-budget", budget, *words, command=command)
+    assert (outcome.code, outcome.out.strip()) == (0, "Four.")
+    assert seen == [max(int(budget) + 512, 2048 if command == "chat" else 512)]
+
+
+@pytest.mark.parametrize("command", ["chat", "generate"])
 def test_a_budget_for_a_model_that_does_not_think(run: Run, checkpoint: Path, command: str) -> None:
     words = ["Hello"] if command == "generate" else []
     outcome = run(command, "--model", checkpoint, "--thinking-budget", "64", *words, stdin="Hello\n")
@@ -141,7 +160,8 @@ def test_a_budget_for_a_model_that_does_not_think(run: Run, checkpoint: Path, co
     ("arguments", "part"),
     [
         (["--budget-mode", "hard"], "give --thinking-budget too"),
-        (["--thinking-budget", "2048"], "leaves nothing of --max-new-tokens 2048"),
+        (["--thinking-budget", "2048", "--max-new-tokens", "2048"], "leaves nothing of --max-new-tokens 2048"),
+        (["--thinking-budget", "99999999999"], "allowed: an integer from 0 to 2147483647"),
         (["--thinking-budget", "-2"], "--thinking-budget"),
         (["--yes"], "give --tools too"),
     ],
@@ -256,6 +276,34 @@ def test_long_results_are_cut(talk: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert "<seed:bos>tool\nxxxxxxxxxx\n... cut after 10 of 101 characters<seed:eos>" in model.prompts[1]
 
 
+ERRORS = """
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no")
+
+
+def add(a: int, b: int) -> str:
+    'Fail.'
+    raise Mute()
+
+
+def read() -> str:
+    'Fail at length.'
+    raise ValueError("y" * 100 + chr(0xd800))
+"""
+
+
+def test_what_a_tool_raises_is_cut_and_read_safely(talk: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool_runner, "MAX_RESULT_LEN", 60)
+    file = tmp_path / "tools.py"
+    file.write_text(ERRORS)
+    outcome, model = talk([ADDS, f"\n{call('read')}<seed:eos>", DONE], "--tools", file, "--yes")
+    assert outcome.code == 0
+    assert "<seed:bos>tool\nError: Mute, whose text cannot be read (SystemExit)<seed:eos>" in model.prompts[1]
+    cut = f"Error: ValueError: {'y' * 41}\n... cut after 60 of 120 characters"
+    assert f"<seed:bos>tool\n{cut}<seed:eos>" in model.prompts[2]
+
+
 def test_tools_need_a_template_that_shows_them(run: Run, checkpoint: Path, tools: Path) -> None:
     outcome = run("chat", "--model", checkpoint, "--tools", tools, stdin="Hello\n")
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
@@ -286,4 +334,47 @@ def test_a_card_shows_what_would_run(capsys: pytest.CaptureFixture[str]) -> None
     arguments = json.dumps({"path": "a\n\u202e\x1b[2Jb", "n": "é"})
     AnswerView(PlainPaper()).show_card(ToolCall("1", "rm\u200b", arguments))
     assert capsys.readouterr().err == 'tool call: rm\\u200b\n  path = "a\\n\\u202e\\u001b[2Jb"\n  n = "é"\n'
-    assert visible("plain é") == "plain é"
+
+
+@pytest.mark.parametrize(
+    "blank", [*"\u3164\uffa0\u115f\u1160\u2800\u0301\u180b\ufe0f\u034f\U000e0100\u00ad\u2003\u0488"]
+)
+def test_what_is_not_seen_is_spelled_out(blank: str) -> None:
+    assert visible(f"a{blank}b") == f"a{blank.encode('unicode_escape').decode()}b"
+
+
+@pytest.mark.parametrize("text", ["plain é", "日本語 ⠿", "नमस्ते", "ภาษาไทย ที่นี่", "שָׁלוֹם"])
+def test_letters_are_shown_as_they_are(text: str) -> None:
+    assert visible(text) == text
+    assert visible("ท" + "\u0e48" * 9) == "ท" + "\u0e48" * 2 + "\\u0e48" * 7
+
+
+@pytest.mark.parametrize("filler", [" ", "x", f"{'x' * 39} ", "\u3164", "語"])
+@pytest.mark.parametrize("num_values", [1, 3, 100])
+def test_a_card_fits_the_screen(filler: str, num_values: int) -> None:
+    values = {f"command{n}": f"rm -rf ~ #{filler * 3000}ls" for n in range(num_values)}
+    shown = call_card.lines({"cwd": "/", **values}, (80, 24))
+    assert len(shown) <= 14
+    assert max(map(cell_len, shown)) <= 76
+    assert shown[0] == 'cwd = "/"'
+    assert shown[1].startswith('command0 = "rm -rf ~ #')
+    assert " more characters ... " in "".join(shown)
+    assert any(line.endswith('ls"') for line in shown)
+    assert (f"... {num_values + 1 - 13} more arguments ..." in shown) is (num_values == 100)
+
+
+def test_a_long_call_can_be_shown_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(PlainPaper, "size", lambda self: (80, 24))
+    answers = [Consent.show, Consent.no]
+    runner = ToolRunner([PythonTool.of(say, "say")], AnswerView(PlainPaper()), lambda _: answers.pop(0))
+    call = ToolCall("1", "say", json.dumps({"text": "x" * 3000}))
+    results, _ = runner.results(AssistantMessage(tool_calls=(call,)))
+    first, whole = capsys.readouterr().err.split("tool call: say\n")[1:]
+    assert "more characters" in first
+    assert "x" * 3000 in whole
+    assert results[0]["content"] == "Not run: the user refused."
+
+
+def say(text: str) -> str:
+    """Say something."""
+    return text

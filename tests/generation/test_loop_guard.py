@@ -47,7 +47,15 @@ def test_ordinary_text_is_no_loop() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"window": 3}, {"repeats": 1}, {"every": 0}, {"min_tokens": True}, {"distinct_share": 1}]
+    "bad",
+    [
+        {"window": 3},
+        {"repeats": 1},
+        {"every": 0},
+        {"min_tokens": True},
+        {"distinct_share": 1},
+        {"distinct_share": "x"},
+    ],
 )
 def test_values_out_of_range(bad: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):

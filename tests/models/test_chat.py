@@ -1,15 +1,20 @@
 """model.chat: prompt, budget, generation and parser together."""
 
+import gc
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
 import torch
 
-from seed_oss import SeedOssForCausalLM, SeedOssTokenizer
+from seed_oss import GenerationConfig, SeedOssForCausalLM, SeedOssTokenizer
 from seed_oss.chat.budget import BUDGET_SPENT, ThinkingBudget
 from seed_oss.chat.events import ContentDelta, ReasoningDelta, ThinkClosed
-from seed_oss.errors import InputError, TokenizerError
+from seed_oss.errors import InputError, TemplateError, TokenizerError
 from seed_oss.generation.loop_guard import LoopGuard
+from seed_oss.generation.stopping import StoppingCriteria
 from seed_oss.models.chat import chat, prepare_turn
 from tests.chat.tokenizer_factory import metaspace_backend
 from tests.factory import tiny_config, tiny_model
@@ -31,13 +36,43 @@ CALL = (
 )
 
 
+LEAVES = """
+from seed_oss import SeedOssForCausalLM
+from tests.factory import tiny_model
+from tests.seed_tokenizer import seed_tokenizer
+
+tokenizer = seed_tokenizer()
+model = tiny_model(
+    SeedOssForCausalLM, vocab_size=len(tokenizer), hidden_size=512, num_hidden_layers=8, max_position_embeddings=1 << 20
+)
+ask = [{"role": "user", "content": "What is 2 + 2?"}]
+settings = {"max_new_tokens": 100_000, "eos_token_id": 0, "stream": True}
+for event in model.chat(tokenizer, ask, **settings):
+    break
+held = model.chat(tokenizer, ask, **settings)
+next(held)
+print("over")
+"""
+
+
 def says(text: str) -> Any:
     """A model that wants to say a text in which markers are control tokens."""
     ids = seed_tokenizer()(text, add_special_tokens=False)["input_ids"]
     return ScriptedModel(ids, len(seed_tokenizer()))
 
 
+class Steps(StoppingCriteria):
+    """Counts the steps of a generation, and stops none."""
+
+    count = 0
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> bool:
+        self.count += 1
+        return False
+
+
 def ask(model: Any, messages: Any = ASK, **arguments: Any) -> Any:
+
     return chat(model, seed_tokenizer(), messages, **{"max_new_tokens": 2000, **arguments})
 
 
@@ -119,6 +154,24 @@ def test_closing_a_stream_stops_the_model() -> None:
     assert len(stream.new_ids) < 60_000
 
 
+def test_dropping_a_stream_stops_the_model() -> None:
+    steps = Steps()
+    settings = {"max_new_tokens": 100_000, "stopping_criteria": [steps], "stream": True}
+    stream = ask(says("<seed:think>" + "so on " * 10_000), **settings)
+    next(stream)
+    (thread,) = [one for one in threading.enumerate() if one.name == "seed-oss-chat"]
+    del stream
+    gc.collect()
+    thread.join()
+    assert steps.count < 60_000
+
+
+def test_a_process_may_end_while_answers_are_generated() -> None:
+    """One stream is dropped by `break`, one is still held."""
+    ended = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "over\n", "")
+
+
 def test_an_error_is_raised_where_events_are_read() -> None:
     model = says("a")
     model.config.vocab_size = 5
@@ -139,10 +192,94 @@ def test_a_real_model_on_tiny_weights() -> None:
         assert len(stream.new_ids) <= 200
 
 
-@pytest.mark.parametrize("arguments", [{"thinking_budget": "much"}, {"max_new_tokens": 0}, {"max_new_tokens": 2.5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"thinking_budget": "much"},
+        {"max_new_tokens": 0},
+        {"max_new_tokens": 2.5},
+        {"num_return_sequences": 2, "do_sample": True},
+        {"num_beams": 2},
+        {"num_beams": True},
+        {"loop_guard": True},
+        {"row_controls": 5},
+        {"row_controls": [None]},
+        {"streamer": print},
+        {"return_dict_in_generate": True},
+        {"input_ids": torch.zeros(1, 3, dtype=torch.int64)},
+        {"template_variables": "x"},
+        {"template_variables": {1: 2}},
+        {"messages": [ASK, ASK]},
+    ],
+)
 def test_wrong_arguments(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=next(iter(arguments))):
-        ask(says("a"), **arguments)
+    for stream in (False, True):
+        with pytest.raises(InputError, match=next(iter(arguments))):
+            ask(says("a"), **arguments, stream=stream)
+
+
+def test_one_answer_whatever_the_settings_say() -> None:
+    with pytest.raises(InputError, match="num_return_sequences is 2"):
+        ask(says("a"), generation_config=GenerationConfig(num_return_sequences=2, do_sample=True))
+    model = says("Four.<seed:eos>")
+    model.generation_config.update(num_return_sequences=2, do_sample=True, top_k=1)
+    assert ask(model).content == "Four."
+    assert ask(says("Four.<seed:eos>"), streamer=None, return_dict_in_generate=False, num_beams=1).content == "Four."
+
+
+@pytest.mark.parametrize("messages", [None, 5, "hello", []])
+def test_messages_that_are_none(messages: Any) -> None:
+    with pytest.raises(TemplateError, match="a conversation is a list of at least one message"):
+        ask(says("a"), messages)
+
+
+NO_VARIABLES = (
+    "sanitize_control_tokens",
+    "chat_template",
+    "tokenize",
+    "return_dict",
+    "tools",
+    "thinking_budget",
+    "messages",
+)
+
+
+@pytest.mark.parametrize("name", NO_VARIABLES)
+def test_variables_of_the_template_are_no_arguments(name: str) -> None:
+    with pytest.raises(InputError, match=f"template_variables has '{name}', which is no variable"):
+        ask(says("a"), template_variables={name: False})
+
+
+def test_variables_of_the_template() -> None:
+    shown = [
+        ask(says("a"), tools=[WEATHER], template_variables=given, max_new_tokens=1, stream=True).turn
+        for given in (None, {"use_json_tooldef": True})
+    ]
+    plain, as_json = (seed_tokenizer().decode(turn.input_ids[0]) for turn in shown)
+    assert "def get_weather(" in plain
+    assert '"name": "get_weather"' in as_json
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"),
+    [
+        ({"enable_thinking": False}, 0),
+        ({"thinking": {"type": "disabled"}}, 0),
+        ({"reasoning_effort": "low"}, 1024),
+        ({"extra_body": {"thinking_token_budget": 7}}, 7),
+        ({"enable_thinking": True}, None),
+    ],
+)
+def test_other_spellings_of_the_budget_are_told_the_one(given: dict[str, Any], instead: int | None) -> None:
+    with pytest.raises(InputError, match=f"the same as an argument of chat.. is thinking_budget={instead}"):
+        ask(says("a"), **given)
+
+
+def test_thinking_whose_start_is_left_out_counts() -> None:
+    stream = ask(says("Two and two.</seed:think>\nFour.<seed:eos>"), stream=True)
+    list(stream)
+    assert (stream.message.reasoning, stream.message.content) == ("Two and two.", "Four.")
+    assert stream.usage.reasoning_tokens == len(seed_tokenizer()("Two and two.", add_special_tokens=False)["input_ids"])
 
 
 def test_a_budget_for_a_model_that_does_not_think() -> None:

@@ -212,6 +212,7 @@ _READERS: dict[str, _Reader] = {
     "reasoning": _reasoning,
 }
 _NESTED = ("chat_template_kwargs", "extra_body")
+SPELLED = tuple(name for name in (*_READERS, *_NESTED) if name != "thinking_budget")  # fields with other names
 _MAX_NESTING = 2  # chat_template_kwargs within extra_body
 SPELLINGS = f"allowed: {', '.join(_READERS)}, at top level or in {' or '.join(_NESTED)}"
 

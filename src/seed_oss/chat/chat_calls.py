@@ -110,6 +110,8 @@ class ChatCalls(Vocabulary):
             raise InputError("continue_final_message and add_generation_prompt exclude each other; choose one")
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise InputError("return_assistant_tokens_mask=True needs tokenize=True and return_dict=True")
+        if "messages" in variables:
+            raise InputError("messages is given beside the conversation, and means the same; give one of them")
         template = self.get_chat_template(chat_template, tools)
         conversations, batched = split_conversations(conversation)
         request = PromptRequest(

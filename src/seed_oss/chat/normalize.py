@@ -1,13 +1,14 @@
 """What clients send, brought into the form that the Seed templates read."""
 
-import json
 import re
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from seed_oss.chat.plain_data import plain_data
-from seed_oss.errors import TemplateError
+from seed_oss.chat.plain_data import MAX_VALUES, plain_data
+from seed_oss.errors import CheckpointError, TemplateError
+from seed_oss.files import parse_json
 
 ROLES = ("system", "user", "assistant", "tool")
 MAX_TOOLS = 128
@@ -59,7 +60,10 @@ def normalize_chat(
         TemplateError: The conversation cannot be shown to the model; the message names the place.
     """
     chat = NormalizedChat(
-        _messages(messages, strict), _tools(tools, use_json_tooldef), _budget(thinking_budget), bool(use_json_tooldef)
+        _messages(messages, strict),
+        _tools(tools, use_json_tooldef),
+        template_budget(thinking_budget),
+        bool(use_json_tooldef),
     )
     if strict:
         _check_results(chat.messages)
@@ -86,15 +90,15 @@ def _message(item: Any, index: int, strict: bool) -> dict[str, Any]:
     message = cast("dict[str, Any]", given)
     role = message.get("role")
     if not isinstance(role, str):
-        raise TemplateError(f"{place}.role must be text such as {', '.join(ROLES)}, got {_kind(role)}")
+        raise TemplateError(f"{place}.role must be text such as {', '.join(ROLES)}, got {kind_of(role)}")
     if strict and role not in ROLES:
         raise TemplateError(f"{place}.role must be one of {', '.join(ROLES)}, got {role[:60]!r}")
     if strict and role != "assistant" and message.get("content") is None:
-        raise TemplateError(f"{place}.content must be text, got {_kind(message.get('content'))}")
+        raise TemplateError(f"{place}.content must be text, got {kind_of(message.get('content'))}")
     normal = {name: message[name] for name in ("name", "tool_call_id") if name in message}
     normal["role"] = role
     if "content" in message or not (index == 0 and role == "system"):
-        normal["content"] = _text(message.get("content"), f"{place}.content")
+        normal["content"] = text_of(message.get("content"), f"{place}.content")
     if role == "assistant":
         normal.update(_reasoning(message, place))
         calls = _calls(message.get("tool_calls"), f"{place}.tool_calls")
@@ -103,28 +107,33 @@ def _message(item: Any, index: int, strict: bool) -> dict[str, Any]:
     return normal
 
 
-def _text(content: Any, place: str) -> str:
-    """Text given as text, as null, or as a list of text parts."""
+def text_of(content: Any, place: str) -> str:
+    """Text given as text, as null, or as a list of text parts.
+
+    Raises:
+        TemplateError: it is none of these, or there is a part that the model cannot read.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
         return content
     if not isinstance(content, list | tuple):
-        raise TemplateError(f"{place} must be text or a list of text parts, got {_kind(content)}")
-    return "".join(_part(part, f"{place}[{i}]") for i, part in enumerate(cast("Sequence[Any]", content)))
+        raise TemplateError(f"{place} must be text or a list of text parts, got {kind_of(content)}")
+    return "".join(text_of_part(part, f"{place}[{i}]") for i, part in enumerate(cast("Sequence[Any]", content)))
 
 
-def _part(part: Any, place: str) -> str:
+def text_of_part(part: Any, place: str) -> str:
+    """The text of one part; see `text_of`."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
-        raise TemplateError(f"{place} must be a mapping with type and text, got {_kind(part)}")
+        raise TemplateError(f"{place} must be a mapping with type and text, got {kind_of(part)}")
     fields = cast("dict[str, Any]", part)
     kind = fields.get("type", "text")
     if kind != "text":
         raise TemplateError(f"{place} is a part of type {kind!r:.60}; the model reads parts of type 'text' only")
     if not isinstance(fields.get("text"), str):
-        raise TemplateError(f"{place}.text must be text, got {_kind(fields.get('text'))}")
+        raise TemplateError(f"{place}.text must be text, got {kind_of(fields.get('text'))}")
     return fields["text"]
 
 
@@ -132,9 +141,9 @@ def _reasoning(message: dict[str, Any], place: str) -> dict[str, str]:
     """The reasoning under the template's own name, whichever name it was given under."""
     own = message.get("reasoning_content")
     if own is not None and not isinstance(own, str | list | tuple):
-        raise TemplateError(f"{place}.reasoning_content must be text, got {_kind(own)}")
+        raise TemplateError(f"{place}.reasoning_content must be text, got {kind_of(own)}")
     texts = {
-        name: _text(message[name], f"{place}.{name}")
+        name: text_of(message[name], f"{place}.{name}")
         for name in REASONING_FIELDS
         if isinstance(message.get(name), str) or (name == "reasoning_content" and own is not None)
     }
@@ -146,32 +155,37 @@ def _calls(calls: Any, place: str) -> list[dict[str, Any]]:
     if calls is None:
         return []
     if not isinstance(calls, list | tuple):
-        raise TemplateError(f"{place} must be a list of tool calls, got {_kind(calls)}")
+        raise TemplateError(f"{place} must be a list of tool calls, got {kind_of(calls)}")
     return [_call(call, f"{place}[{index}]") for index, call in enumerate(cast("Sequence[Any]", calls))]
 
 
 def _call(call: Any, place: str) -> dict[str, Any]:
-    outer = _mapping(call, place)
+    outer = mapping_at(call, place)
     inner = outer
     if outer.get("function") is not None:
         place = f"{place}.function"
-        inner = _mapping(outer["function"], place)
+        inner = mapping_at(outer["function"], place)
     if not isinstance(inner.get("name"), str):
-        raise TemplateError(f"{place}.name must be the name of a function, got {_kind(inner.get('name'))}")
-    arguments = _arguments(inner.get("arguments"), f"{place}.arguments")
+        raise TemplateError(f"{place}.name must be the name of a function, got {kind_of(inner.get('name'))}")
+    arguments = call_arguments(inner.get("arguments"), f"{place}.arguments")
     identity = {"id": outer["id"]} if "id" in outer else {}
     return {**identity, "name": inner["name"], "arguments": arguments}
 
 
-def _arguments(arguments: Any, place: str) -> dict[str, Any]:
+def call_arguments(arguments: Any, place: str) -> dict[str, Any]:
+    """Arguments of a call, given as a mapping, as JSON text, or not at all.
+
+    Raises:
+        TemplateError: they are no JSON object.
+    """
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments) if arguments.strip() else None
-        except (ValueError, RecursionError) as error:
-            raise TemplateError(f"{place} must be a JSON object, got text that is no JSON: {error!s:.100}") from None
+            arguments = parse_json(arguments, source="it", max_values=MAX_VALUES) if arguments.strip() else None
+        except CheckpointError as error:
+            raise TemplateError(f"{place} must be a JSON object, got text that is no JSON: {error!s:.160}") from None
     if arguments is None:
         return {}
-    values = _mapping(arguments, place)
+    values = mapping_at(arguments, place)
     for name in values:
         if not isinstance(cast("object", name), str):
             raise TemplateError(f"{place} has the name {name!r:.60}; names of arguments are text")
@@ -182,7 +196,7 @@ def _tools(tools: Any, use_json_tooldef: bool) -> list[dict[str, Any]]:
     if tools is None:
         return []
     if not isinstance(tools, list | tuple):
-        raise TemplateError(f"tools must be a list of JSON schemas, got {_kind(tools)}")
+        raise TemplateError(f"tools must be a list of JSON schemas, got {kind_of(tools)}")
     plain = [_plain_tool(tool, index) for index, tool in enumerate(cast("Sequence[Any]", tools))]
     return plain if use_json_tooldef else [_tool(tool, f"tools[{index}]") for index, tool in enumerate(plain)]
 
@@ -191,7 +205,7 @@ def _plain_tool(tool: object, index: int) -> dict[str, Any]:
     place = f"tools[{index}]"
     if callable(tool):
         raise TemplateError(f"{place} must be a JSON schema as a mapping, got a {type(tool).__name__}")
-    return _mapping(plain_data(tool, place), place)
+    return mapping_at(plain_data(tool, place), place)
 
 
 def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
@@ -199,10 +213,10 @@ def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
     if tool.get("type") != "function":
         return tool
     function = tool if tool.get("function") is None and "name" in tool else tool.get("function")
-    fields = dict(_mapping(function, f"{place}.function"))
-    parameters = dict(_mapping(fields.get("parameters") or {}, f"{place}.function.parameters"))
+    fields = dict(mapping_at(function, f"{place}.function"))
+    parameters = dict(mapping_at(fields.get("parameters") or {}, f"{place}.function.parameters"))
     inner = f"{place}.function.parameters"
-    parameters["properties"] = _mapping(parameters.get("properties") or {}, f"{inner}.properties")
+    parameters["properties"] = mapping_at(parameters.get("properties") or {}, f"{inner}.properties")
     parameters["required"] = _required(parameters.get("required"), f"{inner}.required")
     return {"type": "function", "function": {**fields, "parameters": parameters}}
 
@@ -211,17 +225,23 @@ def _required(required: Any, place: str) -> Any:
     if required is None:
         return []
     if not isinstance(required, str | list | tuple | dict):
-        raise TemplateError(f"{place} must be a list of names, got {_kind(required)}")
+        raise TemplateError(f"{place} must be a list of names, got {kind_of(required)}")
     return cast("Any", required)
 
 
-def _budget(budget: Any) -> int | float:
+def template_budget(budget: Any) -> int | float:
+    """The budget as the templates take it; -1 for none.
+
+    Raises:
+        TemplateError: it is no number.
+    """
     value = getattr(budget, "template_value", budget) if not isinstance(budget, int | float | str) else budget
     if value is None:
         return -1
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value or abs(value) == float("inf"):
         raise TemplateError(
-            f"thinking_budget must be a number of tokens, 0 for no thinking, -1 for no budget; got {value!r:.60}"
+            "thinking_budget must be a number of tokens, 0 for no thinking, -1 for no budget; got "
+            f"{reprlib.repr(value):.60}"
         )
     return float(value) if isinstance(value, float) else int(value)
 
@@ -250,18 +270,20 @@ def _check_tools(tools: list[dict[str, Any]]) -> None:
     for index, tool in enumerate(tools):
         if tool.get("type") != "function":
             raise TemplateError(f"tools[{index}].type must be 'function', got {tool.get('type')!r:.60}")
-        name = _mapping(tool.get("function"), f"tools[{index}].function").get("name")
+        name = mapping_at(tool.get("function"), f"tools[{index}].function").get("name")
         if not isinstance(name, str) or not _TOOL_NAME.fullmatch(name):
             raise TemplateError(
                 f"tools[{index}].function.name must be 1 to 64 letters, digits, '_' or '-', got {name!r:.80}"
             )
 
 
-def _mapping(value: Any, place: str) -> dict[str, Any]:
+def mapping_at(value: Any, place: str) -> dict[str, Any]:
+    """The value, which must be a mapping."""
     if not isinstance(value, dict):
-        raise TemplateError(f"{place} must be a mapping, got {_kind(value)}")
+        raise TemplateError(f"{place} must be a mapping, got {kind_of(value)}")
     return cast("dict[str, Any]", value)
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
+    """What kind of value it is, for messages."""
     return "nothing" if value is None else type(value).__name__

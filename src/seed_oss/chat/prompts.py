@@ -9,7 +9,7 @@ from typing import Any
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import ControlToken
 from seed_oss.chat.control_vocabulary import ControlVocabulary, Segment
-from seed_oss.chat.normalize import normalize_chat
+from seed_oss.chat.normalize import normalize_chat, template_budget
 from seed_oss.chat.sanitize import Breaker, private_text
 from seed_oss.chat.seed_template import Variant, render_pieces
 from seed_oss.chat.templating import client_values, render_values
@@ -45,9 +45,8 @@ class PromptRequest:
     def foreign_variables(self) -> dict[str, Any]:
         """The variables of a foreign template; what was not asked for stays undefined, as templates expect."""
         named: dict[str, Any] = {"use_json_tooldef": True} if self.use_json_tooldef else {}
-        budget = getattr(self.thinking_budget, "template_value", self.thinking_budget)
-        if budget is not None:
-            named["thinking_budget"] = budget
+        if getattr(self.thinking_budget, "template_value", self.thinking_budget) is not None:
+            named["thinking_budget"] = template_budget(self.thinking_budget)
         return {**self.variables, **named}
 
     @property
@@ -55,12 +54,16 @@ class PromptRequest:
         """The budget for a Seed template: the one given, or else one in another spelling among the variables.
 
         Raises:
-            InputError: A spelling with a value that is not allowed.
+            InputError: A spelling with a value that is not allowed, or one that says something else than another.
         """
-        if self.thinking_budget is not None:
-            return self.thinking_budget
         spelled = ThinkingBudget.from_request(self.variables)
-        return None if spelled is None else spelled.template_value
+        if spelled is None:
+            return self.thinking_budget
+        given = getattr(self.thinking_budget, "template_value", self.thinking_budget)
+        if given is None:
+            return spelled.template_value
+        ThinkingBudget.from_request({**self.variables, "thinking_budget": given})  # raises where they differ
+        return self.thinking_budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ def foreign_prompt(
             "{% generation %} ... {% endgeneration %}, and this one does not; pass one as chat_template="
         )
     values = client_values(
-        messages, tools=request.tools, documents=request.documents, variables=request.foreign_variables
+        template, messages, tools=request.tools, documents=request.documents, variables=request.foreign_variables
     )
 
     def render(given: Mapping[str, Any], marks: tuple[str, str] | None = None) -> str:

@@ -5,7 +5,8 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from seed_oss.chat.normalize import REASONING_FIELDS
+from seed_oss.chat.foreign_messages import TemplateHabits, foreign_documents, foreign_message, foreign_tools
+from seed_oss.chat.normalize import REASONING_FIELDS, kind_of
 from seed_oss.chat.plain_data import plain_data
 from seed_oss.chat.template_process import SHARED, RenderLimits
 from seed_oss.errors import TemplateError
@@ -42,6 +43,8 @@ def choose_template(own: str | Mapping[str, str] | None, asked: str | None, *, w
     Raises:
         TemplateError: There is none.
     """
+    if asked is not None and not isinstance(cast("object", asked), str):
+        raise TemplateError(f"chat_template must be the text or the name of a template, got {kind_of(asked)}")
     named: Mapping[str, str] = own if isinstance(own, Mapping) else {}
     if asked is not None:
         return named.get(asked, asked)
@@ -59,6 +62,7 @@ def choose_template(own: str | Mapping[str, str] | None, asked: str | None, *, w
 
 
 def client_values(
+    template: str,
     messages: Sequence[Any],
     *,
     tools: Sequence[Any] | None,
@@ -68,19 +72,22 @@ def client_values(
     """What a client gave, as a template may see it.
 
     Args:
-        messages: Messages: mappings, dataclasses or pydantic models. Fields that are None are left out; reasoning
-            given under another name is given under `reasoning_content` and `thinking` too.
+        template: The template's text, which shows what form it reads.
+        messages: Messages: mappings, dataclasses or pydantic models. Fields that are None are left out, content is
+            text, arguments of calls are a mapping; reasoning given under another name is given under
+            `reasoning_content` and `thinking` too.
         tools: Tools as JSON schemas.
         documents: Documents as mappings.
         variables: Further variables of the template.
 
     Raises:
-        TemplateError: A value is no plain data; the message names the place.
+        TemplateError: A value is no plain data, or nothing that the model can read; the message names the place.
     """
+    habits = TemplateHabits.of(template)
     return {
-        "messages": [_message(message, f"messages[{index}]") for index, message in enumerate(messages)],
-        "tools": _tools(tools),
-        "documents": plain_data(documents, "documents"),
+        "messages": [foreign_message(each, f"messages[{index}]", habits) for index, each in enumerate(messages)],
+        "tools": foreign_tools(tools),
+        "documents": foreign_documents(documents),
         **{str(name): plain_data(value, str(name)) for name, value in variables.items()},
     }
 
@@ -120,24 +127,6 @@ def render_values(
     final = _mark_end(messages[-1], field, marker)
     text = SHARED.render(template, {**given, "messages": messages}, limits, marks)
     return _cut_at_marker(text, marker, final, field)
-
-
-def _message(message: Any, place: str) -> dict[str, Any]:
-    value = plain_data(message, place)
-    if not isinstance(value, dict):
-        raise TemplateError(f"{place} must be a mapping with a role and content, got {type(value).__name__}")
-    fields = {name: item for name, item in cast("dict[str, Any]", value).items() if item is not None}
-    reasoning = next((fields[name] for name in REASONING_FIELDS if name in fields), None)
-    return fields if reasoning is None else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
-
-
-def _tools(tools: Sequence[Any] | None) -> list[Any] | None:
-    if tools is None:
-        return None
-    for index, tool in enumerate(tools):
-        if not isinstance(tool, Mapping):
-            raise TemplateError(f"tools[{index}] must be a JSON schema as a mapping, got {type(tool).__name__}")
-    return plain_data(list(tools), "tools")
 
 
 def _mark_end(message: dict[str, Any], field: str, marker: str) -> str:

@@ -1,6 +1,5 @@
 """An answer on the screen: content on stdout, everything else on stderr."""
 
-import json
 from collections.abc import Callable
 from typing import Literal
 
@@ -16,6 +15,7 @@ from seed_oss.chat.events import (
     ThinkClosed,
     TrailingText,
 )
+from seed_oss.cli import call_card
 from seed_oss.cli.paper import Paper
 from seed_oss.cli.terminal import write_piece
 
@@ -93,12 +93,16 @@ class AnswerView:
             self._paper.dim("\n")
         self._open, self._blanks = None, ""
 
-    def show_card(self, call: ToolCall) -> None:
-        """Show a tool call; nothing in it can make it look like another one."""
+    def show_card(self, call: ToolCall, *, whole: bool = False) -> None:
+        """Show a tool call; nothing in it can make it look like another one.
+
+        Args:
+            call: the call.
+            whole: show all of it, though it may be more than a screen.
+        """
         self.end_line()
-        values = call.parsed_arguments().items()
-        lines = [f"{visible(name)} = {visible(json.dumps(value, ensure_ascii=False))}" for name, value in values]
-        self._paper.card(f"tool call: {visible(call.name)}", lines or ["(no arguments)"])
+        size = None if whole else self._paper.size()
+        self._paper.card(call_card.title(call.name), call_card.lines(call.parsed_arguments(), size))
 
     def show_result(self, text: str) -> None:
         """Show the beginning of a tool's result."""
@@ -144,10 +148,3 @@ class AnswerView:
         if text:
             self._paper.dim(text)
             self._open = None if text.endswith("\n") else "thinking"
-
-
-def visible(text: str) -> str:
-    """The text with every character spelled out that is not seen, or changes how others are."""
-    if text.isprintable():
-        return text
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

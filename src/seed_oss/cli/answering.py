@@ -10,8 +10,7 @@ from seed_oss.cli.loading import Loaded
 if TYPE_CHECKING:
     from seed_oss.chat.budget import ThinkingBudget
     from seed_oss.chat.events import Event
-    from seed_oss.generation.thinking import ThinkingState
-    from seed_oss.models.chat import ChatStream, ChatTurn
+    from seed_oss.models.chat import ChatStream
 
 
 @dataclass(slots=True)
@@ -63,27 +62,6 @@ class Answer:
         return f"{tokens}, {rate:.1f} tokens/s, the first after {self._waited or 0.0:.2f} s"
 
 
-class _ThinkingMeter:
-    """Counts thinking as tokens come."""
-
-    def __init__(self, turn: "ChatTurn") -> None:
-        self._control = turn.thinking
-        self._state: ThinkingState | None = None
-        self._before = self._num_seen = 0
-        if self._control is not None:
-            self._state = self._control.start(turn.input_ids[0].tolist(), turn.max_new_tokens)
-            self._before = self._state.used
-
-    def used(self, new_ids: list[int]) -> int:
-        """Tokens of thinking among all that have come."""
-        if self._control is None or self._state is None:
-            return 0
-        for token_id in new_ids[self._num_seen :]:
-            self._state = self._control.advance(self._state, token_id)
-        self._num_seen = len(new_ids)
-        return self._state.used - self._before
-
-
 def end_token_ids(loaded: Loaded) -> list[int]:
     """Ids that end an answer by the checkpoint's generation settings."""
     config = loaded.model.generation_config
@@ -114,7 +92,9 @@ def run_stream(stream: "ChatStream", show: "Callable[[Event, int], None]", answe
     Raises:
         KeyboardInterrupt: after the model has stopped.
     """
-    meter = _ThinkingMeter(stream.turn)
+    from seed_oss.models.chat import ReasoningMeter
+
+    meter = ReasoningMeter(stream.turn)
     num_before, num_seen = answer.num_thinking, 0
 
     def take() -> None:
@@ -122,7 +102,7 @@ def run_stream(stream: "ChatStream", show: "Callable[[Event, int], None]", answe
         for event in stream:
             answer.count(len(stream.new_ids) - num_seen)
             num_seen = len(stream.new_ids)
-            num_thinking = meter.used(stream.new_ids)
+            num_thinking = meter.count(stream.new_ids)
             answer.num_thinking = num_before + num_thinking
             show(event, num_thinking)
 

@@ -8,11 +8,12 @@ import typer
 from seed_oss.cli.forms import ResponseFormatOption, ToolChoiceOption, require_extra, response_format, tool_choice
 from seed_oss.cli.loading import load
 from seed_oss.cli.options import (
+    CHAT_MAX_NEW_TOKENS,
     BudgetModeOption,
+    ChatMaxNewTokensOption,
     DeviceOption,
     DType,
     DTypeOption,
-    MaxNewTokensOption,
     MinPOption,
     ModelOption,
     ModelOptions,
@@ -28,6 +29,7 @@ from seed_oss.cli.options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    most_new_tokens,
     thinking_budget,
 )
 from seed_oss.errors import InputError
@@ -57,7 +59,7 @@ def chat(
     answer_form: ResponseFormatOption = None,
     yes: YesOption = False,
     fold: FoldOption = False,
-    max_new_tokens: MaxNewTokensOption = 2048,
+    max_new_tokens: ChatMaxNewTokensOption = None,
     sample: SampleOption = None,
     temperature: TemperatureOption = None,
     top_k: TopKOption = None,
@@ -83,9 +85,10 @@ def chat(
 
       seed-oss chat --model FOLDER --system "Use the tools." --tools my_tools.py
     """
-    sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    sampling.settings(advised=False)  # contradictions are told before anything is loaded
-    wanted = thinking_budget(budget, budget_mode, max_new_tokens)
+    wanted = thinking_budget(budget, budget_mode, max_new_tokens)  # contradictions are told before anything is loaded
+    length = most_new_tokens(max_new_tokens, wanted, CHAT_MAX_NEW_TOKENS)
+    sampling = SamplingOptions(length, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    sampling.settings(advised=False)
     if yes and tools is None:
         raise typer.BadParameter("it lets tools run, and there are none; give --tools too", param_hint="--yes")
     if tools is None:

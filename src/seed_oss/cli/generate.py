@@ -8,11 +8,12 @@ import typer
 from seed_oss.cli.forms import ResponseFormatOption, check_form, note_on_form, require_extra, response_format
 from seed_oss.cli.loading import Loaded, load
 from seed_oss.cli.options import (
+    GENERATE_MAX_NEW_TOKENS,
     BudgetModeOption,
     DeviceOption,
     DType,
     DTypeOption,
-    MaxNewTokensOption,
+    GenerateMaxNewTokensOption,
     MinPOption,
     ModelOption,
     ModelOptions,
@@ -28,6 +29,7 @@ from seed_oss.cli.options import (
     ThreadsOption,
     TopKOption,
     TopPOption,
+    most_new_tokens,
     thinking_budget,
 )
 from seed_oss.cli.terminal import read_stdin, show_note
@@ -61,7 +63,7 @@ def generate(
     budget: ThinkingBudgetOption = None,
     budget_mode: BudgetModeOption = None,
     answer_form: ResponseFormatOption = None,
-    max_new_tokens: MaxNewTokensOption = 512,
+    max_new_tokens: GenerateMaxNewTokensOption = None,
     sample: SampleOption = None,
     temperature: TemperatureOption = None,
     top_k: TopKOption = None,
@@ -92,9 +94,10 @@ def generate(
 
       seed-oss generate --raw --max-new-tokens 50 < beginning.txt
     """
-    sampling = SamplingOptions(max_new_tokens, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
-    sampling.settings(advised=False)  # contradictions are told before anything is loaded
-    wanted = thinking_budget(budget, budget_mode, max_new_tokens)
+    wanted = thinking_budget(budget, budget_mode, max_new_tokens)  # contradictions are told before anything is loaded
+    length = most_new_tokens(max_new_tokens, wanted, GENERATE_MAX_NEW_TOKENS)
+    sampling = SamplingOptions(length, sample, temperature, top_k, top_p, min_p, repetition_penalty, seed)
+    sampling.settings(advised=False)
     form = response_format(answer_form)
     require_extra(form)
     text = _read_prompt(prompt)
@@ -102,9 +105,9 @@ def generate(
     check_form(loaded, form)
     as_chat = _is_chat(loaded, chat, system, budget)
     if as_chat:
-        turn = _chat_turn(loaded, text, system, wanted, max_new_tokens, form)
+        turn = _chat_turn(loaded, text, system, wanted, length, form)
     else:
-        turn = _raw_turn(loaded, text, max_new_tokens, form)
+        turn = _raw_turn(loaded, text, length, form)
     _answer(loaded, turn, sampling, form, as_chat=as_chat)
 
 
@@ -137,7 +140,7 @@ def _chat_turn(
     text: str,
     system: str | None,
     budget: "ThinkingBudget",
-    max_new_tokens: int,
+    length: int,
     form: "OutputFormat | None",
 ) -> "ChatTurn":
     """The prompt as a message of a conversation."""
@@ -152,12 +155,12 @@ def _chat_turn(
         response_format=form,
         vocab_size=loaded.model.config.vocab_size,
         thinking_budget=budget,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=length,
         end_token_ids=end_token_ids(loaded),
     )
 
 
-def _raw_turn(loaded: Loaded, text: str, max_new_tokens: int, form: "OutputFormat | None") -> "ChatTurn":
+def _raw_turn(loaded: Loaded, text: str, length: int, form: "OutputFormat | None") -> "ChatTurn":
     """The prompt as a text that goes on."""
     from seed_oss.cli.answering import end_token_ids
     from seed_oss.generation import grammar_control
@@ -168,7 +171,7 @@ def _raw_turn(loaded: Loaded, text: str, max_new_tokens: int, form: "OutputForma
         size, ends = loaded.model.config.vocab_size, end_token_ids(loaded)
         held = grammar_control(loaded.tokenizer, response_format=form, vocab_size=size, eos_token_id=ends)
     ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
-    return ChatTurn(ids, max_new_tokens, controls=() if held is None else (held,))
+    return ChatTurn(ids, length, controls=() if held is None else (held,))
 
 
 def _answer(

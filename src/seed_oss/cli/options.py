@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seed_oss.errors import InputError
+
 if TYPE_CHECKING:
     from seed_oss.chat.budget import ThinkingBudget
 
@@ -48,7 +50,22 @@ DeviceOption = Annotated[
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, max=1024, help="CPU threads; the default is one per core.", show_default=False)
 ]
-MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="Most tokens of an answer, thinking included.")]
+ANSWER_RESERVE = 512  # tokens beyond a thinking budget, where nothing else is said
+
+
+def _max_new_tokens_option(usual: int) -> Any:
+    return typer.Option(
+        min=1,
+        help=f"Most tokens of an answer, thinking included. The default is {usual}, or what --thinking-budget allows "
+        f"and {ANSWER_RESERVE} for the answer where that is more.",
+        show_default=False,
+    )
+
+
+GENERATE_MAX_NEW_TOKENS = 512
+CHAT_MAX_NEW_TOKENS = 2048
+GenerateMaxNewTokensOption = Annotated[int | None, _max_new_tokens_option(GENERATE_MAX_NEW_TOKENS)]
+ChatMaxNewTokensOption = Annotated[int | None, _max_new_tokens_option(CHAT_MAX_NEW_TOKENS)]
 SampleOption = Annotated[
     bool | None,
     typer.Option(
@@ -130,23 +147,38 @@ class ModelOptions:
     quantization: str | None = None
 
 
-def thinking_budget(tokens: int | None, mode: BudgetMode | None, max_new_tokens: int) -> "ThinkingBudget":
+def thinking_budget(tokens: int | None, mode: BudgetMode | None, max_new_tokens: int | None) -> "ThinkingBudget":
     """The budget that the options stand for.
 
+    Args:
+        tokens: --thinking-budget.
+        mode: --budget-mode.
+        max_new_tokens: --max-new-tokens; None where the budget may settle it.
+
     Raises:
-        typer.BadParameter: a mode without a budget, or a budget that leaves no tokens for the answer.
-        InputError: a budget out of range.
+        typer.BadParameter: a mode without a budget, a budget out of range or one that leaves no tokens for the answer.
     """
     from seed_oss.chat.budget import ThinkingBudget
 
     if mode is not None and tokens is None:
         raise typer.BadParameter("it says how a budget is kept; give --thinking-budget too", param_hint="--budget-mode")
-    if tokens is not None and tokens >= max_new_tokens:
+    try:
+        budget = ThinkingBudget(tokens, (mode or BudgetMode.both).value)
+    except InputError as error:
+        raise typer.BadParameter(str(error), param_hint="--thinking-budget") from None
+    if tokens is not None and max_new_tokens is not None and tokens >= max_new_tokens:
         raise typer.BadParameter(
             f"{tokens} leaves nothing of --max-new-tokens {max_new_tokens} for the answer; raise that, or think less",
             param_hint="--thinking-budget",
         )
-    return ThinkingBudget(tokens, (mode or BudgetMode.both).value)
+    return budget
+
+
+def most_new_tokens(given: int | None, budget: "ThinkingBudget", usual: int) -> int:
+    """How many tokens may come: what was said, else the usual number, or more where the budget needs more."""
+    if given is not None:
+        return given
+    return max(usual, (budget.tokens or 0) + ANSWER_RESERVE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,10 @@ class Paper(ABC):
         """Write some lines with a title around them."""
 
     @abstractmethod
+    def size(self) -> tuple[int, int] | None:
+        """Columns and rows that are seen at once; None where nothing goes out of sight."""
+
+    @abstractmethod
     def progress(self, used: int, limit: int | None) -> None:
         """Show how many tokens of a budget are used, in one line that stays in its place."""
 
@@ -48,6 +52,10 @@ class PlainPaper(Paper):
     def card(self, title: str, lines: Sequence[str]) -> None:
         """See Paper."""
         self.dim("".join(f"{line}\n" for line in (title, *("  " + line for line in lines))))
+
+    def size(self) -> tuple[int, int] | None:
+        """See Paper."""
+        return None
 
     def progress(self, used: int, limit: int | None) -> None:
         """See Paper; a line that changes is nothing for a file."""
@@ -81,6 +89,10 @@ class RichPaper(Paper):
         text = Text(printable("\n".join(lines)), overflow="fold")
         panel = Panel(text, title=Text(printable(title)), title_align="left", border_style="cyan", expand=False)
         self._console.print(panel)
+
+    def size(self) -> tuple[int, int] | None:
+        """See Paper."""
+        return self._console.width, self._console.height
 
     def progress(self, used: int, limit: int | None) -> None:
         """See Paper."""

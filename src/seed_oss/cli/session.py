@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from seed_oss.chat.assistant_message import ToolCall
-from seed_oss.cli.answer_view import AnswerView, visible
+from seed_oss.cli.answer_view import AnswerView
 from seed_oss.cli.answering import check_budget
+from seed_oss.cli.call_card import visible
 from seed_oss.cli.conversation import Conversation
 from seed_oss.cli.forms import check_form
 from seed_oss.cli.loading import Loaded
@@ -167,9 +168,9 @@ def ask_consent(call: ToolCall) -> Consent:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return Consent.unasked
     _drop_typed_ahead()
-    question = f"Run it? [y]es / [n]o / [a]lways run {visible(call.name)} "
+    question = f"Run it? [y]es / [n]o / [s]how all / [a]lways run {visible(call.name)} "
     answers = {"y": Consent.yes, "yes": Consent.yes, "a": Consent.always, "always": Consent.always}
-    answers |= {"n": Consent.no, "no": Consent.no}
+    answers |= {"n": Consent.no, "no": Consent.no, "s": Consent.show, "show": Consent.show}
     while True:
         try:
             said = _prompt(question).strip().lower()

@@ -25,6 +25,7 @@ class Consent(StrEnum):
     yes = "yes"
     no = "no"
     always = "always"
+    show = "show"
     unasked = "unasked"
 
 
@@ -49,7 +50,7 @@ def load_tools(path: Path) -> list[PythonTool]:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(f"{path} cannot be loaded: {_told(error)}") from error
     return public_functions(module)
 
 
@@ -104,7 +105,7 @@ class ToolRunner:
 
     def _result(self, call: ToolCall) -> str:
         self._view.show_card(call)
-        text = self._refusal(call) or self._run(call)
+        text = _bounded(self._refusal(call) or self._run(call))
         self._view.show_result(text)
         return text
 
@@ -125,6 +126,9 @@ class ToolRunner:
         if self._allow_all or call.name in self._always:
             return None
         consent = self._ask(call)
+        while consent == Consent.show:
+            self._view.show_card(call, whole=True)
+            consent = self._ask(call)
         if consent == Consent.always:
             self._always.add(call.name)
         if consent == Consent.unasked:
@@ -134,18 +138,33 @@ class ToolRunner:
     def _run(self, call: ToolCall) -> str:
         try:
             with contextlib.redirect_stdout(sys.stderr):  # stdout is for what the model says
-                text = _as_text(self._tools[call.name](call.parsed_arguments()))
+                return _as_text(self._tools[call.name](call.parsed_arguments()))
         except KeyboardInterrupt:
             return "Cancelled by the user while it ran."
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the model is told, the session goes on
-            return f"Error: {type(error).__name__}: {error}"
-        if len(text) <= MAX_RESULT_LEN:
-            return text
-        return f"{text[:MAX_RESULT_LEN]}\n... cut after {MAX_RESULT_LEN} of {len(text)} characters"
+            return f"Error: {_told(error)}"
+
+
+def _told(error: BaseException) -> str:
+    """What an error says, whatever its own methods do."""
+    kind = type(error).__name__
+    try:
+        return f"{kind}: {_encodable(str(error))}"
+    except (Exception, SystemExit) as second:  # noqa: BLE001 - of the tool's own __str__
+        return f"{kind}, whose text cannot be read ({type(second).__name__})"
+
+
+def _bounded(text: str) -> str:
+    if len(text) <= MAX_RESULT_LEN:
+        return text
+    return f"{text[:MAX_RESULT_LEN]}\n... cut after {MAX_RESULT_LEN} of {len(text)} characters"
 
 
 def _as_text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return _encodable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()  # a name of a file may hold what is no text
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from seed_oss.chat.budget import SPELLED
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import InputError
 
@@ -19,6 +20,13 @@ _REFUSED = {
     "trust_remote_code": _NO_CODE,
 }
 _NAMED = ("logits_processor", "stopping_criteria", "streamer", "tokenizer", "row_controls", "assistant_model")
+_OTHER_NAMES = {  # of OpenAI's API
+    "stop": "stop_strings",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "n": "num_return_sequences",
+    "logprobs": "output_logprobs",
+}
 _WITHOUT_EFFECT = ("token_type_ids",)  # tokenizers hand them out, the model has no use for them
 
 
@@ -94,6 +102,10 @@ def _check_unknown(given: Mapping[str, Any]) -> None:
 
 
 def _hint(name: str) -> str:
+    if name in _OTHER_NAMES:
+        return f"did you mean {_OTHER_NAMES[name]}?"
+    if name in SPELLED or name == "thinking_budget":
+        return "a thinking budget is given to model.chat or apply_chat_template, as thinking_budget="
     known = [*GenerationConfig.FIELDS, *_INPUT_NAMES, *_NAMED]
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else "remove it"

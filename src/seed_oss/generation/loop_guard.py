@@ -32,8 +32,9 @@ class LoopGuard:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
                 raise InputError(f"LoopGuard.{name} is {value!r}; it must be an integer >= {lowest}")
-        if not 0 <= self.distinct_share < 1:
-            raise InputError(f"LoopGuard.distinct_share is {self.distinct_share!r}; it must be from 0 to below 1")
+        share = self.distinct_share
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+            raise InputError(f"LoopGuard.distinct_share is {share!r:.80}; it must be a number from 0 to below 1")
 
     def is_loop(self, tail: Sequence[int]) -> bool:
         """Whether the tokens at the end, at most `window` of them, are a loop. Linear time."""
