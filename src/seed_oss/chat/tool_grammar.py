@@ -77,9 +77,9 @@ def regex_literal(pattern: str) -> str:
     out: list[str] = []
     is_escaped = False
     for char in pattern:
-        if char == "/" and not is_escaped:
+        if char in "/\n\r" and not is_escaped:
             out.append("\\")
-        out.append("\\n" if char == "\n" else char)
+        out.append({"\n": "n", "\r": "r"}.get(char, char))
         is_escaped = char == "\\" and not is_escaped
     return f"/{''.join(out)}/"
 
