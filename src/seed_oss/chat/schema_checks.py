@@ -5,6 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from seed_oss.chat.json_patterns import (
+    SCHEMA_KEYWORDS,
+    SCHEMA_LISTS,
+    SCHEMA_MAPS,
+    is_unwritable,
+    json_pattern,
+)
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files import parse_json
 
@@ -21,13 +28,10 @@ _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "example", "$comment", "$schema", "deprecated", "readOnly")
     + ("writeOnly", "discriminator")
 )
-_SCHEMA = frozenset(("items", "additionalProperties"))
-_SCHEMA_LISTS = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
-_SCHEMA_MAPS = frozenset(("properties", "patternProperties", *DEFINITIONS))
 _COUNTS = frozenset(("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength"))
 _NUMBERS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 _OTHERS = frozenset(("type", "enum", "const", "required", "pattern", "format", "$ref"))
-_KNOWN = _SCHEMA | _SCHEMA_LISTS | _SCHEMA_MAPS | _COUNTS | _NUMBERS | _OTHERS
+_KNOWN = SCHEMA_KEYWORDS | SCHEMA_LISTS | SCHEMA_MAPS | _COUNTS | _NUMBERS | _OTHERS
 _INSTEAD = {
     "nullable": 'list the types instead: "type": ["string", "null"]',
     "dependencies": "spell the cases out with anyOf",
@@ -114,6 +118,7 @@ class _Checker:
     def __init__(self, first_places: dict[str, str]) -> None:
         self._first_places = first_places
         self._references: dict[str, str] = {}  # target -> place of the first $ref to it
+        self._schemas: set[int] = set()  # by identity, those that stand where schemas do
 
     def schema(self, schema: Any, place: str, level: int, *, is_root: bool = False) -> int:
         """Check one schema and those in it; returns how many levels it has."""
@@ -124,6 +129,7 @@ class _Checker:
         if not isinstance(schema, dict):
             raise InputError(f"{place} is {_shown(schema)}; a schema is an object, true or false")
         levels = 0
+        self._schemas.add(id(cast("object", schema)))
         for keyword, value in cast("dict[str, Any]", schema).items():
             here = f"{place}.{keyword}"
             self._first_places.setdefault(keyword, here)
@@ -137,12 +143,12 @@ class _Checker:
         return levels + 1
 
     def _keyword(self, keyword: str, value: Any, place: str, level: int) -> int:
-        if keyword in _SCHEMA:
+        if keyword in SCHEMA_KEYWORDS:
             return self.schema(value, place, level + 1)
-        if keyword in _SCHEMA_LISTS:
+        if keyword in SCHEMA_LISTS:
             items = _list_of(value, place)
             return max([self.schema(one, f"{place}[{index}]", level + 1) for index, one in enumerate(items)])
-        if keyword in _SCHEMA_MAPS:
+        if keyword in SCHEMA_MAPS:
             members = _object(value, place)
             if keyword == "patternProperties":
                 _check_patterns(members, place)
@@ -162,9 +168,9 @@ class _Checker:
             _check_types(value, place)
         elif keyword == "enum":
             for index, one in enumerate(_list_of(value, place)):
-                _check_depth(one, f"{place}[{index}]", level)
+                _check_literal(one, f"{place}[{index}]", level)
         elif keyword == "const":
-            _check_depth(value, place, level)
+            _check_literal(value, place, level)
         elif keyword == "required":
             if not isinstance(value, list) or not all(isinstance(one, str) for one in cast("list[Any]", value)):
                 raise InputError(f"{place} is {_shown(value)}; it must be a list of names")
@@ -206,6 +212,10 @@ class _Checker:
                 continue
             seen.add(target)
             found = resolve(root, target, self._references[target])
+            if not isinstance(found, bool) and id(found) not in self._schemas:
+                raise InputError(
+                    f"{self._references[target]} is {_shown(target)}, where no schema stands; put it into $defs"
+                )
             total += self.schema(found, f"{place}{target[1:].replace('/', '.')}", 1)
             if total > MAX_REFERENCE_DEPTH:
                 raise InputError(
@@ -249,18 +259,31 @@ def _check_patterns(patterns: Mapping[str, Any], place: str) -> None:
 def _check_pattern(pattern: str, place: str) -> None:
     if len(pattern) > MAX_PATTERN_LEN:
         raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
+    json_pattern(pattern, place)
 
 
-def _check_depth(value: Any, place: str, level: int) -> None:
+def _check_literal(value: Any, place: str, level: int) -> None:
     todo: list[tuple[Any, int]] = [(value, level)]
     while todo:
         item, depth = todo.pop()
         if depth > MAX_SCHEMA_DEPTH:
             raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
-        if isinstance(item, dict):
-            todo += [(one, depth + 1) for one in cast("dict[str, Any]", item).values()]
+        if isinstance(item, str):
+            _check_characters(item, place)
+        elif isinstance(item, dict):
+            for key, one in cast("dict[str, Any]", item).items():
+                _check_characters(key, place)
+                todo.append((one, depth + 1))
         elif isinstance(item, list):
             todo += [(one, depth + 1) for one in cast("list[Any]", item)]
+
+
+def _check_characters(text: str, place: str) -> None:
+    wrong = next((char for char in text if is_unwritable(ord(char))), None)
+    if wrong is not None:
+        raise InputError(
+            f"{place} holds the control character U+{ord(wrong):04X}, which is never written; leave it out"
+        )
 
 
 def _list_of(value: Any, place: str) -> list[Any]:

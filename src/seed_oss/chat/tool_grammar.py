@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from seed_oss.chat.json_patterns import with_json_patterns
 from seed_oss.chat.schema_checks import DEFINITIONS, TYPES, CheckedSchema, is_annotation, resolve
 from seed_oss.chat.tool_choice import ToolFunction
 from seed_oss.errors import InputError
@@ -70,6 +71,15 @@ def call_rules(functions: Sequence[ToolFunction], open_id: int, close_id: int) -
     names = " | ".join(f"f{index}" for index in range(len(functions)))
     parts.append(f'call: <[{open_id}]> "\\n" ({names}) "</function>\\n" <[{close_id}]>\n')
     return "".join(parts)
+
+
+def json_rule(schema: dict[str, Any], place: str) -> str:
+    """JSON of a checked schema, as it stands in a grammar.
+
+    Raises:
+        InputError: a pattern cannot be held to; see `json_pattern`.
+    """
+    return "%json " + json.dumps({"x-guidance": JSON_WRITING, **with_json_patterns(schema, place)})
 
 
 def regex_literal(pattern: str) -> str:
@@ -182,7 +192,7 @@ class _Function:
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if any(not target.startswith(tuple(f"#/{name}/" for name in DEFINITIONS)) for target in references(schema)):
             raise InputError(f"{place}: a $ref of a parameter must lead to #/$defs/... of its tool's parameters")
-        return "%json " + json.dumps({"x-guidance": JSON_WRITING, **schema, **self._definitions(schema)})
+        return json_rule({**schema, **self._definitions(schema)}, place)
 
     def _definitions(self, schema: Any) -> dict[str, Any]:
         """The definitions that a schema needs, those of their own included."""

@@ -16,7 +16,7 @@ from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.schema_checks import CheckedSchema
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.chat.tool_choice import ToolFunction
-from seed_oss.chat.tool_grammar import JSON_WRITING, call_rules, regex_literal
+from seed_oss.chat.tool_grammar import call_rules, json_rule, regex_literal
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.generation.bounded_work import BoundedWork
 from seed_oss.generation.grammar_package import first_line, package_errors, require_llguidance
@@ -262,7 +262,7 @@ def _inline(output: OutputFormat) -> str:
         return regex_literal(output.source)
     data = json.loads(output.source)
     members = data if isinstance(data, dict) else {} if data else {"enum": []}
-    return "%json " + json.dumps({"x-guidance": JSON_WRITING, **members})
+    return json_rule(members, output.place)
 
 
 def _place_of(error: str, name: str, places: Sequence[CheckedSchema]) -> str:
