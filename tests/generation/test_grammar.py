@@ -285,6 +285,16 @@ def test_two_rows_have_nothing_in_common() -> None:
         ({"maximum": float("nan")}, "schema is not JSON"),
         ({"const": {1, 2}}, "schema is not JSON"),
         (3, "schema is 3"),
+        ({"multipleOf": 0}, r"schema\.multipleOf is 0; it must be a number above 0"),
+        ({"enum": []}, r"schema\.enum is an empty list; it must be a list with at least one entry"),
+        ({"required": ["a", 1]}, r"schema\.required\[1\] is 1; it must be a name"),
+        ({"type": "string", "maxLength": 10**12}, r"schema\.maxLength is 1000000000000; at most 2147483647"),
+        ({"type": "array", "maxItems": 10**30}, r"schema\.maxItems is 1"),
+        (
+            {"type": "object", "patternProperties": {"a": {}, "(a": {}}},
+            r"patternProperties \(number 1\): unclosed group",
+        ),
+        ({"items": {"pattern": "a"}, "prefixItems": [{"pattern": "^(a$"}]}, r"prefixItems\[0\]\.pattern: unclosed"),
         ({"default": "x" * 65_509, "type": "null"}, r"schema has 65537 bytes of JSON; at most 65536"),
     ],
 )
@@ -304,6 +314,11 @@ def test_32_levels_and_not_33() -> None:
     assert control(response_format=OutputFormat.json_schema(nested(32)))
     with pytest.raises(InputError, match="deeper than 32 levels"):
         OutputFormat.json_schema(nested(33))
+    objects: Any = {"type": "null"}
+    for _ in range(33):
+        objects = {"type": "object", "properties": {"a": objects}}
+    with pytest.raises(InputError, match="at most 32 levels of schemas"):
+        OutputFormat.json_schema(objects)
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,7 @@ def test_choices_in_every_spelling() -> None:
         ([tool("f", {"a": {"enum": ["</parameter>"]}})], r"properties\.a allows a text with '</parameter>'"),
         ([tool("f", {"a": {"type": "string", "format": "uri"}})], r"properties\.a\.format: 'uri'"),
         ([tool("f", {"a": {"type": "string", "pattern": "^a|b"}})], r"properties\.a\.pattern has an anchor"),
+        ([tool("f", {"a": {"type": "string", "pattern": "^(a$"}})], r"properties\.a\.pattern: unclosed group"),
         ([tool("f", {"a": {"$ref": "#/properties/a"}})], "leads back to itself"),
         ([tool("f", {"a": {"type": "array", "items": {"$ref": "#"}}})], r"must lead to #/\$defs"),
         ([tool("f", {"a": {"type": ["string", "object"], "maxLength": 3}})], "cannot be told apart"),

@@ -1,7 +1,6 @@
 """What a JSON schema may say for output to be held to it. What could not be enforced is refused, with its place."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,11 +13,14 @@ from seed_oss.chat.json_patterns import (
 )
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files import parse_json
+from seed_oss.files.strict_json import MAX_DEPTH
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_REFERENCE_DEPTH = 500  # levels of all that $ref leads to, together; the compiler recurses through them
 MAX_PATTERN_LEN = 2048
+MAX_TEXT_LEN = 2**31 - 1  # of minLength and maxLength
+MAX_COUNT = 2**53  # of the other counts
 TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI; they say nothing that a validator would check
@@ -52,11 +54,13 @@ class CheckedSchema:
         schema: its data.
         place: what it is called in messages.
         first_places: where each keyword stands first.
+        patterns: where each pattern stands, as it is handed on.
     """
 
     schema: Any
     place: str
     first_places: dict[str, str] = field(default_factory=dict[str, str])
+    patterns: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def text(self) -> str:
@@ -92,6 +96,10 @@ def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> 
     try:
         return parse_json(text, source=place)
     except CheckpointError as error:
+        if "deeper" in str(error):
+            raise InputError(
+                f"{place} is nested too deeply; at most {MAX_SCHEMA_DEPTH} levels of schemas, and {MAX_DEPTH} of JSON"
+            ) from None
         raise InputError(str(error)) from None
 
 
@@ -108,15 +116,15 @@ def check_schema(schema: Any, place: str) -> CheckedSchema:
     """
     data = plain_json(schema, place)
     checked = CheckedSchema(data, place)
-    checker = _Checker(checked.first_places)
+    checker = _Checker(checked)
     checker.schema(data, place, 1, is_root=True)
     checker.follow_references(data, place)
     return checked
 
 
 class _Checker:
-    def __init__(self, first_places: dict[str, str]) -> None:
-        self._first_places = first_places
+    def __init__(self, checked: CheckedSchema) -> None:
+        self._first_places, self._patterns = checked.first_places, checked.patterns
         self._references: dict[str, str] = {}  # target -> place of the first $ref to it
         self._schemas: set[int] = set()  # by identity, those that stand where schemas do
 
@@ -151,7 +159,8 @@ class _Checker:
         if keyword in SCHEMA_MAPS:
             members = _object(value, place)
             if keyword == "patternProperties":
-                _check_patterns(members, place)
+                for index, pattern in enumerate(members):
+                    self._check_pattern(pattern, f"{place} (number {index})")
             return max([self.schema(one, f"{place}.{name}", level + 1) for name, one in members.items()], default=0)
         self._check_value(keyword, value, place, level)
         return 0
@@ -159,11 +168,15 @@ class _Checker:
     def _check_value(self, keyword: str, value: Any, place: str, level: int) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if keyword in _COUNTS:
+            most = MAX_TEXT_LEN if keyword in ("minLength", "maxLength") else MAX_COUNT
             if not is_number or value != int(value) or value < 0:
                 raise InputError(f"{place} is {_shown(value)}; it must be a whole number, 0 or more")
+            if value > most:
+                raise InputError(f"{place} is {_shown(value)}; at most {most} is supported, or leave it out")
         elif keyword in _NUMBERS:
             if not is_number or (keyword == "multipleOf" and value <= 0):
-                raise InputError(f"{place} is {_shown(value)}; it must be a number")
+                above = " above 0" if keyword == "multipleOf" else ""
+                raise InputError(f"{place} is {_shown(value)}; it must be a number{above}")
         elif keyword == "type":
             _check_types(value, place)
         elif keyword == "enum":
@@ -172,8 +185,11 @@ class _Checker:
         elif keyword == "const":
             _check_literal(value, place, level)
         elif keyword == "required":
-            if not isinstance(value, list) or not all(isinstance(one, str) for one in cast("list[Any]", value)):
+            if not isinstance(value, list):
                 raise InputError(f"{place} is {_shown(value)}; it must be a list of names")
+            for index, one in enumerate(cast("list[Any]", value)):
+                if not isinstance(one, str):
+                    raise InputError(f"{place}[{index}] is {_shown(one)}; it must be a name, as text")
         else:
             self._check_text(keyword, value, place)
 
@@ -192,7 +208,12 @@ class _Checker:
                     f"{place}: the format {_shown(value)} is not supported; there are {', '.join(FORMATS)}"
                 )
         else:
-            _check_pattern(value, place)
+            self._check_pattern(value, place)
+
+    def _check_pattern(self, pattern: str, place: str) -> None:
+        if len(pattern) > MAX_PATTERN_LEN:
+            raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
+        self._patterns.setdefault(json_pattern(pattern, place), place)
 
     def _check_sizes(self, schema: dict[str, Any], place: str) -> None:
         # Names that stand in no "properties" may come twice in the text, and count once when it is read.
@@ -251,17 +272,6 @@ def _check_types(value: Any, place: str) -> None:
         raise InputError(f"{place} is {_shown(wrong[0] if wrong else value)}; types are {', '.join(TYPES)}")
 
 
-def _check_patterns(patterns: Mapping[str, Any], place: str) -> None:
-    for index, pattern in enumerate(patterns):
-        _check_pattern(pattern, f"{place} (number {index})")
-
-
-def _check_pattern(pattern: str, place: str) -> None:
-    if len(pattern) > MAX_PATTERN_LEN:
-        raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
-    json_pattern(pattern, place)
-
-
 def _check_literal(value: Any, place: str, level: int) -> None:
     todo: list[tuple[Any, int]] = [(value, level)]
     while todo:
@@ -288,7 +298,8 @@ def _check_characters(text: str, place: str) -> None:
 
 def _list_of(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{place} is {_shown(cast('Any', value))}; it must be a list with at least one entry")
+        shown = "an empty list" if value == [] else _shown(cast("Any", value))
+        raise InputError(f"{place} is {shown}; it must be a list with at least one entry")
     return cast("list[Any]", value)
 
 

@@ -267,6 +267,15 @@ def _inline(output: OutputFormat) -> str:
 
 def _place_of(error: str, name: str, places: Sequence[CheckedSchema]) -> str:
     """Where the keyword stands that an error speaks of, as far as that can be told."""
+    shown = error.partition("regex parse error:\n")[2].partition("\n")[0].strip()
+    found = [
+        (len(bare), place)
+        for checked in places
+        for pattern, place in checked.patterns.items()
+        if (bare := pattern.removeprefix("^").removesuffix("$")) and bare in shown
+    ]
+    if found:
+        return max(found)[1]
     for keyword in ("oneOf", "patternProperty", "minProperties", "maxProperties", "min/maxProperties", "pattern"):
         if keyword not in error:
             continue

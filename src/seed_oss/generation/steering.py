@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -187,7 +187,11 @@ def controls_per_row(given: Any, num_prompts: int, repeats: int) -> list[RowCont
 
 
 def _row_controls(place: str, given: Any) -> RowControls:
-    many = () if given is None else (given,) if isinstance(given, RowControl) else given
-    if not isinstance(many, list | tuple) or not all(isinstance(one, RowControl) for one in many):
-        raise InputError(f"{place} is {given!r:.80}; it must be a RowControl, None, or a list of RowControl")
-    return tuple(many)
+    many: Any = () if given is None else (given,) if isinstance(given, RowControl) else given
+    if not isinstance(many, list | tuple):
+        raise InputError(f"{place} is a {type(many).__name__}; it must be a RowControl, None, or a list of RowControl")
+    controls = cast("Sequence[Any]", many)
+    for index, one in enumerate(controls):
+        if not isinstance(one, RowControl):
+            raise InputError(f"{place}[{index}] is a {type(one).__name__}; it must be a RowControl")
+    return tuple(controls)
