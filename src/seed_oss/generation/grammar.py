@@ -203,6 +203,11 @@ class GrammarControl(RowControl):
     only_calls: bool = False
     several_calls: bool = True
 
+    def with_ends(self, ends: frozenset[int]) -> "GrammarControl":
+        """See RowControl."""
+        known = self.tokens.ends
+        return self if ends <= known else replace(self, tokens=replace(self.tokens, ends=known | ends))
+
     def start(self, prompt_ids: Sequence[int], max_new_tokens: int) -> GrammarState:
         """See RowControl. In an open think block of the prompt everything is free until it is closed."""
         is_thinking, was_closed, is_fresh = self._scan(prompt_ids)
