@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from seed_oss.chat import SeedOssTokenizer
+from seed_oss.chat.backend import twin
 from seed_oss.generation.grammar import GrammarControl, grammar_control
 from seed_oss.generation.grammar_compiler import GrammarCompiler
 from seed_oss.generation.row_control import Directive, RowControl
@@ -37,6 +38,11 @@ def control(**settings: Any) -> GrammarControl:
 
 def ids_of(text: str) -> list[int]:
     return tokenizer().encode(text, add_special_tokens=False)
+
+
+def plain_ids_of(text: str) -> list[int]:
+    """The ids of a text that holds no control token, whatever it spells."""
+    return twin(tokenizer().backend_tokenizer, added_tokens=False).encode(text, add_special_tokens=False).ids
 
 
 def text_of(ids: Sequence[int]) -> str:

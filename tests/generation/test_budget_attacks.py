@@ -106,6 +106,13 @@ def test_bytes_that_are_no_character_are_an_answer_in_the_end() -> None:
     assert answer.ids == [half, half, half, half, EOS]
 
 
+@pytest.mark.parametrize("max_new", [1, 2, 5])
+def test_half_a_character_is_no_last_token(max_new: int) -> None:
+    answer = run([PAD] * (max_new - 1) + ids_of_bytes("é"), THOUGHT, limit=0, max_new=max_new)
+    assert len(answer.ids) == max_new
+    assert "\ufffd" not in TOKENIZER.decode(answer.ids)
+
+
 @pytest.mark.parametrize("limit", [None, 0, 3, 512])
 @pytest.mark.parametrize("max_new", [1, 2, 30])
 @pytest.mark.parametrize("text", [" ", "\n", "\u3000"])
@@ -201,8 +208,8 @@ def test_the_vocabulary_is_looked_through_once_for_all_answers(monkeypatch: pyte
     found: list[Any] = []
     for _ in range(3):
         tokens = ThinkingTokens.of(tokenizer)
-        assert {END_THINK, EOS, TOOL_CALL, PAD, *ids_of("\n")} <= tokens.blanks(())
-        assert not tokens.blanks(()) & {*ids_of("a"), *ids_of_bytes("é")}
+        assert {END_THINK, EOS, TOOL_CALL, PAD, *ids_of("\n"), *ids_of_bytes("é")} <= tokens.blanks(())
+        assert not tokens.blanks(()) & {*ids_of("a")}
         found.append(tokens.wordless())
     assert found[0] is found[1] is found[2]
     assert num_decoded < 3 * 2 * 160  # parts of characters alone, not each of the vocabulary

@@ -14,6 +14,7 @@ from seed_oss.generation import GrammarCompiler, generate
 from seed_oss.generation.row_control import FREE, GRAMMAR_ERROR, Directive, RowControl, combine
 from seed_oss.generation.thinking import ThinkingControl, ThinkingTokens
 from tests.factory import tiny_model
+from tests.generation.budget_runs import MarkovModel
 from tests.generation.grammar_runs import (
     BOS,
     END_THINK,
@@ -182,6 +183,35 @@ def test_nan_is_no_end_of_a_form() -> None:
     held = control(response_format=OutputFormat.regex("ab"), vocab_size=SIZE)
     with pytest.raises(NumericalError, match="NaN"):
         run_all(model, [[BOS, END_THINK]], [held])
+
+
+@pytest.mark.parametrize("how", [{}, {"do_sample": True, "seed": 1}, {"prompt_lookup_num_tokens": 2}])
+def test_a_forced_end_of_the_settings_yields_to_the_controls(how: dict[str, Any]) -> None:
+    model = MarkovModel(3, {1: 40.0})  # wants nothing but pads
+    held = control(response_format=OutputFormat.regex("[a-c]{9}"), vocab_size=448)
+    prompts = [[BOS, 20, THINK, END_THINK]] * 3
+    result = run_all(model, prompts, [thinking(0), held, None], max_new_tokens=2, forced_eos_token_id=EOS, **how)
+    blank, cut, free = (row[4:].tolist() for row in result.sequences)
+    assert result.finish_reasons == ["length", "length", "eos"]
+    assert text_of(blank[1:]).strip()
+    assert set(text_of(cut)) <= set("abc\n")
+    assert free[-1] == EOS
+
+
+@pytest.mark.parametrize("form", [None, "[a-c]{9}"])
+def test_the_ends_of_the_settings_are_ends_for_the_controls(form: str | None) -> None:
+    end = ids_of("z")[0]
+    ids = torch.tensor([[BOS, 20, THINK]])
+    rows = [thinking(64)] if form is None else [control(response_format=OutputFormat.regex(form), vocab_size=SIZE)]
+    model = wishing(end, end, END_THINK, *"abcabcabc", end)
+    result: Any = generate(
+        model, ids, row_controls=[rows], max_new_tokens=80, eos_token_id=[EOS, end], return_dict_in_generate=True
+    )
+    new = result.sequences[0, 3:].tolist()
+    assert END_THINK in new
+    assert end not in new[: new.index(END_THINK)]
+    if form is not None:
+        assert (new[-1], result.finish_reasons) == (end, ["eos"])
 
 
 def test_an_end_that_the_settings_do_not_know_ends_a_form() -> None:

@@ -26,6 +26,7 @@ from tests.generation.grammar_runs import (
     compiler,
     control,
     ids_of,
+    plain_ids_of,
     random_wishes,
     run,
     scripted,
@@ -178,6 +179,39 @@ def test_with_another_control_both_hold() -> None:
     assert both.allowed is ours.allowed
 
 
+# Markers that a form spells
+
+MARKERS = ["<seed:eos>", "</seed:think>", "<seed:tool_call>", "</seed:tool_call>", "<seed:cot_budget_reflect>"]
+
+
+@pytest.mark.parametrize("marker", MARKERS)
+@pytest.mark.parametrize("kind", ["const", "enum", "pattern", "key", "regex", "lark"])
+@pytest.mark.parametrize("tools", [False, True], ids=["alone", "or calls"])
+def test_a_marker_that_a_form_spells_is_text(marker: str, kind: str, tools: bool) -> None:
+    text = f"see {marker} there"
+    form, answer = {
+        "const": (OutputFormat.json_schema({"const": text}), json.dumps(text)),
+        "enum": (OutputFormat.json_schema({"enum": [text, marker]}), json.dumps(text)),
+        "pattern": (OutputFormat.json_schema({"type": "string", "pattern": f"^{text}$"}), json.dumps(text)),
+        "key": (OutputFormat.json_schema({"type": "object", "required": [text]}), json.dumps({text: None})),
+        "regex": (OutputFormat.regex(text), text),
+        "lark": (OutputFormat.lark(f"start: {json.dumps(text)}"), text),
+    }[kind]
+    called = {"tools": [{"type": "function", "function": {"name": "now"}}], "tool_choice": "auto"} if tools else {}
+    ids = plain_ids_of(answer)
+    held = control(response_format=form, **called)
+    done = run(held, scripted(*ids), prompt=[BOS, THINK, END_THINK])
+    assert done.ids == [*ids, EOS]
+    for mask in done.masks[1:-1]:
+        assert not mask[:9].any()
+
+
+@pytest.mark.parametrize("pattern", ["a\\\nb", "a\nb", "a\rb", "a\\\rb"])
+def test_line_ends_in_an_expression_mean_themselves(pattern: str) -> None:
+    done = run(control(response_format=OutputFormat.regex(pattern)), scripted(pattern.replace("\\", "")), prompt=[BOS])
+    assert done.text == pattern.replace("\\", "")
+
+
 # States are values
 
 
@@ -251,6 +285,16 @@ def test_two_rows_have_nothing_in_common() -> None:
         ({"maximum": float("nan")}, "schema is not JSON"),
         ({"const": {1, 2}}, "schema is not JSON"),
         (3, "schema is 3"),
+        ({"multipleOf": 0}, r"schema\.multipleOf is 0; it must be a number above 0"),
+        ({"enum": []}, r"schema\.enum is an empty list; it must be a list with at least one entry"),
+        ({"required": ["a", 1]}, r"schema\.required\[1\] is 1; it must be a name"),
+        ({"type": "string", "maxLength": 10**12}, r"schema\.maxLength is 1000000000000; at most 2147483647"),
+        ({"type": "array", "maxItems": 10**30}, r"schema\.maxItems is 1"),
+        (
+            {"type": "object", "patternProperties": {"a": {}, "(a": {}}},
+            r"patternProperties \(number 1\): unclosed group",
+        ),
+        ({"items": {"pattern": "a"}, "prefixItems": [{"pattern": "^(a$"}]}, r"prefixItems\[0\]\.pattern: unclosed"),
         ({"default": "x" * 65_509, "type": "null"}, r"schema has 65537 bytes of JSON; at most 65536"),
     ],
 )
@@ -270,6 +314,11 @@ def test_32_levels_and_not_33() -> None:
     assert control(response_format=OutputFormat.json_schema(nested(32)))
     with pytest.raises(InputError, match="deeper than 32 levels"):
         OutputFormat.json_schema(nested(33))
+    objects: Any = {"type": "null"}
+    for _ in range(33):
+        objects = {"type": "object", "properties": {"a": objects}}
+    with pytest.raises(InputError, match="at most 32 levels of schemas"):
+        OutputFormat.json_schema(objects)
 
 
 @pytest.mark.parametrize(
@@ -280,6 +329,7 @@ def test_32_levels_and_not_33() -> None:
         (lambda: OutputFormat.regex(""), "allowed are 1 to"),
         (lambda: OutputFormat.lark("start: missing"), "grammar: "),
         (lambda: OutputFormat.lark("start: %json {}"), "%json"),
+        (lambda: OutputFormat.lark('%llguidance {"no_forcing": false}\nstart: "a"'), "%llguidance"),
         (lambda: OutputFormat.lark("a:" * 1001), "1001 colons"),
         (lambda: OutputFormat.of({"type": "xml"}), r"response_format\.type is 'xml'"),
         (lambda: OutputFormat.of({"type": "json_schema"}), r"response_format\.json_schema has no schema"),

@@ -151,8 +151,8 @@ class TestWhoSteersWhichRow:
         [
             (3, "row_controls is a int; it must be a RowControl"),
             ([Says()], "row_controls has 1 entries for 2 prompts"),
-            ([None, 3], r"row_controls\[1\] is 3"),
-            ([None, [Says(), 3]], r"row_controls\[1\] is"),
+            ([None, 3], r"row_controls\[1\] is a int; it must be"),
+            ([None, [Says(), 3]], r"row_controls\[1\]\[1\] is a int; it must be a RowControl"),
             (Says(Directive(forced=64)), "forces token 64; allowed are 0 to 63"),
         ],
     )

@@ -30,6 +30,7 @@ from tests.generation.grammar_runs import (
     compiler,
     control,
     ids_of,
+    plain_ids_of,
     random_wishes,
     run,
     scripted,
@@ -246,6 +247,7 @@ def test_choices_in_every_spelling() -> None:
         ([tool("f", {"a": {"enum": ["</parameter>"]}})], r"properties\.a allows a text with '</parameter>'"),
         ([tool("f", {"a": {"type": "string", "format": "uri"}})], r"properties\.a\.format: 'uri'"),
         ([tool("f", {"a": {"type": "string", "pattern": "^a|b"}})], r"properties\.a\.pattern has an anchor"),
+        ([tool("f", {"a": {"type": "string", "pattern": "^(a$"}})], r"properties\.a\.pattern: unclosed group"),
         ([tool("f", {"a": {"$ref": "#/properties/a"}})], "leads back to itself"),
         ([tool("f", {"a": {"type": "array", "items": {"$ref": "#"}}})], r"must lead to #/\$defs"),
         ([tool("f", {"a": {"type": ["string", "object"], "maxLength": 3}})], "cannot be told apart"),
@@ -298,6 +300,15 @@ def test_names_and_choices_of_any_script() -> None:
         call = f'\n<function=f>\n<parameter=grüße "🙂">{value}</parameter>\n</function>\n'
         done = run(held, scripted(TOOL_CALL, call, END_TOOL_CALL), prompt=AFTER_THINKING)
         assert done.text == f"<seed:tool_call>{call}</seed:tool_call>"
+
+
+@pytest.mark.parametrize("schema", [{"enum": ["use </seed:tool_call>"]}, {"pattern": "^use </seed:tool_call>$"}])
+def test_a_marker_that_a_tool_spells_is_text(schema: dict[str, Any]) -> None:
+    held = control(tools=[tool("f", {"at": {"type": "string", **schema}}, required=["at"])], tool_choice="required")
+    call = "\n<function=f>\n<parameter=at>use </seed:tool_call></parameter>\n</function>\n"
+    ids = plain_ids_of(call)
+    done = run(held, scripted(TOOL_CALL, *ids, END_TOOL_CALL), prompt=AFTER_THINKING)
+    assert done.ids == [TOOL_CALL, *ids, END_TOOL_CALL, EOS]
 
 
 # In generate

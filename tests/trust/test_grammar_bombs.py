@@ -7,7 +7,8 @@ import pytest
 
 from seed_oss.chat.output_format import OutputFormat
 from seed_oss.errors import InputError
-from tests.generation.grammar_runs import END_THINK, compiler, control, random_wishes, run
+from seed_oss.generation.row_control import GRAMMAR_ERROR
+from tests.generation.grammar_runs import BOS, END_THINK, THINK, compiler, control, random_wishes, run, scripted
 
 LONGEST = 4.0  # seconds: 1 s to compile, the rest for a busy machine
 
@@ -95,3 +96,16 @@ def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("seed_oss.generation.grammar_compiler.MAX_COMPILE_SECONDS", 0.001)
     with pytest.raises(InputError, match=r"schema took longer than 0\.001 s to compile"):
         control(response_format=OutputFormat.json_schema({**SCHEMAS["many properties"], "title": "late"}))
+
+
+def test_a_row_whose_masks_take_too_long_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("seed_oss.generation.grammar.MAX_ROW_SECONDS", 0.5)
+    monkeypatch.setattr("seed_oss.generation.grammar.MAX_SECONDS_PER_MASK", 0.001)
+    held = control(response_format=OutputFormat.lark("start: x\nx: x x x | /[a-z]/"))
+    began = time.thread_time()
+    done = run(held, scripted("a" * 1000), prompt=[BOS, THINK, END_THINK], max_new=1000)
+    assert time.thread_time() - began < 10
+    assert done.stop == GRAMMAR_ERROR
+    plain = control(response_format=OutputFormat.lark("start: /[a-z]/ start | /[a-z]/"))
+    done = run(plain, scripted("a" * 300), prompt=[BOS, THINK, END_THINK], max_new=300)
+    assert len(done.ids) == 300

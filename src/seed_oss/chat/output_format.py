@@ -65,16 +65,19 @@ class OutputFormat:
         """Text of a context-free grammar.
 
         Args:
-            grammar: a grammar in llguidance's variant of Lark, whose first rule is `start`. It may not hold `%json`.
+            grammar: a grammar in llguidance's variant of Lark, whose first rule is `start`. It may hold neither `%json`
+                nor `%llguidance`.
 
         Raises:
-            InputError: it is not text, over 16 KiB or 1,000 rules, or holds `%json`.
+            InputError: it is not text, over 16 KiB or 1,000 rules, or holds one of these.
         """
         _check_text(grammar, "grammar", MAX_LARK_BYTES)
         if grammar.count(":") > MAX_LARK_RULES:
             raise InputError(f"grammar has {grammar.count(':')} colons; at most {MAX_LARK_RULES} rules are allowed")
         if "%json" in grammar:
             raise InputError("grammar holds %json, whose schema would go unchecked; give the schema as a JSON schema")
+        if "%llguidance" in grammar:
+            raise InputError("grammar holds %llguidance, whose settings are made here; leave that line out")
         return cls("lark", grammar, "grammar")
 
     @classmethod

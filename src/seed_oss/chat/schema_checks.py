@@ -1,17 +1,26 @@
 """What a JSON schema may say for output to be held to it. What could not be enforced is refused, with its place."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from seed_oss.chat.json_patterns import (
+    SCHEMA_KEYWORDS,
+    SCHEMA_LISTS,
+    SCHEMA_MAPS,
+    is_unwritable,
+    json_pattern,
+)
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files import parse_json
+from seed_oss.files.strict_json import MAX_DEPTH
 
 MAX_SCHEMA_BYTES = 64 * 1024
 MAX_SCHEMA_DEPTH = 32
 MAX_REFERENCE_DEPTH = 500  # levels of all that $ref leads to, together; the compiler recurses through them
 MAX_PATTERN_LEN = 2048
+MAX_TEXT_LEN = 2**31 - 1  # of minLength and maxLength
+MAX_COUNT = 2**53  # of the other counts
 TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
 FORMATS = ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 NUMBER_FORMATS = ("int32", "int64", "float", "double")  # of OpenAPI; they say nothing that a validator would check
@@ -21,13 +30,10 @@ _ANNOTATIONS = frozenset(
     ("title", "description", "default", "examples", "example", "$comment", "$schema", "deprecated", "readOnly")
     + ("writeOnly", "discriminator")
 )
-_SCHEMA = frozenset(("items", "additionalProperties"))
-_SCHEMA_LISTS = frozenset(("anyOf", "oneOf", "allOf", "prefixItems"))
-_SCHEMA_MAPS = frozenset(("properties", "patternProperties", *DEFINITIONS))
 _COUNTS = frozenset(("minItems", "maxItems", "minProperties", "maxProperties", "minLength", "maxLength"))
 _NUMBERS = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 _OTHERS = frozenset(("type", "enum", "const", "required", "pattern", "format", "$ref"))
-_KNOWN = _SCHEMA | _SCHEMA_LISTS | _SCHEMA_MAPS | _COUNTS | _NUMBERS | _OTHERS
+_KNOWN = SCHEMA_KEYWORDS | SCHEMA_LISTS | SCHEMA_MAPS | _COUNTS | _NUMBERS | _OTHERS
 _INSTEAD = {
     "nullable": 'list the types instead: "type": ["string", "null"]',
     "dependencies": "spell the cases out with anyOf",
@@ -48,11 +54,13 @@ class CheckedSchema:
         schema: its data.
         place: what it is called in messages.
         first_places: where each keyword stands first.
+        patterns: where each pattern stands, as it is handed on.
     """
 
     schema: Any
     place: str
     first_places: dict[str, str] = field(default_factory=dict[str, str])
+    patterns: dict[str, str] = field(default_factory=dict[str, str])
 
     @property
     def text(self) -> str:
@@ -88,6 +96,10 @@ def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> 
     try:
         return parse_json(text, source=place)
     except CheckpointError as error:
+        if "deeper" in str(error):
+            raise InputError(
+                f"{place} is nested too deeply; at most {MAX_SCHEMA_DEPTH} levels of schemas, and {MAX_DEPTH} of JSON"
+            ) from None
         raise InputError(str(error)) from None
 
 
@@ -104,16 +116,17 @@ def check_schema(schema: Any, place: str) -> CheckedSchema:
     """
     data = plain_json(schema, place)
     checked = CheckedSchema(data, place)
-    checker = _Checker(checked.first_places)
+    checker = _Checker(checked)
     checker.schema(data, place, 1, is_root=True)
     checker.follow_references(data, place)
     return checked
 
 
 class _Checker:
-    def __init__(self, first_places: dict[str, str]) -> None:
-        self._first_places = first_places
+    def __init__(self, checked: CheckedSchema) -> None:
+        self._first_places, self._patterns = checked.first_places, checked.patterns
         self._references: dict[str, str] = {}  # target -> place of the first $ref to it
+        self._schemas: set[int] = set()  # by identity, those that stand where schemas do
 
     def schema(self, schema: Any, place: str, level: int, *, is_root: bool = False) -> int:
         """Check one schema and those in it; returns how many levels it has."""
@@ -124,6 +137,7 @@ class _Checker:
         if not isinstance(schema, dict):
             raise InputError(f"{place} is {_shown(schema)}; a schema is an object, true or false")
         levels = 0
+        self._schemas.add(id(cast("object", schema)))
         for keyword, value in cast("dict[str, Any]", schema).items():
             here = f"{place}.{keyword}"
             self._first_places.setdefault(keyword, here)
@@ -137,15 +151,16 @@ class _Checker:
         return levels + 1
 
     def _keyword(self, keyword: str, value: Any, place: str, level: int) -> int:
-        if keyword in _SCHEMA:
+        if keyword in SCHEMA_KEYWORDS:
             return self.schema(value, place, level + 1)
-        if keyword in _SCHEMA_LISTS:
+        if keyword in SCHEMA_LISTS:
             items = _list_of(value, place)
             return max([self.schema(one, f"{place}[{index}]", level + 1) for index, one in enumerate(items)])
-        if keyword in _SCHEMA_MAPS:
+        if keyword in SCHEMA_MAPS:
             members = _object(value, place)
             if keyword == "patternProperties":
-                _check_patterns(members, place)
+                for index, pattern in enumerate(members):
+                    self._check_pattern(pattern, f"{place} (number {index})")
             return max([self.schema(one, f"{place}.{name}", level + 1) for name, one in members.items()], default=0)
         self._check_value(keyword, value, place, level)
         return 0
@@ -153,21 +168,28 @@ class _Checker:
     def _check_value(self, keyword: str, value: Any, place: str, level: int) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if keyword in _COUNTS:
+            most = MAX_TEXT_LEN if keyword in ("minLength", "maxLength") else MAX_COUNT
             if not is_number or value != int(value) or value < 0:
                 raise InputError(f"{place} is {_shown(value)}; it must be a whole number, 0 or more")
+            if value > most:
+                raise InputError(f"{place} is {_shown(value)}; at most {most} is supported, or leave it out")
         elif keyword in _NUMBERS:
             if not is_number or (keyword == "multipleOf" and value <= 0):
-                raise InputError(f"{place} is {_shown(value)}; it must be a number")
+                above = " above 0" if keyword == "multipleOf" else ""
+                raise InputError(f"{place} is {_shown(value)}; it must be a number{above}")
         elif keyword == "type":
             _check_types(value, place)
         elif keyword == "enum":
             for index, one in enumerate(_list_of(value, place)):
-                _check_depth(one, f"{place}[{index}]", level)
+                _check_literal(one, f"{place}[{index}]", level)
         elif keyword == "const":
-            _check_depth(value, place, level)
+            _check_literal(value, place, level)
         elif keyword == "required":
-            if not isinstance(value, list) or not all(isinstance(one, str) for one in cast("list[Any]", value)):
+            if not isinstance(value, list):
                 raise InputError(f"{place} is {_shown(value)}; it must be a list of names")
+            for index, one in enumerate(cast("list[Any]", value)):
+                if not isinstance(one, str):
+                    raise InputError(f"{place}[{index}] is {_shown(one)}; it must be a name, as text")
         else:
             self._check_text(keyword, value, place)
 
@@ -186,7 +208,12 @@ class _Checker:
                     f"{place}: the format {_shown(value)} is not supported; there are {', '.join(FORMATS)}"
                 )
         else:
-            _check_pattern(value, place)
+            self._check_pattern(value, place)
+
+    def _check_pattern(self, pattern: str, place: str) -> None:
+        if len(pattern) > MAX_PATTERN_LEN:
+            raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
+        self._patterns.setdefault(json_pattern(pattern, place), place)
 
     def _check_sizes(self, schema: dict[str, Any], place: str) -> None:
         # Names that stand in no "properties" may come twice in the text, and count once when it is read.
@@ -206,6 +233,10 @@ class _Checker:
                 continue
             seen.add(target)
             found = resolve(root, target, self._references[target])
+            if not isinstance(found, bool) and id(found) not in self._schemas:
+                raise InputError(
+                    f"{self._references[target]} is {_shown(target)}, where no schema stands; put it into $defs"
+                )
             total += self.schema(found, f"{place}{target[1:].replace('/', '.')}", 1)
             if total > MAX_REFERENCE_DEPTH:
                 raise InputError(
@@ -241,31 +272,34 @@ def _check_types(value: Any, place: str) -> None:
         raise InputError(f"{place} is {_shown(wrong[0] if wrong else value)}; types are {', '.join(TYPES)}")
 
 
-def _check_patterns(patterns: Mapping[str, Any], place: str) -> None:
-    for index, pattern in enumerate(patterns):
-        _check_pattern(pattern, f"{place} (number {index})")
-
-
-def _check_pattern(pattern: str, place: str) -> None:
-    if len(pattern) > MAX_PATTERN_LEN:
-        raise InputError(f"{place} has {len(pattern)} characters; a pattern may have {MAX_PATTERN_LEN}")
-
-
-def _check_depth(value: Any, place: str, level: int) -> None:
+def _check_literal(value: Any, place: str, level: int) -> None:
     todo: list[tuple[Any, int]] = [(value, level)]
     while todo:
         item, depth = todo.pop()
         if depth > MAX_SCHEMA_DEPTH:
             raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
-        if isinstance(item, dict):
-            todo += [(one, depth + 1) for one in cast("dict[str, Any]", item).values()]
+        if isinstance(item, str):
+            _check_characters(item, place)
+        elif isinstance(item, dict):
+            for key, one in cast("dict[str, Any]", item).items():
+                _check_characters(key, place)
+                todo.append((one, depth + 1))
         elif isinstance(item, list):
             todo += [(one, depth + 1) for one in cast("list[Any]", item)]
 
 
+def _check_characters(text: str, place: str) -> None:
+    wrong = next((char for char in text if is_unwritable(ord(char))), None)
+    if wrong is not None:
+        raise InputError(
+            f"{place} holds the control character U+{ord(wrong):04X}, which is never written; leave it out"
+        )
+
+
 def _list_of(value: Any, place: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise InputError(f"{place} is {_shown(cast('Any', value))}; it must be a list with at least one entry")
+        shown = "an empty list" if value == [] else _shown(cast("Any", value))
+        raise InputError(f"{place} is {shown}; it must be a list with at least one entry")
     return cast("list[Any]", value)
 
 

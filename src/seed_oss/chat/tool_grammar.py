@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from seed_oss.chat.json_patterns import with_json_patterns
 from seed_oss.chat.schema_checks import DEFINITIONS, TYPES, CheckedSchema, is_annotation, resolve
 from seed_oss.chat.tool_choice import ToolFunction
 from seed_oss.errors import InputError
@@ -72,14 +73,23 @@ def call_rules(functions: Sequence[ToolFunction], open_id: int, close_id: int) -
     return "".join(parts)
 
 
+def json_rule(schema: dict[str, Any], place: str) -> str:
+    """JSON of a checked schema, as it stands in a grammar.
+
+    Raises:
+        InputError: a pattern cannot be held to; see `json_pattern`.
+    """
+    return "%json " + json.dumps({"x-guidance": JSON_WRITING, **with_json_patterns(schema, place)})
+
+
 def regex_literal(pattern: str) -> str:
     """A regular expression as it stands in a grammar, between slashes."""
     out: list[str] = []
     is_escaped = False
     for char in pattern:
-        if char == "/" and not is_escaped:
+        if char in "/\n\r" and not is_escaped:
             out.append("\\")
-        out.append("\\n" if char == "\n" else char)
+        out.append({"\n": "n", "\r": "r"}.get(char, char))
         is_escaped = char == "\\" and not is_escaped
     return f"/{''.join(out)}/"
 
@@ -182,7 +192,7 @@ class _Function:
         schema = schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
         if any(not target.startswith(tuple(f"#/{name}/" for name in DEFINITIONS)) for target in references(schema)):
             raise InputError(f"{place}: a $ref of a parameter must lead to #/$defs/... of its tool's parameters")
-        return "%json " + json.dumps({"x-guidance": JSON_WRITING, **schema, **self._definitions(schema)})
+        return json_rule({**schema, **self._definitions(schema)}, place)
 
     def _definitions(self, schema: Any) -> dict[str, Any]:
         """The definitions that a schema needs, those of their own included."""

@@ -6,6 +6,7 @@
 A blank line after `</seed:think>` is no part of the answer. Once the answer is complete, only its end may come.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,9 @@ from seed_oss.generation.grammar_compiler import CompiledGrammar, GrammarCompile
 from seed_oss.generation.row_control import FREE, GRAMMAR_ERROR, Directive, RowControl
 
 _MAX_NEWLINES = ("\n", "\n\n")
+# Processor time for the masks of one row: an ambiguous grammar may want time with the cube of an answer's length.
+MAX_ROW_SECONDS = 10.0
+MAX_SECONDS_PER_MASK = 0.02  # on top, for each mask; usual are 0.0001 to 0.002
 
 
 @dataclass(frozen=True)
@@ -92,15 +96,24 @@ class _Cursor:
         self._was_renewed = False
         self._at: _Node | None = None
         self._last: tuple[_Node | None, Tensor | None, bool] | None = None
+        self._seconds_left = MAX_ROW_SECONDS
 
     def look(self, node: _Node | None) -> tuple[Tensor | None, bool]:
         """What may come after a text, ends left out, and whether it may end; no mask where the text is not allowed."""
         if self._last is None or self._last[0] is not node:
-            mask, may_end = self._look(node)
+            mask, may_end = self._look_in_time(node)
             if mask is None and self._renew():  # the matcher may be worn out, by this row or by others
-                mask, may_end = self._look(node)
+                mask, may_end = self._look_in_time(node)
             self._last = (node, mask, may_end)
         return self._last[1], self._last[2]
+
+    def _look_in_time(self, node: _Node | None) -> tuple[Tensor | None, bool]:
+        if self._seconds_left < 0:
+            return None, False
+        began = time.thread_time()
+        found = self._look(node)
+        self._seconds_left += MAX_SECONDS_PER_MASK - (time.thread_time() - began)
+        return (None, False) if self._seconds_left < 0 else found
 
     def _look(self, node: _Node | None) -> tuple[Tensor | None, bool]:
         if not self._move(node):
@@ -189,6 +202,11 @@ class GrammarControl(RowControl):
     vocab_size: int
     only_calls: bool = False
     several_calls: bool = True
+
+    def with_ends(self, ends: frozenset[int]) -> "GrammarControl":
+        """See RowControl."""
+        known = self.tokens.ends
+        return self if ends <= known else replace(self, tokens=replace(self.tokens, ends=known | ends))
 
     def start(self, prompt_ids: Sequence[int], max_new_tokens: int) -> GrammarState:
         """See RowControl. In an open think block of the prompt everything is free until it is closed."""

@@ -16,7 +16,7 @@ from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.schema_checks import CheckedSchema
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.chat.tool_choice import ToolFunction
-from seed_oss.chat.tool_grammar import JSON_WRITING, call_rules, regex_literal
+from seed_oss.chat.tool_grammar import call_rules, json_rule, regex_literal
 from seed_oss.errors import InputError, TokenizerError
 from seed_oss.generation.bounded_work import BoundedWork
 from seed_oss.generation.grammar_package import first_line, package_errors, require_llguidance
@@ -43,6 +43,10 @@ _LIMITS = {
     "precompute_large_lexemes": True,  # without, the first mask of a hostile expression takes minutes
     "verbose_errors": False,
 }
+
+
+# Otherwise the package takes fixed text through the tokenizer, to which a spelled-out marker is that control token.
+_NO_FORCING = '%llguidance {"no_forcing": true}\n'
 
 
 class CompiledGrammar:
@@ -203,21 +207,13 @@ class GrammarCompiler:
         rules = call_rules(functions, *ids)  # type: ignore[arg-type]
         calls = 'calls: call ("\\n"? call)*\n' if several else "calls: call\n"
         if output is None:
-            return require_llguidance().LLMatcher.grammar_from_lark(f"start: calls\n{calls}{rules}")
+            return _sources(f"start: calls\n{calls}{rules}")
         if output.kind == "lark":
-            main = {"lark_grammar": f"start: calls | answer\nanswer: @answer\n{calls}{rules}"}
-            return json.dumps({"grammars": [main, {"name": "answer", "lark_grammar": output.source}]})
-        answer = regex_literal(output.source) if output.kind == "regex" else _inline_json(output.source)
-        lark = f"start: calls | answer\nanswer: {answer}\n{calls}{rules}"
-        return require_llguidance().LLMatcher.grammar_from_lark(lark)
+            return _sources(f"start: calls | answer\nanswer: @answer\n{calls}{rules}", answer=output.source)
+        return _sources(f"start: calls | answer\nanswer: {_inline(output)}\n{calls}{rules}")
 
     def _source_of(self, output: OutputFormat) -> str:
-        maker = require_llguidance().LLMatcher
-        if output.kind == "regex":
-            return maker.grammar_from_regex(output.source)
-        if output.kind == "lark":
-            return maker.grammar_from_lark(output.source)
-        return maker.grammar_from_lark(f"start: {_inline_json(output.source)}\n")
+        return _sources(output.source if output.kind == "lark" else f"start: {_inline(output)}\n")
 
     # Building
 
@@ -254,14 +250,32 @@ class GrammarCompiler:
         return matcher, matcher.get_error()
 
 
-def _inline_json(schema: str) -> str:
-    data = json.loads(schema)
+def _sources(main: str, **others: str) -> str:
+    """Grammars in Lark that belong together, the main one first, as the package takes them."""
+    named = [{"lark_grammar": main}, *({"name": name, "lark_grammar": lark} for name, lark in others.items())]
+    return json.dumps({"grammars": [{**one, "lark_grammar": _NO_FORCING + one["lark_grammar"]} for one in named]})
+
+
+def _inline(output: OutputFormat) -> str:
+    """A regular expression or a schema, as it stands in a grammar."""
+    if output.kind == "regex":
+        return regex_literal(output.source)
+    data = json.loads(output.source)
     members = data if isinstance(data, dict) else {} if data else {"enum": []}
-    return "%json " + json.dumps({"x-guidance": JSON_WRITING, **members})
+    return json_rule(members, output.place)
 
 
 def _place_of(error: str, name: str, places: Sequence[CheckedSchema]) -> str:
     """Where the keyword stands that an error speaks of, as far as that can be told."""
+    shown = error.partition("regex parse error:\n")[2].partition("\n")[0].strip()
+    found = [
+        (len(bare), place)
+        for checked in places
+        for pattern, place in checked.patterns.items()
+        if (bare := pattern.removeprefix("^").removesuffix("$")) and bare in shown
+    ]
+    if found:
+        return max(found)[1]
     for keyword in ("oneOf", "patternProperty", "minProperties", "maxProperties", "min/maxProperties", "pattern"):
         if keyword not in error:
             continue

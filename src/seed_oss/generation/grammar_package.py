@@ -47,6 +47,6 @@ class package_errors:  # noqa: N801 - reads as a statement: `with package_errors
 def first_line(message: str) -> str:
     """A message of the package, cut to what tells people something."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if lines and lines[0].startswith("regex parse error"):
-        lines = [line for line in lines if line.startswith("error:")] or lines
+    if lines and "regex parse error" in lines[0]:
+        lines = [line.removeprefix("error: ") for line in lines if line.startswith("error:")] or lines
     return (lines or ["unknown error"])[0][:_MAX_MESSAGE_LEN]

@@ -90,6 +90,9 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
     while not watch.look():
         scores = process(plan, ids.view(), plan.steering.restrict(logits))
         chosen = plan.choose(scores, token_index)
+        upheld = plan.steering.uphold(chosen, scores, logits)
+        if upheld is not scores:
+            scores, chosen = upheld, plan.choose(upheld, token_index)
         if watch.drop(chosen, scores):
             return
         record.add(output, logits, scores)

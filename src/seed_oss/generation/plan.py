@@ -341,6 +341,8 @@ def _make_steering(given: Any, config: GenerationConfig, full: Prompt, max_new: 
         )
     if num_rows > 1 and _pad_token_id(config) is None:
         raise InputError(f"row_controls of {num_rows} rows need pad_token_id, to fill rows that end early; set it")
+    ends = frozenset(eos_ids(config))
+    controls = [tuple(one.with_ends(ends) for one in row) for row in controls]
     return Steering(controls, full.rows(), max_new)
 
 

@@ -48,6 +48,10 @@ GRAMMAR_ERROR = "grammar_error"  # why a row ends in which no token may come
 class RowControl(ABC):
     """Steers one row."""
 
+    def with_ends(self, ends: frozenset[int]) -> "RowControl":
+        """The control to use where a generation ends rows at these tokens; the same one where it does not matter."""
+        return self
+
     @abstractmethod
     def start(self, prompt_ids: Sequence[int], max_new_tokens: int) -> Any:
         """The state before the first new token.

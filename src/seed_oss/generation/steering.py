@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -111,6 +111,29 @@ class Steering:
                 logits[index, _inside(directive.banned, logits)] = -math.inf
         return logits
 
+    def uphold(self, tokens: Tensor, scores: Tensor, logits: Tensor) -> Tensor:
+        """Take back what logits processors have forced upon a row whose controls forbid it, as at the longest length.
+
+        Args:
+            tokens: int64 `[batch]`, as chosen.
+            scores: float32 `[batch, vocab]` that they were chosen by; not written to.
+            logits: float32 `[batch, vocab]`, as `restrict` got them.
+
+        Returns:
+            float32 `[batch, vocab]` to choose by anew; `scores` itself where that need not be.
+        """
+        limited = {index: one for index, one in self._directives.items() if one.forced is None and _is_limit(one)}
+        chosen = tokens.tolist() if limited else []
+        overruled = [index for index, one in limited.items() if not _lets_come(one, chosen[index])]
+        if not overruled:
+            return scores
+        held, scores = self.restrict(logits), scores.clone()
+        for index in overruled:
+            scores[index].masked_fill_(held[index] == -math.inf, -math.inf)
+            if bool((scores[index] == -math.inf).all()):
+                scores[index] = held[index]
+        return scores
+
     def left_without(self, tokens: Tensor, scores: Tensor) -> dict[int, str]:
         """The rows that end because the logits processors forbid all that their controls allow, and why.
 
@@ -143,6 +166,13 @@ class Steering:
 
 def _is_limit(directive: Directive) -> bool:
     return bool(directive.banned) or directive.allowed is not None
+
+
+def _lets_come(directive: Directive, token: int) -> bool:
+    """Whether a token may come; none that was chosen is nobody's fault here."""
+    allowed = directive.allowed
+    inside = allowed is None or (token < allowed.shape[0] and bool(allowed[token]))
+    return token == NO_TOKEN or (inside and token not in directive.banned)
 
 
 def _forbid_others(row: Tensor, allowed: Tensor) -> None:
@@ -187,7 +217,11 @@ def controls_per_row(given: Any, num_prompts: int, repeats: int) -> list[RowCont
 
 
 def _row_controls(place: str, given: Any) -> RowControls:
-    many = () if given is None else (given,) if isinstance(given, RowControl) else given
-    if not isinstance(many, list | tuple) or not all(isinstance(one, RowControl) for one in many):
-        raise InputError(f"{place} is {given!r:.80}; it must be a RowControl, None, or a list of RowControl")
-    return tuple(many)
+    many: Any = () if given is None else (given,) if isinstance(given, RowControl) else given
+    if not isinstance(many, list | tuple):
+        raise InputError(f"{place} is a {type(many).__name__}; it must be a RowControl, None, or a list of RowControl")
+    controls = cast("Sequence[Any]", many)
+    for index, one in enumerate(controls):
+        if not isinstance(one, RowControl):
+            raise InputError(f"{place}[{index}] is a {type(one).__name__}; it must be a RowControl")
+    return tuple(controls)

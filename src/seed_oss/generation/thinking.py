@@ -90,6 +90,11 @@ class ThinkingControl(RowControl):
     guard: LoopGuard | None = None
     stops_while_thinking: bool = False
 
+    def with_ends(self, ends: frozenset[int]) -> "ThinkingControl":
+        """See RowControl."""
+        known = self.tokens.ends
+        return self if ends <= known else replace(self, tokens=replace(self.tokens, ends=known | ends))
+
     # The prompt
 
     def prompt_suffix(self, prompt_ids: Sequence[int], max_new_tokens: int) -> list[int]:

@@ -112,9 +112,9 @@ class ThinkingTokens:
         return token_id not in self.silent and self._text((*begun, token_id)).endswith(_HALF)
 
     def blanks(self, begun: Sequence[int]) -> frozenset[int]:
-        """Tokens that leave an answer blank if nothing follows, the marker of a call included; see `is_content`."""
+        """Tokens after which nothing but blanks or half a character stands there, the marker of a call included."""
         blank, halves = self._blanks_and_halves
-        return blank if not begun else blank.union(one for one in halves if not self.is_content(one, begun))
+        return blank.union(one for one in halves if not begun or not self.is_content(one, begun))
 
     @cached_property
     def _blanks_and_halves(self) -> tuple[frozenset[int], tuple[int, ...]]:
