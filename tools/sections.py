@@ -50,6 +50,25 @@ def engines() -> str:
     return "\n\n".join(parts) or f"No numbers here: {NOT_MEASURED} (`make bench`)."
 
 
+def quality() -> str:
+    """What each scheme costs on weights in another basis, and what inference adds."""
+    found = result("quality")
+    if found is None:
+        return f"No numbers here: {NOT_MEASURED} (`python benchmarks/quality.py`)."
+    results = found["results"]
+    weights = [[name, f"{row['bits']:.3g}", *_quality_cells(row)] for name, row in results["rebased"].items()]
+    added = [[name, *_quality_cells(row)] for name, row in results["inference"].items() if isinstance(row, Mapping)]
+    measures = ("perplexity", "KL divergence, nats a token", "same best token")
+    where = f"{results['tokens']:,} tokens; {found['date']}; `python benchmarks/quality.py`."
+    return "\n\n".join(
+        [table(("weights", "bits", *measures), weights), table(("exact weights, inference", *measures), added), where]
+    )
+
+
+def _quality_cells(row: Result) -> list[str]:
+    return [f"{row['increase']:+.2%}", f"{row['kl']:.2g}", f"{row['top1']:.1%}"]
+
+
 def _engine_table(found: Result) -> str:
     work = found["work"]
     header = (
