@@ -18,6 +18,7 @@ from tools import reference, sections  # noqa: E402
 SECTIONS: dict[str, Callable[[], str]] = {
     "benchmarks": sections.benchmarks,
     "engines": sections.engines,
+    "engines-short": sections.engines_short,
     "quality": sections.quality,
     "supported": sections.supported,
     "decisions": sections.decisions,

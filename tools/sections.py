@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "not measured yet"
+ENGINE_RUNS = ("engines_demo_int4", "engines_1b", "engines_36b")
 Result = Mapping[str, Any]
 
 
@@ -45,9 +46,26 @@ def benchmarks() -> str:
 
 def engines() -> str:
     """What `seed-oss bench` measured, engine beside engine: a table for each run, its limits and who was left out."""
-    names = ("engines_demo_int4", "engines_1b", "engines_36b")
-    parts = [_engine_table(found) for found in map(result, names) if found]
+    parts = [_engine_table(found) for found in map(result, ENGINE_RUNS) if found]
     return "\n\n".join(parts) or f"No numbers here: {NOT_MEASURED} (`make bench`)."
+
+
+def engines_short() -> str:
+    """The speeds alone, all runs in one table."""
+    found = [one for one in map(result, ENGINE_RUNS) if one]
+    rows = [
+        [
+            one["work"]["model"],
+            f"{row['engine']} {row['weights']}",
+            _rounded(row["prefill_tokens_per_s"]),
+            _rounded(row["decode_tokens_per_s"]),
+            f"{row['peak_rss_bytes'] / 2**30:.1f} GiB",
+        ]
+        for one in found
+        for row in one["results"]
+    ]
+    header = ("model", "engine, weights", "512-token prompt, tokens/s", "64 tokens after it, tokens/s", "peak memory")
+    return table(header, rows) if rows else f"No numbers here: {NOT_MEASURED} (`make bench`)."
 
 
 def quality() -> str:
