@@ -1,0 +1,120 @@
+"""Where the time of a prompt and of a decoding step goes: the layers' native call, the head's, and Python with torch.
+
+The calls are timed inside `generate`, by a stand-in for the library of kernels. A step's layers at two lengths of
+context tell weights from attention: with few keys the layers read weights alone. Beside them stands how long the machine
+takes to read those bytes, measured in the same run.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from common import arguments, note, report
+
+CALLS = {"so_decoder": "layers", "so_linear": "head"}
+
+
+class TimedLibrary:
+    """The library of kernels, whose calls leave their seconds behind."""
+
+    def __init__(self, library: Any) -> None:
+        self.library = library
+        self.seconds: dict[str, list[float]] = {name: [] for name in CALLS.values()}
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.library, name)
+        if name not in CALLS:
+            return function
+
+        def timed(*values: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*values)
+            finally:
+                self.seconds[CALLS[name]].append(time.perf_counter() - start)
+
+        return timed
+
+    def take(self) -> dict[str, list[float]]:
+        """The seconds since the last time."""
+        taken = {name: list(values) for name, values in self.seconds.items()}
+        for values in self.seconds.values():
+            values.clear()
+        return taken
+
+
+def milliseconds(seconds: float) -> float:
+    """With three decimals."""
+    return round(1e3 * seconds, 3)
+
+
+def run(model: Any, timed: TimedLibrary, ids: torch.Tensor, new_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One generation: the parts of its prompt, and the medians of the parts of its steps."""
+
+    def generate(num: int) -> float:
+        start = time.perf_counter()
+        mask = torch.ones_like(ids)
+        answer = model.generate(ids, attention_mask=mask, max_new_tokens=num, min_new_tokens=num, do_sample=False)
+        assert answer.shape[1] == ids.shape[1] + num
+        return time.perf_counter() - start
+
+    timed.take()
+    prompt_seconds = generate(1)
+    prompt = {name: sum(values) for name, values in timed.take().items()}
+    step_seconds = (generate(new_tokens + 1) - prompt_seconds) / new_tokens
+    steps = {name: statistics.median(values[1:]) for name, values in timed.take().items()}
+    for parts, total in ((prompt, prompt_seconds), (steps, step_seconds)):
+        parts["python and torch"] = total - sum(parts.values())
+        parts["all"] = total
+    return prompt, steps
+
+
+def medians(trials: list[dict[str, float]]) -> dict[str, float]:
+    """Of each part, in milliseconds."""
+    return {name: milliseconds(statistics.median(trial[name] for trial in trials)) for name in trials[0]}
+
+
+def main() -> None:
+    """Prints the parts in milliseconds."""
+    parser = arguments(__doc__, trials=5)
+    parser.add_argument("--quantization", default="int4-min")
+    parser.add_argument("--prompt-tokens", type=int, default=512)
+    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    from seed_oss import AutoModelForCausalLM
+    from seed_oss.bench.own_model import read_bytes
+    from seed_oss.nn import fused
+    from seed_oss.ops import quantized
+    from seed_oss.ops.native import library
+
+    native = library()
+    if native is None:
+        raise SystemExit("there are no native kernels here; see seed-oss doctor")
+    model = AutoModelForCausalLM.from_pretrained(options.model, quantization=options.quantization)
+    timed = TimedLibrary(native)
+    fused.library = quantized.library = lambda: timed  # type: ignore[assignment]
+    memory = torch.ones(1 << 28, dtype=torch.uint8)
+    found: dict[str, list[dict[str, float]]] = {}
+    for trial in range(options.trials + 1):
+        start = time.perf_counter()
+        native.so_read(memory.data_ptr(), memory.numel(), options.threads)
+        read = memory.numel() / (time.perf_counter() - start)
+        for length in (8, options.prompt_tokens):
+            ids = torch.randint(10, 40000, (1, length), generator=torch.Generator().manual_seed(length))
+            parts = run(model, timed, ids, options.new_tokens)
+            for name, part in zip((f"prompt of {length}", f"step after {length}"), parts, strict=True):
+                found.setdefault(name, []).append(part)
+        floor = {"reading the weights": read_bytes(model) / read, "read_gb_per_s": read / 1e12}
+        found.setdefault("limit", []).append(floor)
+        note(f"trial {trial} of {options.trials}" if trial else "warm-up")
+    results = {name: medians(trials[1:]) for name, trials in found.items()}
+    for name, parts in results.items():
+        note(f"{name}: " + ", ".join(f"{part} {value:.3f}" for part, value in parts.items()))
+    report("where_time_goes", {"weights": options.quantization, "milliseconds": results}, options)
+
+
+if __name__ == "__main__":
+    main()
