@@ -1,8 +1,8 @@
 """Where the time of a prompt and of a decoding step goes: the layers' native call, the head's, and Python with torch.
 
 The calls are timed inside `generate`, by a stand-in for the library of kernels. A step's layers at two lengths of
-context tell weights from attention: with few keys the layers read weights alone. Beside them stands how long the machine
-takes to read those bytes, measured in the same run.
+context tell weights from attention: with few keys the layers read weights alone. Beside them stands how long the
+machine takes to read those bytes, measured in the same run.
 """
 
 import statistics
