@@ -68,6 +68,22 @@ def engines_short() -> str:
     return table(header, rows) if rows else f"No numbers here: {NOT_MEASURED} (`make bench`)."
 
 
+def where_time_goes() -> str:
+    """The parts of a prompt and of a step, in milliseconds."""
+    found = result("where_time_goes")
+    if found is None:
+        return f"No numbers here: {NOT_MEASURED} (`python benchmarks/where_time_goes.py`)."
+    parts = dict(found["results"]["milliseconds"])
+    limit = parts.pop("limit")
+    names = list(next(iter(parts.values())))
+    rows = [[f"{what} tokens", *(f"{row[name]:.2f}" for name in names)] for what, row in parts.items()]
+    notes = (
+        f"Milliseconds, {found['results']['weights']}. Reading the weights once takes {limit['reading the weights']:.2f} at the "
+        f"{limit['read_gb_per_s']:.0f} GB/s of that run. {found['date']}, commit {found['commit']}; `{found['command']}`."
+    )
+    return "\n\n".join([table(("demo", *names), rows), notes])
+
+
 def quality() -> str:
     """What each scheme costs on weights in another basis, and what inference adds."""
     found = result("quality")
