@@ -79,8 +79,8 @@ def where_time_goes() -> str:
     rows = [[f"{what} tokens", *(f"{row[name]:.2f}" for name in names)] for what, row in parts.items()]
     notes = (
         f"Milliseconds, {found['results']['weights']}. Reading the weights once takes "
-        f"{limit['reading the weights']:.2f} at the {limit['read_gb_per_s']:.0f} GB/s of that run. {found['date']}, commit {found['commit']}; "
-        f"`{found['command']}`."
+        f"{limit['reading the weights']:.2f} at the {limit['read_gb_per_s']:.0f} GB/s of that run. "
+        f"{found['date']}; `{found['command']}`."
     )
     return "\n\n".join([table(("demo", *names), rows), notes])
 

@@ -105,3 +105,35 @@ def test_what_is_refused(arguments: dict[str, Any], message: str) -> None:
 def test_templates_that_are_none(template: Any) -> None:
     with pytest.raises(TemplateError, match="chat_template must be the text or the name of a template"):
         shown(template, {"role": "user", "content": "x"})
+
+
+TELLS_NULL = """{% for m in messages %}[{{ m.role }}]{% if m['content'] is none %}
+{{- m.tool_calls[0].function.name }}{% else %}{{ m.content }}{% endif %}{% endfor %}"""
+
+
+def test_null_content_stays_null_where_that_is_looked_at() -> None:
+    assert shown(TELLS_NULL, calling(NESTED)) == "[assistant]f"
+    assert shown(TELLS_NULL, {"role": "assistant", "content": None}) == "[assistant]"
+
+
+def test_no_calls_are_no_list_of_calls() -> None:
+    template = "{% for m in messages %}{{ 'calls' if m.tool_calls is defined else m.content }}{% endfor %}"
+    assert shown(template, {"role": "assistant", "content": "hi", "tool_calls": []}) == "hi"
+
+
+def test_reasoning_in_parts() -> None:
+    parts = [{"type": "text", "text": "so"}]
+    template = "{% for m in messages %}{{ m.reasoning_content + m.thinking }}{% endfor %}"
+    assert shown(template, {"role": "assistant", "content": "", "reasoning_content": parts}) == "soso"
+
+
+@pytest.mark.parametrize("role", [None, 5])
+def test_a_message_has_a_role(role: Any) -> None:
+    with pytest.raises(TemplateError, match=r"messages\[0\]\.role must be text"):
+        shown(CALLS, {"role": role, "content": "x"})
+
+
+def test_text_arguments_are_checked_where_they_stay_text_too() -> None:
+    with pytest.raises(TemplateError, match="arguments must be a JSON object"):
+        shown(LOOKS, calling({"function": {"name": "f", "arguments": '{"a": '}}))
+    assert shown(LOOKS, calling({"function": {"name": "f", "arguments": " "}})) == "{}"

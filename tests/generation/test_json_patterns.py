@@ -94,3 +94,15 @@ def test_control_characters_and_doubtful_classes_are_refused(schema: Any, messag
 def test_other_characters_of_a_literal_are_kept(schema: Any) -> None:
     text = schema.get("const") or schema["enum"][0]
     assert is_allowed(schema, json.dumps(text, ensure_ascii=False))
+
+
+@pytest.mark.parametrize("pattern", [r"^[^\x{FFFFFFFF}]$", r"^[^\U00110000]$", r"^[^a-\x{110000}]$"])
+def test_characters_beyond_the_last_one_are_refused(pattern: str) -> None:
+    with pytest.raises(InputError, match="beyond the last character"):
+        control(response_format=OutputFormat.json_schema({"type": "string", "pattern": pattern}))
+
+
+def test_two_spellings_of_one_name_are_refused() -> None:
+    names = {r"^[\x41]$": {"type": "string", "maxLength": 2}, "^[A]$": {"type": ["string", "null"]}}
+    with pytest.raises(InputError, match="the same as a name before it"):
+        control(response_format=OutputFormat.json_schema({"type": "object", "patternProperties": names}))

@@ -19,6 +19,7 @@ _LOOPS_OVER_CONTENT = re.compile(r"\{%-?\s*for\s+\w+\s+in\s+[^%]*\bcontent\b")
 _ARGUMENTS = r"[\w.\[\]'\"]*\barguments\b['\"]?\]?"
 _WANTS_TEXT = re.compile(rf"[+~]\s*{_ARGUMENTS}(?!['\"\s]*[:|(.])|{_ARGUMENTS}\s*[+~]")
 _TAKES_TEXT = re.compile(r"arguments['\"]?\]?\s+is\s+(not\s+)?(string|mapping)")
+_TESTS_FOR_NONE = re.compile(r"content['\"]?\]?\s+is\s+(not\s+)?none\b")
 _READS_FUNCTION = re.compile(r"\.function\b|['\"]function['\"]")
 
 
@@ -31,17 +32,19 @@ class TemplateHabits:
         wants_text: it puts arguments of calls together with other text, as text.
         takes_text: it looks whether arguments are text already.
         reads_function: it reads what is nested under `function`.
+        tests_for_none: it tells content that is null from content that is empty.
     """
 
     reads_parts: bool
     wants_text: bool
     takes_text: bool
     reads_function: bool
+    tests_for_none: bool
 
     @classmethod
     def of(cls, template: str) -> "TemplateHabits":
         """The habits of a template's text."""
-        patterns = (_LOOPS_OVER_CONTENT, _WANTS_TEXT, _TAKES_TEXT, _READS_FUNCTION)
+        patterns = (_LOOPS_OVER_CONTENT, _WANTS_TEXT, _TAKES_TEXT, _READS_FUNCTION, _TESTS_FOR_NONE)
         return cls(*(pattern.search(template) is not None for pattern in patterns))
 
 
@@ -55,13 +58,20 @@ def foreign_message(message: Any, place: str, habits: TemplateHabits) -> dict[st
     if not isinstance(given, dict):
         raise TemplateError(f"{place} must be a mapping with a role and content, got {kind_of(given)}")
     values = cast("dict[str, Any]", given)
-    fields = {name: item for name, item in values.items() if item is not None}
+    fields = {name: item for name, item in values.items() if item is not None and (name != "tool_calls" or item != [])}
+    if not isinstance(fields.get("role"), str):
+        raise TemplateError(f"{place}.role must be text, got {kind_of(fields.get('role'))}")
     if "content" in values or fields.get("role") == "assistant":
         fields["content"] = _content(fields.get("content"), f"{place}.content", habits, fields.get("role"))
     if "tool_calls" in fields:
         fields["tool_calls"] = _calls(fields["tool_calls"], f"{place}.tool_calls", habits)
-    reasoning = next((fields[name] for name in REASONING_FIELDS if name in fields), None)
-    return fields if reasoning is None else {"thinking": reasoning, **fields, "reasoning_content": reasoning}
+    if not fields.get("content") and "tool_calls" in fields and habits.tests_for_none:
+        fields["content"] = None
+    name = next((name for name in REASONING_FIELDS if name in fields), None)
+    if name is None:
+        return fields
+    reasoning = text_of(fields[name], f"{place}.{name}")
+    return {"thinking": reasoning, **fields, name: reasoning, "reasoning_content": reasoning}
 
 
 def _content(content: Any, place: str, habits: TemplateHabits, role: Any) -> Any:
@@ -100,9 +110,9 @@ def _call(call: Any, place: str, habits: TemplateHabits) -> dict[str, Any]:
 
 def _with_arguments(function: dict[str, Any], place: str, habits: TemplateHabits) -> dict[str, Any]:
     given = function.get("arguments")
-    if isinstance(given, str) and (habits.takes_text or habits.wants_text):
-        return function
     values = call_arguments(given, f"{place}.arguments")
+    if isinstance(given, str) and given.strip() and (habits.takes_text or habits.wants_text):
+        return function
     return {**function, "arguments": json.dumps(values, ensure_ascii=False) if habits.wants_text else values}
 
 

@@ -7,6 +7,7 @@ for a letter, a digit or a blank out, in Unicode or not.
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -65,10 +66,13 @@ def with_json_patterns(schema: Any, place: str) -> Any:
             value = [with_json_patterns(one, here) for one in value]
         elif keyword in SCHEMA_MAPS:
             is_pattern = keyword == "patternProperties"
-            value = {
-                json_pattern(name, here) if is_pattern else name: with_json_patterns(one, here)
-                for name, one in cast("dict[str, Any]", value).items()
-            }
+            named: dict[str, Any] = {}
+            for name, one in cast("dict[str, Any]", value).items():
+                written = json_pattern(name, here) if is_pattern else name
+                if written in named:
+                    raise InputError(f"{here} has {name!r:.80}, which is the same as a name before it; join the two")
+                named[written] = with_json_patterns(one, here)
+            value = named
         out[keyword] = value
     return out
 
@@ -103,7 +107,10 @@ class _Writer:
         self.at = match.end()
         digits = next((one for one in match.groups() if one), None)
         if digits is not None:
-            return match[0], int(digits, 16)
+            code = int(digits, 16)
+            if code > sys.maxunicode:
+                raise InputError(f"{self.place} has {match[0]:.20}, which is beyond the last character, U+10FFFF")
+            return match[0], code
         letter = match[0][1]
         return match[0], _NAMED.get(letter) if letter.isalnum() else ord(letter)
 

@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rich.cells import cell_len
+
 _ROWS_AROUND = 10  # for the frame, the question, and what stood there before
 _MIN_ROWS = 4
 _MAX_NAME_LEN = 200
@@ -95,7 +97,8 @@ def _num_cells(text: str) -> int:
 
 
 def _cells(one: str) -> int:
-    return 2 if unicodedata.east_asian_width(one) in "WF" else 1
+    # Never fewer than what rich will count, whose tables are newer.
+    return max(cell_len(one), 2 if unicodedata.east_asian_width(one) in "WF" else 1)
 
 
 def _cut(text: str, num_cells: int) -> str:

@@ -74,6 +74,9 @@ def checked_variables(variables: Any) -> dict[str, Any]:
     for name in named:
         if not isinstance(name, str):
             raise InputError(f"template_variables has the name {name!r:.80}; names of variables are text")
+        if name in SPELLED:
+            tokens = ThinkingBudget.of({name: named[name]}).tokens
+            raise InputError(f"template_variables has {name!r}; say it to chat() itself: thinking_budget={tokens}")
         if name in taken:
             raise InputError(
                 f"template_variables has {name!r}, which is no variable of the template; the messages, tools and "
