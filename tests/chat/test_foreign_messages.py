@@ -137,3 +137,9 @@ def test_text_arguments_are_checked_where_they_stay_text_too() -> None:
     with pytest.raises(TemplateError, match="arguments must be a JSON object"):
         shown(LOOKS, calling({"function": {"name": "f", "arguments": '{"a": '}}))
     assert shown(LOOKS, calling({"function": {"name": "f", "arguments": " "}})) == "{}"
+
+
+def test_data_of_tools_is_json_where_the_template_wants_text() -> None:
+    for data in ({"degrees": 3}, [1, 2], 5):
+        said = shown("{{ 'x' + messages[0].content }}", {"role": "tool", "content": data})
+        assert json.loads(said[1:]) == data

@@ -65,6 +65,23 @@ def test_a_pattern_inside_a_tools_parameter_is_held_to_as_well() -> None:
     assert matcher.try_consume_tokens(ids_of('"\\""')) < len(ids_of('"\\""'))
 
 
+@pytest.mark.parametrize("pattern", [r"^\w$", r"^\W$", r"^[\w.]$", r"^[^\w]$", r"^\d$", r"^\D$", r"^\S$", r"^[^\s]$"])
+def test_a_text_parameter_fits_its_pattern(pattern: str) -> None:
+    """Written as it is, not as JSON: there sets of characters mean more to the grammar than to a validator."""
+    text = {"type": "string", "pattern": pattern}
+    held = control(tools=[tool("f", {"a": text}, required=["a"])], tool_choice="required")
+    assert held.grammar is not None
+    begun = held.grammar.prototype.deep_copy()
+    assert begun.try_consume_tokens([*ids_of("<seed:tool_call>"), *ids_of("\n<function=f>\n<parameter=a>")])
+    taken = 0
+    for char in "aZ_09.-\u0301\u00b2\u00bd\u2460\u0663\u00e9\u4e00\u2028 \u00a0\ufeff":
+        ids = ids_of(f"{char}</parameter>")
+        if begun.deep_copy().try_consume_tokens(ids) == len(ids):
+            taken += 1
+            assert re.search(pattern, char), f"U+{ord(char):04X}"
+    assert taken
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [

@@ -20,6 +20,7 @@ _ARGUMENTS = r"[\w.\[\]'\"]*\barguments\b['\"]?\]?"
 _WANTS_TEXT = re.compile(rf"[+~]\s*{_ARGUMENTS}(?!['\"\s]*[:|(.])|{_ARGUMENTS}\s*[+~]")
 _TAKES_TEXT = re.compile(r"arguments['\"]?\]?\s+is\s+(not\s+)?(string|mapping)")
 _TESTS_FOR_NONE = re.compile(r"content['\"]?\]?\s+is\s+(not\s+)?none\b")
+_READS_DATA = re.compile(r"content['\"]?\]?\s*(\|\s*tojson|is\s+(not\s+)?mapping)")
 _READS_FUNCTION = re.compile(r"\.function\b|['\"]function['\"]")
 
 
@@ -32,6 +33,7 @@ class TemplateHabits:
         wants_text: it puts arguments of calls together with other text, as text.
         takes_text: it looks whether arguments are text already.
         reads_function: it reads what is nested under `function`.
+        reads_data: it writes content that is no text as JSON, or looks whether it is a mapping.
         tests_for_none: it tells content that is null from content that is empty.
     """
 
@@ -39,12 +41,13 @@ class TemplateHabits:
     wants_text: bool
     takes_text: bool
     reads_function: bool
+    reads_data: bool
     tests_for_none: bool
 
     @classmethod
     def of(cls, template: str) -> "TemplateHabits":
         """The habits of a template's text."""
-        patterns = (_LOOPS_OVER_CONTENT, _WANTS_TEXT, _TAKES_TEXT, _READS_FUNCTION, _TESTS_FOR_NONE)
+        patterns = (_LOOPS_OVER_CONTENT, _WANTS_TEXT, _TAKES_TEXT, _READS_FUNCTION, _READS_DATA, _TESTS_FOR_NONE)
         return cls(*(pattern.search(template) is not None for pattern in patterns))
 
 
@@ -76,8 +79,8 @@ def foreign_message(message: Any, place: str, habits: TemplateHabits) -> dict[st
 
 def _content(content: Any, place: str, habits: TemplateHabits, role: Any) -> Any:
     is_result = role not in ("system", "user", "assistant")  # data of a tool, which templates may write as JSON
-    if is_result and content is not None and not _is_in_parts(content):
-        return content
+    if is_result and content is not None and not isinstance(content, str) and not _is_in_parts(content):
+        return content if habits.reads_data else json.dumps(content, ensure_ascii=False)
     if not habits.reads_parts or not _is_in_parts(content):
         return text_of(content, place)
     parts = enumerate(cast("list[Any]", content))

@@ -26,6 +26,7 @@ _ESCAPE = re.compile(
 )
 _NAMED = {"a": 0x07, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B}
 _SETS = frozenset("wWdDsSpP")
+_ASCII = {"w": "0-9A-Za-z_", "d": "0-9"}
 _MORE = {"w": r"\w\p{L}\p{N}", "d": r"\d\p{Nd}", "s": r"\s\x{FEFF}"}  # what other readers of a pattern take for these
 
 
@@ -45,6 +46,20 @@ def json_pattern(pattern: str, place: str) -> str:
         InputError: it asks for control characters, or has a class that readers of patterns understand differently.
     """
     return _Writer(pattern, place).whole()
+
+
+def text_pattern(pattern: str, place: str) -> str:
+    """The pattern to hand on for text that is not written as JSON: the same, and `\\w` and `\\d` give ASCII as they do
+    in JSON strings.
+
+    Args:
+        pattern: of a schema.
+        place: what it is called in messages.
+
+    Raises:
+        InputError: see `json_pattern`.
+    """
+    return _Writer(pattern, place, has_unicode_sets=True).whole()
 
 
 def with_json_patterns(schema: Any, place: str) -> Any:
@@ -83,6 +98,7 @@ class _Writer:
 
     pattern: str
     place: str
+    has_unicode_sets: bool = False  # who reads the result takes \w and \d for more than ASCII
     at: int = 0
 
     def whole(self) -> str:
@@ -121,6 +137,8 @@ class _Writer:
             return f"[^{_MORE[text[1].lower()]}{_UNWRITABLE_CLASS}]"
         elif text[1] in "pP":
             return f"[{text}&&[^{_UNWRITABLE_CLASS}]]"
+        elif self.has_unicode_sets and text[1] in _ASCII:
+            return f"[{_ASCII[text[1]]}]"
         return text
 
     def _refuse_control(self, code: int) -> None:
@@ -185,6 +203,8 @@ class _Writer:
             return _MORE.get(letter, text)
         if letter in "WDS":
             return f"[^{_MORE[letter.lower()]}{_UNWRITABLE_CLASS}]"
+        if self.has_unicode_sets and letter in _ASCII:
+            return _ASCII[letter]
         return f"[{text}&&[^{_UNWRITABLE_CLASS}]]" if letter in "pP" else text
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from seed_oss.chat.json_patterns import with_json_patterns
+from seed_oss.chat.json_patterns import text_pattern, with_json_patterns
 from seed_oss.chat.schema_checks import DEFINITIONS, TYPES, CheckedSchema, is_annotation, resolve
 from seed_oss.chat.tool_choice import ToolFunction
 from seed_oss.errors import InputError
@@ -374,7 +374,7 @@ def _pattern(pattern: str, place: str) -> str:
     body = pattern[1 if starts else 0 : len(pattern) - 1 if ends else len(pattern)]
     if (starts or ends) and _has_bare_bar(body):
         raise InputError(f"{place} has an anchor beside |; put the alternatives in parentheses: ^(?:a|b)$")
-    any_text = "(?s:.*)"
+    any_text, body = "(?s:.*)", text_pattern(body, place)
     return regex_literal(f"{'' if starts else any_text}(?:{body}){'' if ends else any_text}")
 
 
