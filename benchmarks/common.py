@@ -37,14 +37,15 @@ def arguments(description: str | None, trials: int) -> argparse.ArgumentParser:
 def summary(values: Sequence[float]) -> dict[str, float | int]:
     """Median and spread of the trials."""
     return {
-        "median": _round(statistics.median(values)),
-        "min": _round(min(values)),
-        "max": _round(max(values)),
+        "median": rounded(statistics.median(values)),
+        "min": rounded(min(values)),
+        "max": rounded(max(values)),
         "trials": len(values),
     }
 
 
-def _round(value: float) -> float:
+def rounded(value: float) -> float:
+    """Four digits that count, however small the number is."""
     return float(f"{value:.4g}")
 
 
@@ -105,6 +106,20 @@ def report(name: str, results: Mapping[str, Any], options: argparse.Namespace) -
 def note(text: str) -> None:
     """A line on the way, kept apart from the JSON."""
     print(text, file=sys.stderr, flush=True)
+
+
+class Clock:
+    """A streamer that notes the time at which the prompt and each token arrive."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        """One step's tokens; the first call is the prompt's own."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """The last token has arrived."""
 
 
 class Child:

@@ -12,7 +12,7 @@ import time
 from typing import Any, Protocol, cast
 
 import torch
-from common import arguments, model_directory, note, report, summary
+from common import Clock, arguments, model_directory, note, report, summary
 
 TEXT = (
     "The history of the steam engine begins in antiquity, and its improvement over three centuries changed how people "
@@ -30,20 +30,6 @@ class Engine(Protocol):
     def parameters(self) -> Any:
         """All weights."""
         ...
-
-
-class Clock:
-    """A streamer that notes the time at which the prompt and each token arrive."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        """One step's tokens; the first call is the prompt's own."""
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        """The last token has arrived."""
 
 
 def run(model: Engine, ids: torch.Tensor, new_tokens: int) -> tuple[float, float, list[int]]:

@@ -18,23 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import arguments, note, report, summary
+from common import Clock, arguments, note, report, rounded, summary
 
 NO_DEVICE = 2  # exit status
-
-
-class Clock:
-    """A streamer that notes when the prompt and each token arrive."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: torch.Tensor) -> None:
-        """One step's tokens; the first call is the prompt's own."""
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        """The last token has arrived."""
 
 
 def options() -> argparse.Namespace:
@@ -116,13 +102,6 @@ def their_model(config: Any, device: torch.device) -> Any:
     return model.eval()
 
 
-def read_bytes(model: Any) -> int:
-    """Bytes of weights that a step reads: layers and head."""
-    kept = [model.lm_head, *model.model.layers]
-    tensors = [one for module in kept for one in (*module.parameters(), *module.buffers())]
-    return sum(tensor.nbytes for tensor in tensors)
-
-
 def layer_weights(config: Any) -> int:
     """Weights of the layers' products."""
     heads, kv_heads = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
@@ -151,6 +130,8 @@ def run(model: Any, ids: torch.Tensor, new_tokens: int, **settings: Any) -> tupl
 
 def measure(model: Any, given: argparse.Namespace, device: torch.device, **settings: Any) -> dict[str, Any]:
     """One model's trials; the call before them is told apart."""
+    from seed_oss.bench.own_model import read_bytes
+
     ids = torch.randint(3, model.config.vocab_size, (1, given.prompt), device=device)
     start = time.perf_counter()
     first_prompt_s, _ = run(model, ids, given.new_tokens, **settings)
@@ -169,7 +150,7 @@ def with_shares(row: dict[str, Any], config: Any, found: dict[str, float], promp
     """Add what part of the limits a row reaches."""
     read = row["read_bytes_per_step"] * row["tokens_per_s"]["median"] / found["read_bytes_per_s"]
     flop = 2 * layer_weights(config) * prompt / row["prompt_s"]["median"] / found["flop_per_s"]
-    return row | {"decode_share_of_read": round(read, 3), "prompt_share_of_product": round(flop, 3)}
+    return row | {"decode_share_of_read": rounded(read), "prompt_share_of_product": rounded(flop)}
 
 
 def rows(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:

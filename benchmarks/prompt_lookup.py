@@ -11,8 +11,7 @@ import statistics
 from typing import Any
 
 import torch
-from common import arguments, model_directory, note, report, summary
-from generate_vs_transformers import Clock
+from common import Clock, arguments, model_directory, note, report, summary
 
 TEXT = (
     "The lighthouse keeper wrote in his book every evening: the height of the water, the colour of the sky, the ships "

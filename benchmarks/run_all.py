@@ -6,7 +6,7 @@ from pathlib import Path
 
 PROGRAMS = (
     *("engines", "load", "first_token", "generate_vs_transformers", "prompt_lookup", "loss_memory"),
-    "log_probs_memory",
+    *("log_probs_memory", "where_time_goes"),
 )
 
 

@@ -35,4 +35,4 @@ def test_the_program_itself() -> None:
     assert plain["read_bytes_per_step"] > 2.5 * packed["read_bytes_per_step"]
     for row in (plain, packed):
         assert row["tokens_per_s"]["trials"] == 2
-        assert row["decode_share_of_read"] >= 0  # rounded: a tiny model on a busy machine has none
+        assert row["decode_share_of_read"] > 0

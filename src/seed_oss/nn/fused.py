@@ -26,6 +26,7 @@ from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.activations import is_silu
+from seed_oss.ops.linear import MAX_NATIVE_ROWS
 from seed_oss.ops.native import library, num_threads, together
 from seed_oss.ops.native.structs import (
     BFLOAT16,
@@ -39,7 +40,6 @@ from seed_oss.ops.native.structs import (
 )
 from seed_oss.ops.quantized import weight_struct
 
-MAX_PLAIN_TOKENS = 8  # of a forward through plain weights; beyond, torch's products are faster
 MAX_HEAD_DIM = 256
 _PROJECTIONS = {
     "q": "self_attn.q_proj",
@@ -206,7 +206,7 @@ class FusedLayers(SeedOssLayers):
         if self._is_plain_inference(hidden_states, context, num_layers, step):
             table = self._current_table(is_step=hidden_states.shape[1] == 1)
             num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
-            if table is not None and (table.is_packed or num_tokens <= MAX_PLAIN_TOKENS):
+            if table is not None and (table.is_packed or num_tokens <= MAX_NATIVE_ROWS):
                 memory = self._memory(table, hidden_states, context)
                 if memory is not None:
                     return self._run(table, memory, hidden_states, cos, sin, context)
