@@ -1,0 +1,69 @@
+"""Messages on the wire: nothing gets lost, nothing else gets in."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine import messages as m
+from seed_oss.errors import CheckpointError, ConfigError, InputError
+
+LOG_PROBS = m.LogProbs((None, -0.5), ((1, 2), ()), ((-1.5, -2.0), ()))
+FORM = m.AnswerForm(512, "hard", [{"type": "function", "function": {"name": "f"}}], "auto", {"type": "text"}, False)
+PARAMS = SamplingParams(n=2, stop="é\n", logit_bias={5: 1.0}, dry_sequence_breakers=["\n", 3], seed=2**64 - 1)
+MESSAGES = [
+    m.Submit("r", (1, 2), PARAMS, "generate", FORM, 3, "n", "lora", {"pooling": "mean"}),
+    m.Submit("r", ()),
+    m.Abort("r"),
+    m.Close(False),
+    m.Ready(4096, 16, 155136, ("generate",), ("lora",), "int4", False, 2048),
+    m.Refused("r", "overloaded", "later", None, 1.5),
+    m.Started("r", (3, 4), 7),
+    m.Tokens("r", 1, (5,), LOG_PROBS),
+    m.Computed("r", ((0.5, 1e-8),), LOG_PROBS),
+    m.Ended("r", 1, "stop_string", None, None, 5, 4, 3, "\u2028"),
+    m.Pulse(9, {"rows": 1.0}),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda one: type(one).__name__)
+def test_a_message_comes_back_as_it_was_on_one_line(message: m.Command | m.Event) -> None:
+    line = m.encode(message)
+    assert line.index(b"\n") == len(line) - 1
+    assert m.decode(line) == message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"[]", b'{"is":"Popen","args":"x"}', b'{"is":"Abort"}', b'{"is":"Abort","request_id":"r","more":1}', b'{"is":[]}'],
+)
+def test_what_is_no_message_is_refused(line: bytes) -> None:
+    with pytest.raises(InputError):
+        m.decode(line)
+
+
+def test_numbers_that_json_does_not_have_are_refused_on_both_sides() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        m.encode(m.Pulse(1, {"x": float("nan")}))
+    with pytest.raises(CheckpointError):
+        m.decode(b'{"is":"Pulse","num_steps":NaN}')
+
+
+def test_sampling_parameters_are_checked_when_they_are_made() -> None:
+    for wrong in ({"n": 17}, {"temperature": 2.1}, {"stop": ["a"] * 17}, {"stop": "a" * 257}, {"logprobs": 21}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            SamplingParams(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="min_tokens"):
+        SamplingParams(min_tokens=3, max_tokens=2)
+    with pytest.raises(ConfigError, match="no_such"):
+        SamplingParams.from_json({"no_such": 1})
+    everything = {one.name for one in dataclasses.fields(SamplingParams)}
+    assert json.loads(json.dumps(PARAMS.to_json())).keys() <= everything
+
+
+def test_messages_load_no_torch() -> None:
+    code = "import sys, seed_oss.engine.client, seed_oss.engine.messages; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
