@@ -1,0 +1,1 @@
+"""Continuous batching: a pure core (rows, blocks, prefix cache, scheduler) that decides with plain data."""
