@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import DenseContext, Room
+from seed_oss.cache import AttentionContext, DenseContext, Room
 from seed_oss.errors import StateError
 from seed_oss.nn.attention import SeedOssAttention
 from seed_oss.nn.decoder_layer import SeedOssDecoderLayer
@@ -195,13 +195,13 @@ class FusedLayers(SeedOssLayers):
         hidden_states: Tensor,
         cos: Tensor,
         sin: Tensor,
-        context: DenseContext,
+        context: AttentionContext,
         num_layers: int,
         step: LayerStep | None,
     ) -> Tensor:
         """See SeedOssLayers.forward."""
         arguments = (hidden_states, cos, sin, context, num_layers, step)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or not isinstance(context, DenseContext):
             return super().forward(*arguments)
         if self._is_plain_inference(hidden_states, context, num_layers, step):
             table = self._current_table(is_step=hidden_states.shape[1] == 1)
