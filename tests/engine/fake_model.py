@@ -143,7 +143,7 @@ class FakeRunner:
         if blamed:
             return blamed
         raises = any(_reaches(row, self.faults.raising) for row in batch.rows)
-        raises = raises or bool(batch.rows) and self.rng.random() < self.faults.chance
+        raises = raises or (bool(batch.rows) and self.rng.random() < self.faults.chance)
         return frozenset() if raises else None
 
     def _scribble(self, batch: ScheduledBatch) -> None:

@@ -219,4 +219,3 @@ class Simulation:
         figures = self.scheduler.counters()
         for name in ("preemptions", "failed_steps", "cache_hit_tokens", "draft_tokens", "accepted_tokens"):
             self.seen[name] += getattr(figures, f"total_{name}")
-

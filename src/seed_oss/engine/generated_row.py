@@ -69,7 +69,7 @@ class GeneratedRow:
         self._choose = sampler(config.seed, None, choice) if config.do_sample else choose_greedily
         self._is_plain = not (config.do_sample or self._processors or steering)
         self._ids = Columns(ids, config.max_new_tokens)
-        self._num_new = 0
+        self._num_new, self._max_new = 0, config.max_new_tokens
         self._num_top = (config.top_logprobs or 0) if config.output_logprobs else None
         self._most_drafts = config.prompt_lookup_num_tokens or 0
         self._lookup = NgramIndex(config.max_matching_ngram_size or _DEFAULT_NGRAM) if self._most_drafts else None
@@ -82,10 +82,9 @@ class GeneratedRow:
         return self._is_plain and self._num_top is None
 
     @property
-    def control_states(self) -> tuple[Any, ...]:
-        """Of the row's controls."""
-        states = self._steering.states()
-        return states[0] if states else ()
+    def new_ids(self) -> list[int]:
+        """The tokens so far."""
+        return self._ids.view()[0, len(self._ids) - self._num_new :].tolist()
 
     def grow(self, logits: Tensor, drafts: Sequence[int] = ()) -> Growth:
         """Take the tokens that a step has computed the logits for.
@@ -116,9 +115,9 @@ class GeneratedRow:
         """
         return Growth((token,), self._append(torch.tensor([token]), token))
 
-    def drafts(self, room: int) -> tuple[int, ...]:
-        """Guesses of what comes next, at most `room`."""
-        limit = min(self._most_drafts, room)
+    def drafts(self) -> tuple[int, ...]:
+        """Guesses of what comes next."""
+        limit = min(self._most_drafts, self._max_new - self._num_new - 1)
         return () if self._lookup is None or limit < 1 else tuple(self._lookup.propose(limit))
 
     def _next(self, logits: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[int | None, str | None]:

@@ -142,9 +142,7 @@ def _rules(config: GenerationConfig, own: Tensor | None, prompt: Prompt, lengths
     return wanted
 
 
-def _warpers(
-    config: GenerationConfig, prompt_len: int, generator: torch.Generator | None, first_row: int
-) -> list[Any]:
+def _warpers(config: GenerationConfig, prompt_len: int, generator: torch.Generator | None, first_row: int) -> list[Any]:
     # Beams go on from several tokens: an end of sequence must leave at least one that is none.
     keep = 1 if config.num_beams == 1 else max(len(eos_ids(config)), 1) + 1
     warpers: list[Any] = []

@@ -1,0 +1,44 @@
+"""A model of ours run on packed rows over a paged cache."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
+from seed_oss.engine.batch import ScheduledBatch
+from seed_oss.engine.stepper import PackedModel
+from seed_oss.models import SeedOssModel
+
+
+class PagedModel(PackedModel):
+    """See PackedModel.
+
+    Args:
+        decoder: the model without its head.
+        head: from hidden states `[n, hidden_size]` to logits `[n, vocab_size]`, each row's bits its own; None without.
+        cache: where keys and values are.
+    """
+
+    def __init__(
+        self,
+        decoder: SeedOssModel,
+        head: Callable[[Tensor], Tensor] | None,
+        cache: PagedCache,
+    ) -> None:
+        self._decoder, self._head, self._cache = decoder, head, cache
+
+    def run(self, batch: ScheduledBatch) -> Tensor:
+        """See PackedModel."""
+        rows = batch.rows
+        packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row in rows))
+        device = self._decoder.device
+        ids = torch.tensor([token for row in rows for token in row.token_ids], device=device)
+        positions = [place for row in rows for place in range(row.start, row.start + len(row.token_ids))]
+        context = PagedContext(self._cache, packed)
+        return self._decoder.run_packed(ids, torch.tensor(positions, device=device), context)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See PackedModel."""
+        assert self._head is not None
+        return self._head(hidden).float()
