@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config import GenerationConfig
 from seed_oss.engine.blocks import BlockPool
 from seed_oss.engine.core import EngineCore
+from seed_oss.engine.disk import SECRET_LEN, BlockFolder, folder_secret
+from seed_oss.engine.identity import cache_identity
 from seed_oss.engine.intake import Intake, ServedTasks
 from seed_oss.engine.limits import EngineLimits
 from seed_oss.engine.messages import Ready, Task
@@ -111,18 +114,28 @@ def build_core(
     _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
     dtype = _cache_dtype(spec, model)
     size = _size(spec, model, dtype)
-    pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secrets.token_bytes(32)))
     cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
-    packed = PagedModel(model.base_model, partial(in_slabs, getattr(model, head_name)), cache)
+    secret, store = _disk(spec, model, cache)
+    pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
+    packed = PagedModel(model.base_model, partial(in_slabs, getattr(model, head_name)), cache, store)
     ready = _ready(spec, model, size, tasks, is_batch_invariant(packed, pool, model.config.vocab_size))
     return EngineCore(
         _intake(model, loaded.tokenizer, packed, ready),
-        Scheduler(_limits(spec, size), pool),
+        Scheduler(_limits(spec, size), pool, store),
         Stepper(packed),
         ready,
         clock,
         ThreadPoolExecutor(1, thread_name_prefix="seed-oss-intake"),
     )
+
+
+def _disk(spec: EngineSpec, model: Any, cache: PagedCache) -> tuple[bytes, BlockFolder | None]:
+    """The secret of the prefix cache, and blocks on disk where they are wanted."""
+    if spec.cache_dir is None:
+        return secrets.token_bytes(SECRET_LEN), None
+    folder = Path(spec.cache_dir)
+    secret = folder_secret(folder)
+    return secret, BlockFolder(folder, cache_identity(model, cache), cache, spec.cache_dir_bytes)
 
 
 def _cache_dtype(spec: EngineSpec, model: Any) -> torch.dtype:

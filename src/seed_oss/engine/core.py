@@ -101,7 +101,9 @@ class EngineCore:
         now = self._clock()
         self._tell(self._scheduler.expire(now), {})
         batch = self._scheduler.schedule(now)
-        if batch.rows:
+        if not self._stepper.transfer(batch):
+            self._scheduler.unloaded(batch, self._clock())
+        elif batch.rows:
             self._run(batch)
         events, self._events = self._events, []
         return events
@@ -109,6 +111,11 @@ class EngineCore:
     def drain(self) -> None:
         """Take no more requests."""
         self._scheduler.drain()
+
+    def close(self) -> None:
+        """Write what goes to the disk; nothing may be asked of the engine after that."""
+        self._helpers.shutdown(wait=False, cancel_futures=True)
+        self._stepper.close()
 
     def _start_prepared(self) -> None:
         if self._preparing and not self._requests:

@@ -49,7 +49,8 @@ class LLM:
         max_num_batched_tokens: most tokens of one step.
         kv_cache_memory: bytes of keys and values at most; None for what `max_num_seqs` rows can use, if it is free.
         kv_cache_dtype: "auto", "float32", "bfloat16" or "int8".
-        cache_dir: folder for cached prompts that outlive the process, or None.
+        cache_dir: folder for cached prompts that outlive the process, or None; `close` writes what is left.
+        cache_dir_bytes: most bytes that it may take.
         revision: of a hub model.
 
     Raises:
@@ -72,6 +73,7 @@ class LLM:
         kv_cache_memory: int | None = None,
         kv_cache_dtype: str = "auto",
         cache_dir: str | None = None,
+        cache_dir_bytes: int = 8 * 2**30,
         revision: str | None = None,
     ) -> None:
         is_loaded = hasattr(model, "parameters")
@@ -88,6 +90,7 @@ class LLM:
             kv_cache_memory=kv_cache_memory,
             kv_cache_dtype=kv_cache_dtype,
             cache_dir=cache_dir,
+            cache_dir_bytes=cache_dir_bytes,
             queue_s=float(2**31),  # whoever hands in a list waits for all of it
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
@@ -110,6 +113,16 @@ class LLM:
     def core(self) -> EngineCore:
         """What runs the requests."""
         return self._core
+
+    def close(self) -> None:
+        """Write what goes to `cache_dir`; without it nothing needs to be closed."""
+        self._core.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def generate(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.batch import ScheduledBatch
+from seed_oss.engine.disk import BlockFolder
 from seed_oss.engine.stepper import PackedModel
 from seed_oss.models import SeedOssModel
 
@@ -18,6 +19,7 @@ class PagedModel(PackedModel):
         decoder: the model without its head.
         head: from hidden states `[n, hidden_size]` to logits `[n, vocab_size]`, each row's bits its own; None without.
         cache: where keys and values are.
+        store: blocks on disk, or None.
     """
 
     def __init__(
@@ -25,8 +27,21 @@ class PagedModel(PackedModel):
         decoder: SeedOssModel,
         head: Callable[[Tensor], Tensor] | None,
         cache: PagedCache,
+        store: BlockFolder | None = None,
     ) -> None:
-        self._decoder, self._head, self._cache = decoder, head, cache
+        self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
+
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """See PackedModel."""
+        if self._store is None:
+            return True
+        self._store.save(batch.saves)
+        return self._store.load(batch.loads)
+
+    def close(self) -> None:
+        """See PackedModel."""
+        if self._store is not None:
+            self._store.close()
 
     def run(self, batch: ScheduledBatch) -> Tensor:
         """See PackedModel."""

@@ -19,6 +19,14 @@ class PackedModel(ABC):
     """Runs packed rows."""
 
     @abstractmethod
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """Write and read the blocks that go to the disk and come from it; whether all were read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what goes on beside."""
+
+    @abstractmethod
     def run(self, batch: ScheduledBatch) -> Tensor:
         """Compute the batch's tokens, keys and values into their blocks.
 
@@ -72,6 +80,14 @@ class Stepper:
         task = self._rows[key].prompt_task
         assert task is not None
         return task.result(key.request_id)
+
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """See PackedModel; to be called before `run`, and for a batch without rows, too."""
+        return self._model.transfer(batch)
+
+    def close(self) -> None:
+        """See PackedModel."""
+        self._model.close()
 
     @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepOutcome:
