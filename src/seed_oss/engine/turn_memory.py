@@ -225,7 +225,7 @@ def _match(
         return None, "content_changed"
     if sent in said:
         return said[sent], None
-    for one, token_ids in reversed(said.items()):
+    for one, token_ids in reversed(list(said.items())):
         if (one.content, one.tool_calls) == (sent.content, sent.tool_calls):
             if sent.reasoning:
                 return None, "reasoning_changed"
