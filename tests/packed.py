@@ -23,6 +23,12 @@ def block_tables(cache: PagedCache, lengths: Sequence[int], seed: int) -> list[l
     return [[free.pop() for _ in range(-(-length // cache.block_len))] for length in lengths]
 
 
+def cache_for(model: Any, lengths: Sequence[int], block_len: int = 32, **kind: Any) -> PagedCache:
+    """A cache with a few blocks more than sequences of these lengths take."""
+    num_blocks = sum(-(-length // block_len) for length in lengths)
+    return PagedCache(model.config, num_blocks + 3, block_len, **kind)
+
+
 def run_rows(model: Any, cache: PagedCache, ids: Sequence[Tensor], rows: PackedRows) -> list[Tensor]:
     """One packed forward of `rows`, whose new tokens are cut out of `ids`; the hidden states of each sequence."""
     new = [one[row.start : row.start + row.length] for one, row in zip(ids, rows.sequences, strict=True)]
@@ -33,7 +39,7 @@ def run_rows(model: Any, cache: PagedCache, ids: Sequence[Tensor], rows: PackedR
 
 def run_alone(model: Any, ids: Tensor, **kind: Any) -> Tensor:
     """Hidden states of one sequence, in one forward of its own."""
-    cache = PagedCache(model.config, 64, **kind)
+    cache = cache_for(model, [len(ids)], **kind)
     blocks = block_tables(cache, [len(ids)], seed=0)[0]
     return run_rows(model, cache, [ids], PackedRows((PackedSequence(0, len(ids), blocks),)))[0]
 
@@ -41,7 +47,7 @@ def run_alone(model: Any, ids: Tensor, **kind: Any) -> Tensor:
 def run_at_random(model: Any, ids: Sequence[Tensor], seed: int, **kind: Any) -> list[Tensor]:
     """Hidden states of each sequence, all computed together in forwards whose members and lengths are drawn."""
     rng = random.Random(seed)
-    cache = PagedCache(model.config, 64, **kind)
+    cache = cache_for(model, [len(one) for one in ids], **kind)
     tables = block_tables(cache, [len(one) for one in ids], seed)
     done, parts = [0] * len(ids), [list[Tensor]() for _ in ids]
     while left := [index for index, one in enumerate(ids) if done[index] < len(one)]:

@@ -145,6 +145,21 @@ class PagedCache:
                 if given is not None and memory is not None:
                     memory[block_id] = given[layer_idx]
 
+    def check_fits(self, config: SeedOssConfig) -> None:
+        """Raise unless it was made for models of this shape.
+
+        Raises:
+            InputError: it was not.
+        """
+        keys = self.rooms[0].keys
+        own = (len(self.rooms), keys.shape[1], keys.shape[3])
+        wanted = (config.num_hidden_layers, config.num_key_value_heads, config.head_dim)
+        if own != wanted:
+            raise InputError(
+                f"the paged cache has {own[0]} layers, {own[1]} key/value heads and head_dim {own[2]}; this model has "
+                f"{wanted[0]}, {wanted[1]} and {wanted[2]}: make a cache from the model's config"
+            )
+
     def _check_block(self, block_id: int) -> None:
         if not 0 <= block_id < self.num_blocks:
             raise InputError(f"block_id is {block_id}; the cache has blocks 0 to {self.num_blocks - 1}")

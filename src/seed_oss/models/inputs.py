@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seed_oss.cache import PagedContext
 from seed_oss.errors import InputError, StateError
 
 # Accepted for the sake of callers written for the reference, and without effect: tokenizers hand out token_type_ids,
@@ -134,13 +135,15 @@ def check_mask_length(attention_mask: Tensor | None, needed: int, at_most: int) 
         )
 
 
-def check_packed_inputs(model: Any, input_ids: Tensor, position_ids: Tensor, num_tokens: int) -> None:
+def check_packed_inputs(model: Any, input_ids: Tensor, position_ids: Tensor, context: PagedContext) -> None:
     """Check what a packed forward is given.
 
     Raises:
-        InputError: ids or positions of a wrong type, or not one for each row.
+        InputError: ids or positions of a wrong type, or not one for each row; a cache of another model.
         StateError: the model cannot do it.
     """
+    context.cache.check_fits(model.config)
+    num_tokens = context.rows.num_tokens
     for name, given in (("input_ids", input_ids), ("position_ids", position_ids)):
         if given.dtype not in (torch.int64, torch.int32) or given.shape != (num_tokens,):
             raise InputError(

@@ -137,7 +137,7 @@ class SeedOssModel(SeedOssPreTrainedModel):
             InputError: inputs of a wrong shape or type, or not as many as the context has rows.
             StateError: the model is in training mode, or its RoPE depends on the longest sequence of a batch.
         """
-        check_packed_inputs(self, input_ids, position_ids, context.rows.num_tokens)
+        check_packed_inputs(self, input_ids, position_ids, context)
         hidden_states = embed(self.embed_tokens, input_ids[None])
         cos, sin = self.rotary_emb(hidden_states, position_ids[None])
         hidden_states = self.layers.run_packed(hidden_states, cos, sin, context)
