@@ -10,6 +10,7 @@ from seed_oss.engine.batch import ScheduledBatch
 from seed_oss.engine.disk import BlockFolder
 from seed_oss.engine.stepper import PackedModel
 from seed_oss.models import SeedOssModel
+from seed_oss.nn.fused import runs_natively
 
 
 class PagedModel(PackedModel):
@@ -30,6 +31,12 @@ class PagedModel(PackedModel):
         store: BlockFolder | None = None,
     ) -> None:
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
+        self._is_native = runs_natively(decoder)
+
+    @property
+    def is_native(self) -> bool:
+        """See PackedModel."""
+        return self._is_native
 
     def transfer(self, batch: ScheduledBatch) -> bool:
         """See PackedModel."""

@@ -13,10 +13,16 @@ from seed_oss.engine.messages import Computed
 from seed_oss.engine.ready_row import ReadyRow, RowEnd
 from seed_oss.errors import SeedOssError
 from seed_oss.generation.sampling import choose_greedily
+from seed_oss.ops.native import alone
 
 
 class PackedModel(ABC):
     """Runs packed rows."""
+
+    @property
+    @abstractmethod
+    def is_native(self) -> bool:
+        """Whether the kernels run it, beside which torch's threads had better sleep."""
 
     @abstractmethod
     def transfer(self, batch: ScheduledBatch) -> bool:
@@ -96,6 +102,10 @@ class Stepper:
         Raises:
             Exception: the forward failed; no row has changed.
         """
+        with alone(self._model.is_native):
+            return self._run(batch)
+
+    def _run(self, batch: ScheduledBatch) -> StepOutcome:
         hidden = self._model.run(batch)
         spans = _spans(batch.rows)
         errors = self._errors_of_numbers(batch.rows, spans, hidden)
