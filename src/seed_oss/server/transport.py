@@ -106,7 +106,7 @@ class LimitedProtocol(H11Protocol):
         self._stop_send_deadline()
 
     def _look(self, *, has_begun: bool) -> None:
-        """Set the deadline for what must come next; `has_begun`: something came of a new request, if only a line's end."""
+        """Set the deadline for what must come next; `has_begun`: something of a request came, if only a line's end."""
         if self._is_ending or self.transport.is_closing():
             return
         state, num_buffered = self.conn.their_state, self.limited.num_buffered
