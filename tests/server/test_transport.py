@@ -165,6 +165,7 @@ def test_who_announces_too_much_gets_the_answer_while_it_sends() -> None:
 
 GARBAGE = {
     "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "an empty line": b"\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
     "length and chunks": b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n",
@@ -223,20 +224,6 @@ def test_a_connection_that_asks_for_nothing() -> None:
     async def scenario() -> None:
         async with serving(FAST) as served:
             assert (await served.ask()).data == b""
-
-    run(scenario())
-
-
-@pytest.mark.parametrize("before", [b"", KEPT])
-def test_an_empty_line_is_no_request(before: bytes) -> None:
-    async def scenario() -> None:
-        limits = TransportLimits(headers_s=0.1, keep_alive_s=60.0)
-        async with serving(limits) as served, await served.connect() as raw:
-            if before:
-                await raw.send(before)
-                await raw.answer()
-            await raw.send(b"\r\n")
-            assert await raw.rest() == b""
 
     run(scenario())
 

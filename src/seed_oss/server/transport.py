@@ -65,9 +65,8 @@ class LimitedProtocol(H11Protocol):
         """Bytes of the client."""
         if self._is_ending:
             return
-        was_idle = self.conn.their_state is h11.IDLE
         super().data_received(data)
-        self._look(has_begun=was_idle)
+        self._look()
 
     def on_response_complete(self) -> None:
         """An answer is written."""
@@ -75,7 +74,7 @@ class LimitedProtocol(H11Protocol):
         if self.transport.is_closing():
             self._abort_later(self.limits.send_s)
         else:
-            self._look(has_begun=False)
+            self._look()
 
     def send_400_response(self, msg: str) -> None:
         """What came is no HTTP, or past a limit."""
@@ -105,14 +104,14 @@ class LimitedProtocol(H11Protocol):
         super().resume_writing()
         self._stop_send_deadline()
 
-    def _look(self, *, has_begun: bool) -> None:
-        """Set the deadline for what must come next; `has_begun`: something of a request came, if only a line's end."""
+    def _look(self) -> None:
+        """Set the deadline for what must come next."""
         if self._is_ending or self.transport.is_closing():
             return
         state, num_buffered = self.conn.their_state, self.limited.num_buffered
         if state is h11.SEND_BODY:
             self._await("body")
-        elif state is h11.IDLE and (num_buffered or has_begun):
+        elif state is h11.IDLE and num_buffered:
             self._await("head")
         else:
             self._await(None)
