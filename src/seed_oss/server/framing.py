@@ -14,6 +14,7 @@ _PHRASES: Mapping[int, tuple[str, str]] = {
     400: ("Bad Request", "malformed_request"),
     401: ("Unauthorized", "invalid_api_key"),
     403: ("Forbidden", "forbidden"),
+    405: ("Method Not Allowed", "method_not_allowed"),
     408: ("Request Timeout", "request_timeout"),
     413: ("Content Too Large", "request_too_large"),
     414: ("URI Too Long", "uri_too_long"),
