@@ -1,0 +1,1 @@
+"""HTTP: OpenAI's API and what goes with it, over an engine's client. No torch."""
