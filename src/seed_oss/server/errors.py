@@ -1,7 +1,7 @@
 """Every error of the API: one catalogue, one renderer. No body of a request gets into one, and no traceback."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ class ClientGoneError(SeedOssError):
 
 
 @contextmanager
-def refusing(param: str | None = None) -> Iterator[None]:
+def refusing(param: str | None = None) -> Generator[None, None, None]:
     """What the library refuses in here is the request's fault.
 
     Args:

@@ -165,8 +165,9 @@ class PartMaker:
         return []
 
     def _start_call(self, event: ToolCallStarted) -> list[Part]:
+        between = "".join(self._block).removeprefix(self._opening)
         stray = self._stray_markup()
-        self._block = [self._opening, event.raw]
+        self._block = [self._opening, "" if between.strip() else between, event.raw]
         return [*stray, CallPart(event.index, event.id, event.name)]
 
     def _break_call(self, event: ToolCallBroken) -> list[Part]:

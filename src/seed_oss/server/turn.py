@@ -1,11 +1,11 @@
 """A turn of a conversation, whatever protocol asks for it: messages to a prompt, and an answer's tokens to parts.
 
-    request -> Conversation -> prepare() -> Turn -> Submit ... Tokens -> AnswerReader -> parts -> response
+request -> Conversation -> prepare() -> Turn -> Submit ... Tokens -> AnswerReader -> parts -> response
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import Piece
@@ -159,12 +159,12 @@ class AnswerReader:
         num_top: int | None = None,
     ) -> None:
         start = [*turn.open_turn, *(texts.pieces(suffix_ids) if suffix_ids else ())]
-        before = "" if suffix_ids else turn.before
+        longest = max(map(len, stops), default=0)
+        before = texts.tail(suffix_ids, longest) if suffix_ids else turn.before
         self._detokenizer = texts.detokenizer()
         self._cutter = StopCutter(stops, before)
-        tools = cast("Sequence[Mapping[str, Any]] | None", turn.tools)
-        self._parser = StreamParser(tools, start, text_is_plain=True)
-        self._maker = PartMaker(has_tools=bool(tools))
+        self._parser = StreamParser(turn.tools, start, text_is_plain=True)
+        self._maker = PartMaker(has_tools=bool(turn.tools))
         self._probs = None if num_top is None else TokenProbs(texts, num_top, start)
         self.num_tokens = 0
         self.num_whole_calls = 0
