@@ -12,14 +12,29 @@ from starlette.responses import Response
 from seed_oss.engine.client import EngineClient
 from seed_oss.server.api import Api
 from seed_oss.server.chat import chat_completions
+from seed_oss.server.completions import completions
+from seed_oss.server.embeddings import embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
 from seed_oss.server.models import get_model, list_models
+from seed_oss.server.scoring import classify, question_answering, score, token_classify
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.streaming import JSONAnswer
+from seed_oss.server.tokens import detokenize, tokenize
 
 __all__ = ["ApiSettings", "ServedModel", "create_app"]
 
 _Handler = Callable[[Api, Request], Awaitable[Response]]
+_POSTS: dict[str, _Handler] = {
+    "/v1/chat/completions": chat_completions,
+    "/v1/completions": completions,
+    "/v1/embeddings": embeddings,
+    "/tokenize": tokenize,
+    "/detokenize": detokenize,
+    "/score": score,
+    "/classify": classify,
+    "/token_classify": token_classify,
+    "/question_answering": question_answering,
+}
 _CLIENT_GONE = 499  # what logs show; nobody reads it
 
 
@@ -44,7 +59,8 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
     app.state.api = api
     _route(app, api, "GET", "/v1/models", list_models)
     _route(app, api, "GET", "/v1/models/{model_id:path}", get_model)
-    _route(app, api, "POST", "/v1/chat/completions", chat_completions)
+    for path, handler in _POSTS.items():
+        _route(app, api, "POST", path, handler)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(ClientGoneError, _nobody_reads)
     app.add_exception_handler(HTTPException, _render_http)

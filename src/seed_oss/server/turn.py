@@ -34,6 +34,7 @@ class Conversation:
         loop_guard: end an answer that repeats itself.
         variables: of the template.
         goes_on: the last message is the beginning of the answer.
+        is_answered: an answer follows, so that its turn is opened.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -45,6 +46,7 @@ class Conversation:
     loop_guard: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     goes_on: bool = False
+    is_answered: bool = True
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
     ids: list[int] = texts.tokenizer.apply_chat_template(
         list(wanted.messages),
         tools=wanted.tools or None,
-        add_generation_prompt=not wanted.goes_on,
+        add_generation_prompt=wanted.is_answered and not wanted.goes_on,
         continue_final_message=wanted.goes_on,
         return_dict=False,
         tokenizer_kwargs={"verbose": False},
