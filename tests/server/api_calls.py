@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx
+import httpx2
 import openai
 from fastapi import FastAPI
 
@@ -37,7 +38,7 @@ def engine(*scripts: Script | str, **more: Any) -> FakeEngine:
 
 def app(client: FakeEngine, **settings: Any) -> FastAPI:
     """The application over it."""
-    served = ServedModel((MODEL, "other-name"), client.tokenizer, 4096, labels=("bad", "good"))
+    served = ServedModel((MODEL, "other-name"), client.tokenizer, 2**20, labels=("bad", "good"))
     return create_app(client, served, ApiSettings(**settings))
 
 
@@ -49,9 +50,8 @@ def http(client: FakeEngine, **settings: Any) -> httpx.AsyncClient:
 
 def openai_client(client: FakeEngine, **settings: Any) -> openai.AsyncOpenAI:
     """OpenAI's own client of the application."""
-    return openai.AsyncOpenAI(
-        api_key="none", base_url="http://test/v1", http_client=http(client, **settings), max_retries=0
-    )
+    caller = httpx2.AsyncClient(transport=httpx2.ASGITransport(app(client, **settings)))
+    return openai.AsyncOpenAI(api_key="none", base_url="http://test/v1", http_client=caller, max_retries=0)
 
 
 @dataclass

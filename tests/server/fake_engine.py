@@ -59,7 +59,8 @@ class FakeEngine(EngineClient):
         refusal: makes what every request is refused with, or None.
         computed: what tasks that give no text get.
         prompt_logprobs: comes before the answer, if set.
-        hold_after: tokens after which a stream waits for `gate`; None never waits.
+        hold_after: tokens after which a stream waits for `gate`; None never waits, -1 waits
+            before anything.
         submits, closed: what was handed in, and the ids of what was left before its end.
     """
 
@@ -169,7 +170,8 @@ class _Stream(RequestStream):
             raise StopAsyncIteration
         event = self._events[self._num_given]
         hold = self._engine.hold_after
-        if hold is not None and not isinstance(event, Started) and self._num_tokens >= hold:
+        begins = isinstance(event, Started | Refused)
+        if hold is not None and self._num_tokens >= hold and (hold < 0 or not begins):
             self._engine.waits.set()
             await self._engine.gate.wait()
         self._num_given += 1

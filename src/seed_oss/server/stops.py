@@ -81,6 +81,7 @@ class StopCutter:
             gone.append(piece[:size] if isinstance(piece, str) else piece)
             self._held[:1] = [piece[size:]] if isinstance(piece, str) and length > size else []
             size -= min(length, size)
+        self._num_old = max(0, self._num_old - len(join(gone)))
         return self._shown(gone)
 
     def _shown(self, gone: list[Piece]) -> list[Piece]:

@@ -114,9 +114,8 @@ def completion_form(texts: Texts, probs: Sequence[TokenProb], values: Sequence[f
         values: their log-probabilities, None for a first one that has none.
         offset: characters before the answer.
     """
-    tops = [
-        {texts.text(token_id): top for token_id, top in reversed(one.top)} if one.top else None for one in probs
-    ]  # of tokens with the same text the most probable one is kept
+    # Of tokens with the same text the most probable one is kept.
+    tops = [{texts.text(token_id): value for token_id, value in reversed(one.top)} for one in probs]
     return {
         "tokens": [texts.text(one.token_id) for one in probs],
         "token_logprobs": list(values),
