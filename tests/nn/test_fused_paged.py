@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from seed_oss import DynamicCache, SeedOssModel, StaticCache
+from seed_oss import DynamicCache, SeedOssForCausalLM, SeedOssModel, StaticCache
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext, QuantizedCache
-from seed_oss.errors import InputError
-from seed_oss.nn.fused import FusedLayers, fuse_, unfuse_
+from seed_oss.errors import InputError, StateError
+from seed_oss.nn.fused import FusedLayers, fuse_, logits_of_rows, unfuse_
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
 from tests.factory import random_ids, tiny_config, tiny_model
@@ -157,6 +157,26 @@ def test_a_dense_call_between_packed_ones_changes_nothing() -> None:
         model(ids[None], past_key_values=DynamicCache(config=model.config))
     states = run_rows(model, cache, [ids], PackedRows((PackedSequence(19, 1, table),)))
     assert num_different(states, [whole[-1:]]) == 0
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_logits_of_a_row_do_not_depend_on_others(weights: str, restores_threads: None) -> None:
+    model = tiny_model(SeedOssForCausalLM, **SHAPE)
+    model = quantized(model, QuantFormat(int(weights[3:]), 32)) if weights.startswith("int") else model
+    dtype = torch.bfloat16 if weights == "bfloat16" else torch.float32
+    head = model.to(dtype).requires_grad_(False).lm_head
+    states = torch.randn(37, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    torch.set_num_threads(1)
+    alone = torch.cat([logits_of_rows(head, row[None]) for row in states])
+    torch.set_num_threads(3)
+    assert num_different([logits_of_rows(head, states)], [alone]) == 0
+    assert torch.allclose(alone, head(states).float(), atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+def test_logits_with_a_gradient_are_refused() -> None:
+    head = tiny_model(SeedOssForCausalLM).lm_head
+    with pytest.raises(StateError, match="hidden_states need a gradient"):
+        logits_of_rows(head, torch.ones(1, 32, requires_grad=True))
 
 
 def test_hooks_are_called() -> None:

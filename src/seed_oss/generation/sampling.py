@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seed_oss.generation.noise import gumbel_noise, gumbel_noise_at, split_seed
+from seed_oss.ops.logits import NO_TOKEN, argmax_rows
 
-NO_TOKEN = -1
 _SPARSE_SHARE = 16  # fewer candidates than 1 in this many: noise is made for them alone
 
 Chooser = Callable[[Tensor, int], Tensor]
@@ -21,8 +21,7 @@ Chooser = Callable[[Tensor, int], Tensor]
 
 def choose_greedily(scores: Tensor, token_index: int) -> Tensor:
     """The token with the highest score; the lowest id among equals."""
-    best, tokens = scores.max(dim=-1)
-    return torch.where(best > -math.inf, tokens, NO_TOKEN)
+    return argmax_rows(scores)
 
 
 def sampler(seed: int | None, generator: torch.Generator | None, first_row: int = 0) -> Chooser:

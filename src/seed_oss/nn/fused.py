@@ -19,11 +19,14 @@ from seed_oss.cache import AttentionContext, DenseContext, PackedRows, PagedCont
 from seed_oss.errors import StateError
 from seed_oss.nn.fused_table import LayerTable, are_known, make_table
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
+from seed_oss.nn.linear import Linear
 from seed_oss.nn.norm import SeedOssRMSNorm
+from seed_oss.nn.quantized_linear import QuantizedModule
 from seed_oss.ops.activations import is_silu
-from seed_oss.ops.linear import MAX_NATIVE_ROWS
+from seed_oss.ops.linear import MAX_NATIVE_ROWS, batch_invariant_linear
 from seed_oss.ops.native import library, num_threads, together
 from seed_oss.ops.native.structs import CACHE_BFLOAT16, CACHE_FLOAT32, CACHE_INT8
+from seed_oss.ops.rows import in_slabs
 
 MAX_HEAD_DIM = 256
 _CACHE_KINDS = {torch.bfloat16: CACHE_BFLOAT16, torch.float32: CACHE_FLOAT32, torch.int8: CACHE_INT8}
@@ -233,6 +236,28 @@ class FusedRMSNorm(SeedOssRMSNorm):
 
 def _has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def logits_of_rows(head: nn.Module, hidden_states: Tensor) -> Tensor:
+    """Logits whose bits depend neither on how many rows there are nor on the number of threads.
+
+    Args:
+        head: a linear layer, plain or quantized.
+        hidden_states: `[rows, hidden_size]`, at least one row.
+
+    Returns:
+        fp32 `[rows, vocab_size]`; as the head gives them, rounded to the dtype of its input.
+
+    Raises:
+        StateError: a gradient is asked for.
+    """
+    if torch.is_grad_enabled() and hidden_states.requires_grad:
+        raise StateError("hidden_states need a gradient; logits of packed rows are for inference: use torch.no_grad()")
+    if type(head) is Linear and not _has_hooks(head):
+        return batch_invariant_linear(hidden_states, head.weight.detach(), head.bias).float()
+    if isinstance(head, QuantizedModule) and library() is not None:
+        return head(hidden_states).float()
+    return in_slabs(head, hidden_states).float()
 
 
 def _is_plain_attention(context: DenseContext) -> bool:

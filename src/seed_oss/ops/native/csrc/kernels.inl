@@ -491,4 +491,33 @@ static int64_t read(const uint8_t *data, int64_t num_bytes) {
     return lanes[0];
 }
 
-static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend, merge, finish, read};
+// Logits
+
+static inline F16 load_padded(const float *x, int64_t n, float padding) {
+    if (n >= 16) return load16(x);
+    float lanes[16];
+    for (int64_t i = 0; i < 16; i++) lanes[i] = i < n ? x[i] : padding;
+    return load16(lanes);
+}
+
+static float highest(const float *x, int64_t n, bool *is_special) {
+    const F16 infinity = set1(__builtin_inff()), one = set1(1.0f);
+    F16 most = set1(-__builtin_inff()), special = zero16();
+    for (int64_t i = 0; i < n; i += 16) {
+        F16 v = load_padded(x + i, n - i, -__builtin_inff());
+        most = max16(v, most);  // where v is NaN, what was there
+        special = add(special, zero_below(v, infinity, one));
+    }
+    *is_special = reduce(special) > 0.0f;
+    return reduce_max(most);
+}
+
+static float sum_exp(const float *x, int64_t n, float top) {
+    F16 sum = zero16();
+    for (int64_t i = 0; i < n; i += 16)
+        sum = add(sum, exp16(sub(load_padded(x + i, n - i, -__builtin_inff()), set1(top))));
+    return reduce(sum);
+}
+
+static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend,
+                               merge,    finish,  read,     highest,  sum_exp};

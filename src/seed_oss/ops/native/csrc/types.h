@@ -72,6 +72,9 @@ struct Kernels {
     void (*merge)(float *state, const float *part, int64_t head_dim);
     void (*finish)(const float *state, int64_t head_dim, float *out);
     int64_t (*read)(const uint8_t *data, int64_t num_bytes);
+    // the highest of n numbers; whether one of them is infinite or none goes into *is_special, and NaN does not count
+    float (*highest)(const float *x, int64_t n, bool *is_special);
+    float (*sum_exp)(const float *x, int64_t n, float top);  // of e ** (x - top)
 };
 
 // Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
