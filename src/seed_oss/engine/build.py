@@ -39,8 +39,7 @@ from seed_oss.models import (
     AutoModelForTokenClassification,
 )
 from seed_oss.models.quantized_state import is_quantized
-from seed_oss.nn.fused import fuse_
-from seed_oss.ops.rows import in_slabs
+from seed_oss.nn.fused import fuse_, logits_of_rows
 from seed_oss.planning.memory import memory_bytes
 
 BLOCK_LEN = 32
@@ -117,7 +116,7 @@ def build_core(
     cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
     secret, store = _disk(spec, model, cache)
     pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
-    packed = PagedModel(model.base_model, partial(in_slabs, getattr(model, head_name)), cache, store)
+    packed = PagedModel(model.base_model, partial(logits_of_rows, getattr(model, head_name)), cache, store)
     ready = _ready(spec, model, size, tasks, is_batch_invariant(packed, pool, model.config.vocab_size))
     return EngineCore(
         _intake(model, loaded.tokenizer, packed, ready),
