@@ -195,12 +195,12 @@ class Scheduler:
 
     def _find(self, sequence: Sequence) -> Match | None:
         """What the prefix cache has of a row; None while it waits for another row, whose progress is its own."""
-        if not self._tables.is_promised(sequence.awaited):
+        if not self._tables.is_awaited(sequence.awaited):
             match = self._tables.find(sequence)
             sequence.awaited = match.awaited
             if match.awaited is None:
                 return match
-        sequence.progressed_at = self._clock.now
+        sequence.progressed_at, sequence.num_blocks_wanted = self._clock.now, 0
         return None
 
     def _start(self, sequence: Sequence) -> None:
