@@ -142,6 +142,13 @@ class BlockTables:
         sequence.block_ids += taken
         return True
 
+    def trim(self, sequence: Sequence) -> None:
+        """Take back blocks that were for drafts alone, so that nobody lacks them."""
+        count = self._pool.num_blocks_for(len(sequence.token_ids))
+        if len(sequence.block_ids) > count:
+            self._pool.release(reversed(sequence.block_ids[count:]))
+            sequence.block_ids = sequence.block_ids[:count]
+
     def register(self, sequence: Sequence) -> None:
         """Enter the full blocks of a row that are computed now."""
         num_full = sequence.num_computed // self._pool.block_len
