@@ -175,7 +175,7 @@ class Scheduler:
         """Blocks beyond what the running rows still need for the tokens they know."""
         tables = self._tables
         missing = (tables.num_blocks_missing(sequence, len(sequence.token_ids)) for sequence in self._rows.running)
-        return self.pool.num_available - sum(max(count, 0) for count in missing)
+        return self.pool.num_available - sum(missing)
 
     def _admit_one(self, sequence: Sequence, room: int) -> int | None:
         """Blocks that a row uses up by running; 0 where it waits for a block of another one, None without room."""
@@ -195,12 +195,12 @@ class Scheduler:
 
     def _find(self, sequence: Sequence) -> Match | None:
         """What the prefix cache has of a row; None while it waits for another row, whose progress is its own."""
-        if not self._tables.is_promised(sequence.awaited):
+        if not self._tables.is_awaited(sequence.awaited):
             match = self._tables.find(sequence)
             sequence.awaited = match.awaited
             if match.awaited is None:
                 return match
-        sequence.progressed_at = self._clock.now
+        sequence.progressed_at, sequence.num_blocks_wanted = self._clock.now, 0
         return None
 
     def _start(self, sequence: Sequence) -> None:
@@ -210,19 +210,14 @@ class Scheduler:
 
     def _place(self, shares: list[Share]) -> tuple[ScheduledRow, ...]:
         """Give each row the blocks for its share, the first to serve first, at the cost of the last ones."""
-        rows: list[ScheduledRow] = []
-        for sequence, num_tokens, num_drafts in shares:
-            if sequence.is_running and self._make_room(sequence, sequence.num_computed + num_tokens):
-                rows.append(self._scheduled(sequence, num_tokens, num_drafts))
-        return tuple(rows)
+        for sequence, num_tokens, _ in shares:
+            if sequence.is_running:
+                self._make_room(sequence, sequence.num_computed + num_tokens)
+        return tuple(self._scheduled(*share) for share in shares if share.sequence.is_running)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        while not self._tables.grow(sequence, num_tokens):
-            victim = self._rows.running[-1]
-            self._preempt(victim)
-            if victim is sequence:
-                return False
-        return True
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> None:
+        while sequence.is_running and not self._tables.grow(sequence, num_tokens):
+            self._preempt(self._rows.running[-1])  # at worst the row itself
 
     def _scheduled(self, sequence: Sequence, num_tokens: int, num_drafts: int) -> ScheduledRow:
         start, end = sequence.num_computed, sequence.num_computed + num_tokens
@@ -290,6 +285,8 @@ class Scheduler:
         num_computed = row.start + len(row.token_ids) - row.num_drafts + num_accepted
         sequence.advance(result.token_ids, num_computed, result.drafts)
         sequence.progressed_at = self._clock.now
+        if row.num_drafts > num_accepted:
+            self._tables.trim(sequence)
         if num_computed // self.pool.block_len > sequence.num_registered:
             self._tables.register(sequence)
         tally = self._tally
