@@ -78,9 +78,14 @@ class Stream:
         """The next one."""
         return json.loads(self._response.readline())
 
+    def close(self) -> None:
+        """Leave it."""
+        self._response.close()
+        self._connection.close()
+
     def rest(self) -> list[Any]:
         """All others."""
-        with contextlib.closing(self._connection):
+        with contextlib.closing(self):
             return [json.loads(line) for line in self._response.read().splitlines()]
 
 
@@ -142,8 +147,10 @@ def test_what_does_not_end_in_time_is_cut() -> None:
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    with serving("fine", "drain_s=3600") as server:
-        stream = server.stream("/generate/1000000000/")
+    with (
+        serving("fine", "drain_s=3600") as server,
+        contextlib.closing(server.stream("/generate/1000000000/")) as stream,
+    ):
         assert stream.line()[0] == 0
         server.signal()
         server.event("draining")
@@ -161,8 +168,9 @@ def test_an_engine_that_is_killed_is_started_again_and_the_server_lives() -> Non
         assert stream.rest()[-1] == ["error", "unavailable"]
         status, body = server.ask("GET", "/ready")
         assert (status, body["status"]) == (503, "starting")
-        while server.ask("GET", "/ready")[0] != 200:
-            continue
+        assert "signal 9" in server.event("engine_ended")["message"]
+        server.event("ready")
+        assert server.ask("GET", "/ready")[0] == 200
         assert server.stream("/generate/1/").rest() == [[0], ["eos", None]]
         server.signal()
         assert server.exit_code() == 0

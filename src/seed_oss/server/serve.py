@@ -13,14 +13,16 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
 from typing import TextIO
 
 import uvicorn
 
 from seed_oss.engine.client import EngineClient
+from seed_oss.engine.messages import Ready
 from seed_oss.engine.process_client import ProcessClient
 from seed_oss.engine.process_main import engine_command
-from seed_oss.errors import InputError, StateError
+from seed_oss.errors import InputError
 from seed_oss.server.application import api_application, surrounded
 from seed_oss.server.asgi import App
 from seed_oss.server.auth import KEYS_VARIABLE, check_address, check_origins, is_loopback
@@ -72,7 +74,7 @@ class _Service:
         self._settings = settings
         self._log = log
         environment = {name: value for name, value in os.environ.items() if name != KEYS_VARIABLE}
-        self._client = ProcessClient(command, settings.process, env=environment)
+        self._client = ProcessClient(command, settings.process, env=environment, tell=self._tell_engine)
         self._metrics = Metrics(self._client)
         self._phase = Phase()
         self._num_signals = 0
@@ -98,7 +100,6 @@ class _Service:
         server = _Server(server_config(whole, settings.limits, drain_s=settings.drain_s))
         with self._signals_to(server):
             self._tell_address(listener)
-            telling = asyncio.create_task(self._tell_ready())
             serving = asyncio.create_task(server.serve([listener]))
             given_up = asyncio.create_task(self._client.wait_ended())
             await asyncio.wait({serving, given_up}, return_when=asyncio.FIRST_COMPLETED)
@@ -106,8 +107,7 @@ class _Service:
                 self._log.write("engine_failed", message=self._client.failure)
                 self._begin_end(server)
             await serving
-            for task in (telling, given_up):
-                task.cancel()
+            given_up.cancel()
 
     def _begin_end(self, server: "_Server") -> None:
         self._phase.is_draining = True
@@ -131,12 +131,11 @@ class _Service:
         if not self._settings.keys and not is_loopback(self._settings.host):
             self._log.write("warning", message="others can reach this server, and it asks for no key")
 
-    async def _tell_ready(self) -> None:
-        with contextlib.suppress(StateError):
-            ready = await self._client.wait_ready()
-            self._log.write(
-                "ready", tasks=ready.tasks, max_model_len=ready.max_model_len, kv_cache_tokens=ready.kv_cache_tokens
-            )
+    def _tell_engine(self, what: str, more: object) -> None:
+        if isinstance(more, Ready):
+            self._log.write("ready", **asdict(more))
+        else:
+            self._log.write(f"engine_{what}", message=str(more))
 
     @contextlib.contextmanager
     def _signals_to(self, server: "_Server") -> Generator[None, None, None]:
