@@ -51,6 +51,9 @@ class ScriptedCore:
             events += self._advance(request_id, request, done)
         return [*events, Pulse(0, self.stats())]
 
+    def close(self) -> None:
+        """See Core."""
+
     def stats(self) -> dict[str, float]:
         """How many run."""
         return {"num_running": float(len(self._running))}

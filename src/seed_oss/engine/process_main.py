@@ -54,6 +54,10 @@ class Core(Protocol):
         """Numbers for a metrics page."""
         ...
 
+    def close(self) -> None:
+        """Finish what goes on beside; nothing is asked of it after that."""
+        ...
+
 
 def engine_command(spec: EngineSpec, factory: str = BUILD_CORE) -> list[str]:
     """The command that starts an engine's process.
@@ -152,6 +156,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_REFUSED
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, and nobody is left to tell
         EngineLoop(core, inbox, outbox).run()
+    core.close()
     return 0
 
 

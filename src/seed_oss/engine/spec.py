@@ -28,6 +28,7 @@ class EngineSpec:
         kv_cache_memory: bytes of the cache of keys and values; None lets the engine choose.
         kv_cache_dtype: "auto", "float32", "bfloat16" or "int8".
         cache_dir: folder for cached prompts that outlive the process, or None.
+        cache_dir_bytes: most bytes that it may take.
         queue_s: seconds that a request waits before it ends with "timeout".
         no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
         total_s: seconds before any request ends with "timeout", or None.
@@ -46,6 +47,7 @@ class EngineSpec:
     kv_cache_memory: int | None = None
     kv_cache_dtype: str = "auto"
     cache_dir: str | None = None
+    cache_dir_bytes: int = 8 * 2**30
     queue_s: float = 60.0
     no_progress_s: float = 120.0
     total_s: float | None = None

@@ -1,0 +1,185 @@
+"""What all endpoints share: the engine's client, the model, the threads, and the checks that come before the queue."""
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.client import EngineClient
+from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
+from seed_oss.server.bodies import Body, checked, read_json, unwrapped
+from seed_oss.server.errors import ApiError
+from seed_oss.server.runs import RunEvent, Runs
+from seed_oss.server.served import ApiSettings, ServedModel
+from seed_oss.server.streaming import unless_gone
+from seed_oss.server.texts import Texts
+from seed_oss.server.work import WorkPool
+
+_Model = TypeVar("_Model", bound=Body)
+_T = TypeVar("_T")
+
+
+class Api:
+    """The endpoints' common ground.
+
+    Args:
+        client: the engine.
+        served: the model.
+        settings: how the endpoints behave.
+    """
+
+    def __init__(self, client: EngineClient, served: ServedModel, settings: ApiSettings) -> None:
+        self.client, self.served, self.settings = client, served, settings
+        self.texts = Texts(served.tokenizer)
+        self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self._pool.close()
+
+    async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
+        """A request's body as typed fields, and as it came."""
+        body = await read_json(request, self._pool)
+        return checked(unwrapped(body), model), body
+
+    async def work(self, work: Callable[[], _T]) -> _T:
+        """The result of what takes too long for the event loop."""
+        return await self._pool.run(work)
+
+    @property
+    def ready(self) -> Ready:
+        """What the engine said of itself.
+
+        Raises:
+            ApiError: it is not there.
+        """
+        ready = self.client.ready
+        if ready is None:
+            raise ApiError("unavailable", "the engine is starting; try again", retry_after=self.settings.retry_seconds)
+        return ready
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids that a request may name."""
+        ready = self.client.ready
+        return self.texts.vocab_size if ready is None else ready.vocab_size
+
+    @property
+    def max_len(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        ready = self.client.ready
+        return min(self.served.context_length, self.served.context_length if ready is None else ready.max_model_len)
+
+    def model_names(self) -> list[str]:
+        """Whatever requests may ask for: the model's names, and adapters."""
+        ready = self.client.ready
+        return [*self.served.names, *(() if ready is None else ready.adapters)]
+
+    def adapter_of(self, model: str | None) -> str | None:
+        """The adapter that a request's `model` names, or None for the model itself.
+
+        Raises:
+            ApiError: there is no such model.
+        """
+        if model is None or model in self.served.names:
+            return None
+        if model not in self.ready.adapters:
+            names = ", ".join(self.model_names()[:8])
+            raise ApiError("model_not_found", f"there is no such model; served are {names}", param="model")
+        return model
+
+    def check_task(self, task: Task) -> None:
+        """Refuse what the engine cannot do.
+
+        Raises:
+            ApiError: it cannot.
+        """
+        tasks = self.ready.tasks
+        if task not in tasks:
+            raise ApiError(
+                "no_such_task", f"the model that is served cannot {task}; it can {', '.join(tasks) or 'nothing'}"
+            )
+
+    def check_length(self, num_prompt: int, max_tokens: int | None, param: str) -> None:
+        """Refuse what has no room in the context.
+
+        Raises:
+            ApiError: it has none.
+        """
+        num_new = 1 if max_tokens is None else max_tokens
+        if num_prompt < 1:
+            raise ApiError("invalid", f"{param} has no tokens; give at least one", param=param)
+        if num_prompt + num_new > self.max_len:
+            raise ApiError(
+                "context",
+                f"{param} has {num_prompt} tokens and {num_new} are to follow; the context holds {self.max_len}: "
+                "shorten it, or ask for fewer",
+                param=param,
+            )
+
+    def submit(
+        self,
+        request: Request,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        *,
+        task: Task = "generate",
+        form: AnswerForm | None = None,
+        priority: int | None = None,
+        adapter: str | None = None,
+        **options: Any,
+    ) -> Submit:
+        """A request for the engine."""
+        return Submit(
+            request_id=f"{request_id(request)}-{secrets.token_hex(8)}",
+            prompt_ids=tuple(prompt_ids),
+            params=params,
+            task=task,
+            form=form,
+            priority=priority or 0,
+            namespace=namespace(request),
+            adapter=adapter,
+            options=options,
+        )
+
+    async def start(self, request: Request, submits: Sequence[Submit]) -> tuple[Runs, RunEvent | None]:
+        """Hand requests in, and wait a while for the first event, so that a refusal is no stream yet.
+
+        Raises:
+            ApiError: refused.
+            ClientGoneError: nobody waits any more.
+        """
+        runs = Runs(self.client, submits)
+        try:
+            return runs, await unless_gone(request, self._first(runs))
+        except BaseException:
+            await runs.close()
+            raise
+
+    async def _first(self, runs: Runs) -> RunEvent | None:
+        await runs.__aenter__()
+        try:
+            return await runs.next(self.settings.keep_alive_seconds)
+        except StopAsyncIteration:
+            raise ApiError("internal") from None
+
+
+def namespace(request: Request) -> str:
+    """Whose request it is: cached prompts and stored answers are shared within one only."""
+    return str(getattr(request.state, "namespace", ""))
+
+
+def request_id(request: Request) -> str:
+    """The name under which a request stands in the logs."""
+    given = getattr(request.state, "request_id", None)
+    if not isinstance(given, str) or not given:
+        given = request.state.request_id = secrets.token_hex(12)
+    return given
+
+
+def now() -> int:
+    """Seconds since 1970."""
+    return int(time.time())

@@ -1,0 +1,143 @@
+"""The one reader of bodies: strict JSON, then typed fields. What is not understood is refused by name."""
+
+import re
+from typing import Annotated, Any, ClassVar, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from seed_oss.errors import CheckpointError
+from seed_oss.files import parse_json
+from seed_oss.server.errors import ApiError
+from seed_oss.server.served import MAX_BODY_BYTES, MAX_BODY_VALUES
+from seed_oss.server.work import WorkPool
+
+_NAME = re.compile(r"[\w.\-]{1,64}")
+_MAX_INLINE_BYTES = 32 * 1024  # what is parsed at once; more goes to a thread
+_BUDGETS = frozenset(
+    ("thinking_budget", "thinking_token_budget", "thinking", "enable_thinking", "reasoning_effort", "reasoning")
+)
+
+
+class Body(BaseModel):
+    """Fields of a request. Types are strict: no number for text, no text for a number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    refused: ClassVar[dict[str, str]] = {}
+    """Fields that clients send and that could not be obeyed, with the remedy."""
+
+
+class Ignored(Body):
+    """Fields of OpenAI's API that mean nothing here: they are checked, and then passed over."""
+
+    user: Annotated[str | None, Field(max_length=1024)] = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: Annotated[str | None, Field(max_length=64)] = None
+    safety_identifier: Annotated[str | None, Field(max_length=1024)] = None
+    prompt_cache_key: Annotated[str | None, Field(max_length=1024)] = None
+    prompt_cache_retention: Annotated[str | None, Field(max_length=64)] = None
+
+
+_Model = TypeVar("_Model", bound=Body)
+
+
+async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
+    """The JSON object that a request brings.
+
+    Raises:
+        ApiError: another type of content, too large, no strict JSON, or no object.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError("invalid", "the body must be JSON, with the header Content-Type: application/json")
+    raw = await _read(request)
+    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw))
+    if not isinstance(value, dict):
+        raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
+    return cast("dict[str, Any]", value)
+
+
+def checked(body: dict[str, Any], model: type[_Model]) -> _Model:
+    """A body as typed fields.
+
+    Raises:
+        ApiError: an unknown field, a wrong type or a value out of range; `param` names the field.
+    """
+    for name, remedy in model.refused.items():
+        if body.get(name) is not None:
+            raise ApiError("invalid", f"{name} is not supported; {remedy}", param=name)
+    given = {name: value for name, value in body.items() if name not in model.refused}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise _refusal(error.errors(include_url=False, include_context=True, include_input=False)[0], given) from None
+
+
+def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
+    """A body with what stands in a literal `extra_body` moved to the top, but for budgets, which are looked up there.
+
+    Raises:
+        ApiError: it is no object, or says something else than the top.
+    """
+    extra = body.get("extra_body")
+    if extra is None:
+        return body
+    if not isinstance(extra, dict):
+        raise ApiError("invalid", "extra_body must be an object", param="extra_body")
+    inner = {name: value for name, value in cast("dict[str, Any]", extra).items() if name not in _BUDGETS}
+    for name, value in inner.items():
+        if name in body and body[name] != value:
+            raise ApiError(
+                "invalid", f"{_shown(name)} and the same in extra_body differ; give one of them", param="extra_body"
+            )
+    return {**inner, **{name: value for name, value in body.items() if name != "extra_body"}}
+
+
+async def _read(request: Request) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise ApiError("too_large", f"the body has more than {MAX_BODY_BYTES} bytes, the limit; send less")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _parsed(raw: bytes) -> Any:
+    try:
+        return parse_json(raw, source="the body", max_bytes=MAX_BODY_BYTES, max_values=MAX_BODY_VALUES)
+    except CheckpointError as error:
+        raise ApiError("invalid", str(error)) from None
+
+
+def _refusal(error: ErrorDetails, body: Any) -> ApiError:
+    param = _place(error["loc"], body, is_missing=error["type"] == "missing")
+    if error["type"] == "extra_forbidden":
+        return ApiError("invalid", f"{param} is not a parameter of this endpoint; leave it out", param=param)
+    if error["type"] == "missing":
+        return ApiError("invalid", f"{param} is missing; it is required", param=param)
+    said = error["msg"].removeprefix("Value error, ")
+    return ApiError("invalid", f"{param}: {said[:1].lower()}{said[1:]}", param=param)
+
+
+def _place(path: tuple[int | str, ...], body: Any, *, is_missing: bool) -> str:
+    """A field's place, without the names of types that pydantic puts in between."""
+    place, value = "", body
+    for step in path:
+        if isinstance(step, int) and isinstance(value, list):
+            place, value = f"{place}[{step}]", _at(cast("list[Any]", value), step)
+        elif isinstance(step, str) and isinstance(value, dict) and (step in value or (is_missing and step == path[-1])):
+            place = f"{place}.{_shown(step)}" if place else _shown(step)
+            value = cast("dict[str, Any]", value).get(step)
+    return place
+
+
+def _at(values: list[Any], index: int) -> Any:
+    return values[index] if index < len(values) else None
+
+
+def _shown(name: str) -> str:
+    return name if _NAME.fullmatch(name) else "a field with an odd name"

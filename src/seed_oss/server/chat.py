@@ -1,0 +1,165 @@
+"""POST /v1/chat/completions."""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.messages import Ended, Started, Tokens
+from seed_oss.server.api import Api, now, request_id
+from seed_oss.server.chat_chunks import choice_chunk, chunk, deltas, whole_choice
+from seed_oss.server.chat_request import ChatRequest
+from seed_oss.server.errors import ApiError
+from seed_oss.server.parts import Answer, Part
+from seed_oss.server.runs import RunEvent, Runs
+from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.token_probs import TokenProb, chat_form
+from seed_oss.server.turn import AnswerReader, Step, Turn, prepare
+from seed_oss.server.usage import Usage
+
+
+async def chat_completions(api: Api, request: Request) -> Response:
+    """Answer a conversation."""
+    asked, body = await api.read(request, ChatRequest)
+    asked.check()
+    api.check_task("generate")
+    adapter = api.adapter_of(asked.model)
+    params = asked.params(api.vocab_size)
+    wanted = asked.conversation(body, api.settings)
+    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
+    api.check_length(len(turn.prompt_ids), params.max_tokens, "messages")
+    submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=asked.priority, adapter=adapter)
+    runs, first = await api.start(request, [submit])
+    reply = _Reply(api, request, asked, turn, params)
+    if asked.stream:
+        return EventStream(reply.stream(runs, first), _last, runs.close)
+    try:
+        return JSONAnswer(await unless_gone(request, reply.whole(runs, first)))
+    finally:
+        await runs.close()
+
+
+def _last(error: ApiError) -> bytes:
+    return data(error.body) + DONE
+
+
+@dataclass
+class _Choice:
+    """A choice while it comes."""
+
+    reader: AnswerReader
+    parts: list[Part] = field(default_factory=list[Part])
+    probs: list[TokenProb] = field(default_factory=list[TokenProb])
+    ended: Ended | None = None
+
+
+class _Reply:
+    """The answers to one request."""
+
+    def __init__(self, api: Api, request: Request, asked: ChatRequest, turn: Turn, params: SamplingParams) -> None:
+        self._api, self._request, self._asked, self._turn, self._params = api, request, asked, turn, params
+        self._choices: dict[int, _Choice] = {}
+        self._usage = Usage()
+        self._head = {"id": f"chatcmpl-{request_id(request)}", "created": now(), "model": asked.model}
+
+    async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
+        """The response in one."""
+        if first is not None:
+            self._take(first)
+        async for event in runs.all():
+            self._take(event)
+        choices = [self._whole_choice(index) for index in range(self._params.n)]
+        self._usage.tell(self._request)
+        return {
+            **self._head,
+            "object": "chat.completion",
+            "choices": choices,
+            "usage": self._usage.to_openai(),
+            "system_fingerprint": None,
+        }
+
+    async def stream(self, runs: Runs, first: RunEvent | None) -> AsyncGenerator[bytes, None]:
+        """The response as server-sent events."""
+        next_event = first
+        while True:
+            if next_event is None:
+                yield KEEP_ALIVE
+            else:
+                for one in self._chunks(next_event):
+                    yield data(one)
+            try:
+                next_event = await runs.next(self._api.settings.keep_alive_seconds)
+            except StopAsyncIteration:
+                break
+        self._usage.tell(self._request)
+        if self._asked.wants_usage:
+            yield data(chunk(self._head, [], self._usage.to_openai()))
+        yield DONE
+
+    def _chunks(self, event: RunEvent) -> list[dict[str, Any]]:
+        """The chunks that an event brings."""
+        if isinstance(event.event, Started):
+            self._take(event)
+            said: list[Any] = [{"role": "assistant", "content": ""}]
+            return [self._chunk(index, delta) for index in range(self._params.n) for delta in said]
+        step = self._take(event)
+        if not isinstance(event.event, Tokens | Ended):
+            return []
+        index = event.event.choice
+        chunks = [self._chunk(index, delta) for delta in deltas(step.parts)]
+        if step.probs:
+            chunks = chunks or [self._chunk(index, {"content": ""})]
+            chunks[0]["choices"][0]["logprobs"] = self._logprobs(step.probs)
+        if isinstance(event.event, Ended):
+            chunks.append(self._chunk(index, {}, event.event))
+        return chunks
+
+    def _take(self, event: RunEvent) -> Step:
+        said = event.event
+        if isinstance(said, Started):
+            self._start(said)
+        elif isinstance(said, Tokens):
+            return self._kept(said.choice, self._choice(said.choice).reader.feed(said))
+        elif isinstance(said, Ended):
+            choice = self._choice(said.choice)
+            choice.ended = said
+            self._usage.add(event.run, said, choice.reader.num_tokens)
+            return self._kept(said.choice, choice.reader.finish(said))
+        return Step()
+
+    def _kept(self, index: int, step: Step) -> Step:
+        if not self._asked.stream:
+            self._choices[index].parts += step.parts
+            self._choices[index].probs += step.probs
+        return step
+
+    def _start(self, started: Started) -> None:
+        for index in range(self._params.n):
+            reader = AnswerReader(
+                self._api.texts, self._turn, self._params.stops, started.suffix_ids, self._asked.num_top
+            )
+            self._choices[index] = _Choice(reader)
+
+    def _choice(self, index: int) -> _Choice:
+        if index not in self._choices:
+            raise ApiError("internal")
+        return self._choices[index]
+
+    def _chunk(self, index: int, delta: dict[str, Any], ended: Ended | None = None) -> dict[str, Any]:
+        reader = self._choices[index].reader
+        made = choice_chunk(index, delta, reader, ended)
+        usage = (None,) if self._asked.wants_usage else ()
+        return chunk(self._head, [made], *usage)
+
+    def _whole_choice(self, index: int) -> dict[str, Any]:
+        choice = self._choice(index)
+        if choice.ended is None:
+            raise ApiError("internal")
+        logprobs = None if self._asked.num_top is None else self._logprobs(choice.probs)
+        return whole_choice(index, Answer.of(choice.parts), choice.reader, choice.ended, logprobs)
+
+    def _logprobs(self, probs: list[TokenProb]) -> Any:
+        return chat_form(self._api.texts, probs)

@@ -1,0 +1,139 @@
+"""Every error of the API: one catalogue, one renderer. No body of a request gets into one, and no traceback."""
+
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from seed_oss.engine.messages import Kind
+from seed_oss.errors import SeedOssError
+
+Fault = Literal[
+    "invalid",
+    "authentication",
+    "not_found",
+    "model_not_found",
+    "no_such_task",
+    "method",
+    "too_large",
+    "context",
+    "overloaded",
+    "unavailable",
+    "internal",
+]
+_CATALOGUE: dict[str, tuple[int, str, str | None]] = {
+    "invalid": (400, "invalid_request_error", None),
+    "authentication": (401, "authentication_error", "invalid_api_key"),
+    "not_found": (404, "invalid_request_error", "not_found"),
+    "model_not_found": (404, "invalid_request_error", "model_not_found"),
+    "no_such_task": (404, "invalid_request_error", "task_not_available"),
+    "method": (405, "invalid_request_error", "method_not_allowed"),
+    "too_large": (413, "invalid_request_error", "request_too_large"),
+    "context": (400, "invalid_request_error", "context_length_exceeded"),
+    "overloaded": (429, "rate_limit_error", "overloaded"),
+    "unavailable": (503, "server_error", "unavailable"),
+    "internal": (500, "server_error", "internal_error"),
+}
+_OF_STATUS: dict[int, Fault] = {
+    401: "authentication",
+    404: "not_found",
+    405: "method",
+    413: "too_large",
+    429: "overloaded",
+    503: "unavailable",
+}
+_TEXT_OF: dict[str, str] = {
+    "not_found": "there is no such endpoint; GET /openapi.json lists all",
+    "method": "this endpoint takes another method; GET /openapi.json lists all",
+    "too_large": "the body is too large",
+    "authentication": "the API key is missing or wrong; send it as Authorization: Bearer",
+    "internal": "the server failed; the request may be sent again",
+}
+_PLACE = re.compile(r"[A-Za-z_]\w{0,63}(?:\.\w{1,64}|\[\w{1,20}\]){0,12}")
+MAX_MESSAGE_CHARS = 600
+
+
+class ApiError(SeedOssError):
+    """What a client is told.
+
+    Args:
+        fault: the entry of the catalogue.
+        message: what was given, what is allowed, what to do.
+        param: the parameter at fault.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(
+        self, fault: Fault, message: str = "", *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        self.fault: Fault = fault
+        self.message = (message or _TEXT_OF.get(fault, fault))[:MAX_MESSAGE_CHARS]
+        self.param = param
+        self.retry_after = retry_after
+        super().__init__(self.message)
+
+    @property
+    def status(self) -> int:
+        """Of the HTTP response."""
+        return _CATALOGUE[self.fault][0]
+
+    @property
+    def type(self) -> str:
+        """OpenAI's name for the kind of error."""
+        return _CATALOGUE[self.fault][1]
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON of the response."""
+        _, kind, code = _CATALOGUE[self.fault]
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": code}}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the response."""
+        waits = self.fault in ("overloaded", "unavailable") or self.retry_after is not None
+        return {"Retry-After": str(max(1, round(self.retry_after or 1)))} if waits else {}
+
+    @classmethod
+    def of_kind(
+        cls, kind: Kind, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> "ApiError":
+        """What an engine said. What went wrong inside it is not told."""
+        if kind == "internal":
+            return cls("internal")
+        return cls(kind, message, param=param, retry_after=retry_after)
+
+    @classmethod
+    def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
+        """What the framework found: no such route, a wrong method, and the like."""
+        fault = _OF_STATUS.get(status, "invalid" if status < 500 else "internal")
+        return cls(fault, "the request is malformed" if fault == "invalid" else "")
+
+
+class ClientGoneError(SeedOssError):
+    """Nobody waits for the answer any more."""
+
+
+@contextmanager
+def refusing(param: str | None = None) -> Generator[None, None, None]:
+    """What the library refuses in here is the request's fault.
+
+    Args:
+        param: the parameter at fault; None takes the one that the message begins with.
+    """
+    try:
+        yield
+    except ApiError:
+        raise
+    except SeedOssError as error:
+        raise ApiError("invalid", str(error), param=param or place_in(str(error))) from None
+
+
+def place_in(message: str) -> str | None:
+    """The parameter that a message of the library begins with: `messages[0].content must be ...`."""
+    match = _PLACE.match(message)
+    place = match.group() if match is not None else ""
+    return place if "[" in place or "." in place or "_" in place or place in _ONE_WORD else None
+
+
+_ONE_WORD = frozenset(("messages", "tools", "stop", "seed", "n", "temperature", "thinking", "reasoning", "logprobs"))

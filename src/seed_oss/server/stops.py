@@ -1,0 +1,96 @@
+"""Stop strings on their way out: what may be the start of one is held back, and one that ended the answer is cut off.
+
+Whether a string ends an answer is the engine's business: here is only what is shown of the text.
+"""
+
+from collections.abc import Sequence
+
+from seed_oss.chat.control_tokens import Piece, join
+
+
+class StopCutter:
+    """Lets the pieces of one answer through, token by token, as far as they are no part of a stop string.
+
+    Args:
+        stops: the strings; with none, everything goes through at once.
+        before: the end of the prompt's text: a match may begin, but not end, in it.
+    """
+
+    def __init__(self, stops: Sequence[str], before: str = "") -> None:
+        self._stops = tuple(stops)
+        start = self._start_of_prefix(before)
+        self._hidden = len(before) - start  # characters of the prompt among those held
+        self._held: list[Piece] = [before[start:]] if self._hidden else []
+        self._num_old = self._hidden  # characters that were there before the newest token
+        self.num_taken = 0
+        self.num_let = 0
+
+    def feed(self, pieces: Sequence[Piece]) -> list[Piece]:
+        """Take the pieces of the next token.
+
+        Returns:
+            What is certain to be shown.
+        """
+        self.num_taken += sum(len(str(piece)) for piece in pieces)
+        if not self._stops:
+            self.num_let = self.num_taken
+            return list(pieces)
+        self._num_old = len(join(self._held))
+        self._held += pieces
+        text = join(self._held)
+        return self._let(min(self._first_match(text), self._start_of_prefix(text)))
+
+    def finish(self, pieces: Sequence[Piece], stop: str | None) -> list[Piece]:
+        """Nothing follows.
+
+        Args:
+            pieces: the last ones, that belong to no token.
+            stop: the string that ended the answer, or None.
+
+        Returns:
+            The rest of what is shown.
+        """
+        self.num_taken += sum(len(str(piece)) for piece in pieces)
+        self._held += pieces
+        text = join(self._held)
+        start = -1 if stop is None else text.find(stop, max(0, self._num_old - len(stop) + 1))
+        return self._let(len(text) if start < 0 else start)
+
+    def _first_match(self, text: str) -> int:
+        """Where a string begins that the newest token has completed: only this one may have ended the answer."""
+        starts = [text.find(stop, max(0, self._num_old - len(stop) + 1)) for stop in self._stops]
+        return min((start for start in starts if start >= 0), default=len(text))
+
+    def _start_of_prefix(self, text: str) -> int:
+        """Where the longest end of a text begins that is the start of some string."""
+        longest = max(map(len, self._stops), default=1)
+        for start in range(max(0, len(text) - longest + 1), len(text)):
+            end = text[start:]
+            if any(stop.startswith(end) for stop in self._stops):
+                return start
+        return len(text)
+
+    def _let(self, size: int) -> list[Piece]:
+        """Let the first characters of what is held go."""
+        gone: list[Piece] = []
+        while self._held and size > 0:
+            piece = self._held[0]
+            length = len(str(piece))
+            if length > size and not isinstance(piece, str):
+                break  # a marker is not cut
+            gone.append(piece[:size] if isinstance(piece, str) else piece)
+            self._held[:1] = [piece[size:]] if isinstance(piece, str) and length > size else []
+            size -= min(length, size)
+        self._num_old = max(0, self._num_old - len(join(gone)))
+        return self._shown(gone)
+
+    def _shown(self, gone: list[Piece]) -> list[Piece]:
+        """Without what belongs to the prompt."""
+        shown: list[Piece] = []
+        for piece in gone:
+            hidden = min(self._hidden, len(str(piece)))
+            self._hidden -= hidden
+            rest = piece if not hidden else piece[hidden:] if isinstance(piece, str) else ""
+            shown += [rest] if rest else []
+        self.num_let += sum(len(str(piece)) for piece in shown)
+        return shown

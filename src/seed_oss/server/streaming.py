@@ -1,0 +1,120 @@
+"""Server-sent events: keep-alive comments, a last event whatever happens, and an end when nobody listens any more."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from seed_oss.server.errors import ApiError, ClientGoneError
+
+_LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
+KEEP_ALIVE = b": keep-alive\n\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def data(value: Any, event: str | None = None) -> bytes:
+    """A server-sent event.
+
+    Args:
+        value: its data.
+        event: its name, for protocols that name events.
+    """
+    name = b"" if event is None else b"event: " + event.encode() + b"\n"
+    return name + b"data: " + to_json(value) + b"\n\n"
+
+
+class JSONAnswer(Response):
+    """A JSON body that holds only finite numbers."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return to_json(content)
+
+
+class EventStream(Response):
+    """A stream of server-sent events that ends when the client goes.
+
+    Args:
+        body: the events.
+        last: the events that end a stream in which something went wrong.
+        close: what to do at the end, whatever it was.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        body: AsyncGenerator[bytes, None],
+        last: Callable[[ApiError], bytes],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._body, self._last, self._close = body, last, close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        work = asyncio.create_task(self._send(send))
+        gone = asyncio.create_task(_gone(receive))
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            gone.cancel()
+            if not work.done():
+                work.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+            await self._body.aclose()
+            await self._close()
+        if not work.cancelled() and isinstance(error := work.exception(), Exception) and not isinstance(error, OSError):
+            raise error
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for part in self._body:
+                await send({"type": "http.response.body", "body": part, "more_body": True})
+        except ApiError as error:
+            await send({"type": "http.response.body", "body": self._last(error), "more_body": True})
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a stream has a last event, whatever happens
+            _LOG.error("a stream failed: %s", type(error).__name__)
+            await send({"type": "http.response.body", "body": self._last(ApiError("internal")), "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of some work, which ends early when the client goes. The body must have been read.
+
+    Raises:
+        ClientGoneError: the client went.
+    """
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request.receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+    finally:
+        gone.cancel()
+        task.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+    raise ClientGoneError("the client has gone")
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,74 @@
+"""What the endpoints ask of a tokenizer again and again."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, cast
+
+from seed_oss.chat.control_tokens import Piece, join
+from seed_oss.chat.decoder_stages import token_bytes
+from seed_oss.chat.detokenizer import Detokenizer
+from seed_oss.chat.tokenizer import SeedOssTokenizer
+
+_PARTS_PER_CHAR = 4  # bytes of a character; a token has at least one
+
+
+class Texts:
+    """Ids to texts, in the forms that answers show.
+
+    Args:
+        tokenizer: of the model.
+    """
+
+    def __init__(self, tokenizer: SeedOssTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._fresh = tokenizer.detokenizer(skip_special_tokens=True)
+        self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens, added ones included."""
+        return len(self.tokenizer)
+
+    def detokenizer(self) -> Detokenizer:
+        """Start turning an answer's ids into pieces."""
+        return self._fresh.copy()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Ids of a text as a prompt: markers in it count, as in a call of the tokenizer."""
+        return tuple(cast("list[int]", self.tokenizer(text, verbose=False)["input_ids"]))
+
+    def pieces(self, ids: Sequence[int]) -> list[Piece]:
+        """The pieces of some ids."""
+        detokenizer = self.tokenizer.detokenizer()
+        return [*detokenizer.put_pieces(list(ids)), *detokenizer.finish_pieces()]
+
+    def open_turn(self, prompt_ids: Sequence[int]) -> list[Piece]:
+        """The pieces of a prompt's last turn, which say where the answer starts."""
+        bos, ids = self.tokenizer.bos_token_id, list(prompt_ids)
+        start = len(ids) - 1 - ids[::-1].index(bos) if bos is not None and bos in ids else 0
+        return self.pieces(ids[start:])
+
+    def tail(self, prompt_ids: Sequence[int], num_chars: int) -> str:
+        """The end of a prompt's text."""
+        num_tokens = _PARTS_PER_CHAR * (num_chars + 1) if num_chars > 0 else 0
+        return join(self.pieces(prompt_ids[-num_tokens:]))[-num_chars:] if num_tokens else ""
+
+    def text(self, token_id: int) -> str:
+        """The text of one token, markers spelled out; U+FFFD stands for parts of characters."""
+        return self.bytes(token_id).decode("utf-8", errors="replace")
+
+    def bytes(self, token_id: int) -> bytes:
+        """The UTF-8 bytes of one token."""
+        added = self._added.get(token_id)
+        if added is not None:
+            return added.encode()
+        token = self.tokenizer.convert_ids_to_tokens(token_id)
+        if token is None:
+            return b""
+        decoded: str = self.tokenizer.decode([token_id])
+        return token_bytes(token) if self._is_byte_level else decoded.encode()
+
+    @cached_property
+    def _is_byte_level(self) -> bool:
+        decoder: Any = self.tokenizer.backend_tokenizer.decoder
+        return decoder is not None and "ByteLevel" in repr(decoder)

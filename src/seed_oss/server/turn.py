@@ -1,0 +1,218 @@
+"""A turn of a conversation, whatever protocol asks for it: messages to a prompt, and an answer's tokens to parts.
+
+request -> Conversation -> prepare() -> Turn -> Submit ... Tokens -> AnswerReader -> parts -> response
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from seed_oss.chat.budget import ThinkingBudget
+from seed_oss.chat.control_tokens import Piece
+from seed_oss.chat.normalize import normalize_chat
+from seed_oss.chat.output_format import OutputFormat
+from seed_oss.chat.stream_parser import StreamParser
+from seed_oss.chat.tool_choice import ToolChoice, tool_functions
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.messages import AnswerForm, Ended, Tokens
+from seed_oss.server.errors import refusing
+from seed_oss.server.parts import Part, PartMaker
+from seed_oss.server.stops import StopCutter
+from seed_oss.server.texts import Texts
+from seed_oss.server.token_probs import TokenProb, TokenProbs
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What a request asks to be answered.
+
+    Attributes:
+        messages: as OpenAI's API has them; roles are those of the Seed templates.
+        tools: tools as JSON schemas, or None.
+        tool_choice, response_format, parallel_tool_calls: see `AnswerForm`.
+        budget: tokens of thinking.
+        loop_guard: end an answer that repeats itself.
+        variables: of the template.
+        goes_on: the last message is the beginning of the answer.
+        is_answered: an answer follows, so that its turn is opened.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Mapping[str, Any]] | None = None
+    tool_choice: Any = None
+    response_format: Any = None
+    parallel_tool_calls: bool = True
+    budget: ThinkingBudget = ThinkingBudget()  # noqa: RUF009 - frozen
+    loop_guard: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    goes_on: bool = False
+    is_answered: bool = True
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A conversation made ready to be answered.
+
+    Attributes:
+        prompt_ids: up to where the answer begins.
+        form: what the answer is held to.
+        tools: the tools in the prompt.
+        open_turn: the pieces of the prompt's last turn.
+        before: the end of the prompt's text, as long as the longest stop string.
+    """
+
+    prompt_ids: tuple[int, ...]
+    form: AnswerForm
+    tools: Sequence[Mapping[str, Any]] | None
+    open_turn: tuple[Piece, ...]
+    before: str = ""
+
+
+def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
+    """Check, render and encode a conversation. It may take long: not for the event loop.
+
+    Raises:
+        ApiError: what cannot be shown to the model, or an answer that cannot be held to its form.
+    """
+    with refusing():
+        tools = wanted.tools or None
+        normalize_chat(wanted.messages, tools, strict=True)
+        _check_form(wanted, tools)
+        ids = prompt_ids(texts, wanted)
+    form = AnswerForm(
+        thinking_budget=wanted.budget.tokens,
+        budget_mode=wanted.budget.mode,
+        tools=tools,
+        tool_choice=wanted.tool_choice if tools else None,
+        response_format=wanted.response_format,
+        parallel_tool_calls=wanted.parallel_tool_calls or not tools,
+        loop_guard=wanted.loop_guard,
+    )
+    before = texts.tail(ids, max(map(len, params.stops), default=0))
+    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before)
+
+
+def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
+    """The tokens of a conversation.
+
+    Raises:
+        TemplateError, TokenizerError, InputError: it cannot be rendered.
+    """
+    variables = dict(wanted.variables)
+    if wanted.budget.template_value != -1:
+        variables["thinking_budget"] = wanted.budget.template_value
+    ids: list[int] = texts.tokenizer.apply_chat_template(
+        list(wanted.messages),
+        tools=wanted.tools or None,
+        add_generation_prompt=wanted.is_answered and not wanted.goes_on,
+        continue_final_message=wanted.goes_on,
+        return_dict=False,
+        tokenizer_kwargs={"verbose": False},
+        **variables,
+    )
+    return tuple(ids)
+
+
+def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
+    """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
+    with refusing("response_format"):
+        OutputFormat.of(wanted.response_format)
+    if wanted.tool_choice is None and wanted.parallel_tool_calls:
+        return
+    with refusing("tools"):
+        functions = tool_functions(tools)
+    with refusing("tool_choice"):
+        ToolChoice.of(wanted.tool_choice, functions)
+
+
+@dataclass
+class Step:
+    """What has become certain of an answer.
+
+    Attributes:
+        parts: of the answer.
+        probs: of content's tokens, if they were asked for.
+    """
+
+    parts: list[Part] = field(default_factory=list[Part])
+    probs: list[TokenProb] = field(default_factory=list[TokenProb])
+
+    def __bool__(self) -> bool:
+        return bool(self.parts or self.probs)
+
+
+class AnswerReader:
+    """Reads the tokens of one choice.
+
+    Args:
+        texts: of the model.
+        turn: the prompt.
+        stops: strings that may end the answer.
+        suffix_ids: what the engine put behind the prompt.
+        num_top: how many probable tokens are shown beside each; None shows no probabilities.
+    """
+
+    def __init__(
+        self,
+        texts: Texts,
+        turn: Turn,
+        stops: Sequence[str] = (),
+        suffix_ids: Sequence[int] = (),
+        num_top: int | None = None,
+    ) -> None:
+        start = [*turn.open_turn, *(texts.pieces(suffix_ids) if suffix_ids else ())]
+        longest = max(map(len, stops), default=0)
+        before = texts.tail(suffix_ids, longest) if suffix_ids else turn.before
+        self._detokenizer = texts.detokenizer()
+        self._cutter = StopCutter(stops, before)
+        self._parser = StreamParser(turn.tools, start, text_is_plain=True)
+        self._maker = PartMaker(has_tools=bool(turn.tools))
+        self._probs = None if num_top is None else TokenProbs(texts, num_top, start)
+        self.num_tokens = 0
+        self.num_whole_calls = 0
+        self.truncated: str | None = None
+
+    def feed(self, tokens: Tokens) -> Step:
+        """Take new tokens."""
+        step = Step()
+        for place, token_id in enumerate(tokens.token_ids):
+            pieces = self._detokenizer.put_pieces([token_id])
+            start = self._cutter.num_taken
+            shown = self._cutter.feed(pieces)
+            if self._probs is not None:
+                self._probs.put(tokens, place, pieces, start, self._cutter.num_taken)
+                step.probs += self._probs.let(self._cutter.num_let)
+            step.parts += self._read(shown)
+        self.num_tokens += len(tokens.token_ids)
+        return step
+
+    def finish(self, ended: Ended) -> Step:
+        """Nothing follows."""
+        stop = ended.stop if ended.reason == "stop_string" and isinstance(ended.stop, str) else None
+        shown = self._cutter.finish(self._detokenizer.finish_pieces(), stop)
+        step = Step(self._read(shown))
+        step.parts += [part for event in self._parser.finish() for part in self._made(event)]
+        if self._probs is not None:
+            was_cut = self._cutter.num_let < self._cutter.num_taken
+            step.probs += self._probs.rest(self._cutter.num_let if was_cut else None)
+        if self._maker.finished is not None:
+            self.truncated = self._maker.finished.truncated
+        return step
+
+    def finish_reason(self, reason: str) -> str:
+        """OpenAI's word for why the answer ended.
+
+        Args:
+            reason: the engine's.
+        """
+        if reason in ("length", "grammar_error"):
+            return "length"
+        return "tool_calls" if self.num_whole_calls else "stop"
+
+    def _read(self, pieces: Sequence[Piece]) -> list[Part]:
+        return [part for piece in pieces for event in self._parser.feed(piece) for part in self._made(event)]
+
+    def _made(self, event: Any) -> list[Part]:
+        parts = self._maker.take(event)
+        self.num_whole_calls += sum(getattr(part, "is_whole", False) for part in parts)
+        return parts

@@ -1,0 +1,51 @@
+"""What would hold up the event loop, done in a few threads."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from seed_oss.server.errors import ApiError
+
+_T = TypeVar("_T")
+
+
+class WorkPool:
+    """A few threads, and a bound on what waits for them.
+
+    Args:
+        num_threads: threads.
+        max_waiting: pieces of work that run or wait.
+        seconds: how long one may take, its waiting included.
+    """
+
+    def __init__(self, num_threads: int, max_waiting: int, seconds: float) -> None:
+        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="seed-oss-api")
+        self._room = threading.BoundedSemaphore(max_waiting)
+        self._seconds = seconds
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """The result of some work.
+
+        Raises:
+            ApiError: too much is waiting, or it took too long. The work goes on behind the caller's back then.
+        """
+        if not self._room.acquire(blocking=False):
+            raise ApiError("overloaded", "too many requests are being read at the same time; try again later")
+        future: Future[_T] = self._threads.submit(work)
+        future.add_done_callback(self._leave)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await asyncio.wrap_future(future)
+        except TimeoutError:
+            raise ApiError(
+                "unavailable", f"making tokens of the prompt took more than {self._seconds:g} s; send less"
+            ) from None
+
+    def close(self) -> None:
+        """Take no more work."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _leave(self, _: object) -> None:
+        self._room.release()
