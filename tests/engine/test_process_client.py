@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Sequence
 
 import pytest
 
@@ -17,7 +18,7 @@ FOR_EVER = "threading.Event().wait()"
 READY = encode(Ready(10, 1, 10, ("generate",)))
 
 
-def tokens_of(events: list[object], choice: int = 0) -> list[int]:
+def tokens_of(events: Sequence[object], choice: int = 0) -> list[int]:
     """The tokens of a choice, however they were cut."""
     return [one for event in events if isinstance(event, Tokens) and event.choice == choice for one in event.token_ids]
 

@@ -63,6 +63,7 @@ class ProcessClient(EngineClient):
         env: environment of the process; None for this process's own.
         clock: seconds that only grow.
         sleep: waits for seconds of that clock.
+        tell: called with "ready" and what the engine says of itself, or "ended" and why, whenever a process is or has.
     """
 
     def __init__(
@@ -73,12 +74,14 @@ class ProcessClient(EngineClient):
         env: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        tell: Callable[[str, object], None] = lambda what, more: None,
     ) -> None:
         self._command = tuple(command)
         self._settings = settings or ProcessSettings()
         self._env = env
         self._clock = clock
         self._sleep = sleep
+        self._tell = tell
         self._restarts = self._settings.restarts
         self._task: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[int] | None = None
@@ -231,6 +234,7 @@ class ProcessClient(EngineClient):
             cause = await self._live()
             if self._is_closing:
                 return
+            self._tell("ended", cause)
             self._restarts = self._restarts.after_death(self._clock())
             delay = None if self._is_refused(cause) else self._restarts.delay_s
             if delay is None:
@@ -280,6 +284,7 @@ class ProcessClient(EngineClient):
         if isinstance(event, Ready):
             self._ready = event
             self._is_ready.set()
+            self._tell("ready", event)
         elif isinstance(event, Pulse):
             self._pulse = event
         elif (stream := self._streams.get(event.request_id)) is not None:
