@@ -12,6 +12,7 @@ from seed_oss.engine.client import EngineClient
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
 from seed_oss.server.bodies import Body, checked, read_json, unwrapped
 from seed_oss.server.errors import ApiError
+from seed_oss.server.recall import Recall
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.streaming import unless_gone
@@ -34,6 +35,7 @@ class Api:
     def __init__(self, client: EngineClient, served: ServedModel, settings: ApiSettings) -> None:
         self.client, self.served, self.settings = client, served, settings
         self.texts = Texts(served.tokenizer)
+        self.recall = Recall(settings.max_recalled_bytes)
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:

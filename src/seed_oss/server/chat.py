@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import Ended, Started, Tokens
-from seed_oss.server.api import Api, now, request_id
+from seed_oss.server.api import Api, namespace, now, request_id
 from seed_oss.server.chat_chunks import choice_chunk, chunk, deltas, whole_choice
 from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.errors import ApiError
@@ -29,6 +29,8 @@ async def chat_completions(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     wanted = asked.conversation(body, api.settings)
+    if asked.reuse_reasoning:
+        wanted = replace(wanted, messages=api.recall.filled(namespace(request), wanted.messages))
     turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
     api.check_length(len(turn.prompt_ids), params.max_tokens, "messages")
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=asked.priority, adapter=adapter)
@@ -131,9 +133,13 @@ class _Reply:
         return Step()
 
     def _kept(self, index: int, step: Step) -> Step:
+        choice = self._choices[index]
         if not self._asked.stream:
-            self._choices[index].parts += step.parts
-            self._choices[index].probs += step.probs
+            choice.probs += step.probs
+        if not self._asked.stream or self._asked.reuse_reasoning:
+            choice.parts += step.parts
+        if self._asked.reuse_reasoning and choice.ended is not None:
+            self._api.recall.keep(namespace(self._request), Answer.of(choice.parts))
         return step
 
     def _start(self, started: Started) -> None:
