@@ -20,6 +20,8 @@ from seed_oss.server.embeddings import EmbeddingRequest, embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
 from seed_oss.server.models import get_model, list_models
 from seed_oss.server.openapi import DescribedApp, path_parameters, request_body, responses
+from seed_oss.server.responses import create_response, delete_response, get_response
+from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.scoring import (
     ClassifyRequest,
     QuestionRequest,
@@ -40,6 +42,7 @@ _POSTS: dict[str, tuple[_Handler, type[Body]]] = {
     "/v1/chat/completions": (chat_completions, ChatRequest),
     "/v1/completions": (completions, CompletionRequest),
     "/v1/embeddings": (embeddings, EmbeddingRequest),
+    "/v1/responses": (create_response, ResponsesRequest),
     "/tokenize": (tokenize, TokenizeRequest),
     "/detokenize": (detokenize, DetokenizeRequest),
     "/score": (score, ScoreRequest),
@@ -71,6 +74,9 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
     app.state.bodies = [model for _, model in _POSTS.values()]
     _route(app, api, "GET", "/v1/models", list_models)
     _route(app, api, "GET", "/v1/models/{model_id:path}", get_model, path_parameters("model_id"))
+    stored = path_parameters("response_id")
+    _route(app, api, "GET", "/v1/responses/{response_id}", get_response, stored)
+    _route(app, api, "DELETE", "/v1/responses/{response_id}", delete_response, stored)
     for path, (handler, model) in _POSTS.items():
         _route(app, api, "POST", path, handler, request_body(model))
     app.add_exception_handler(ApiError, _render)

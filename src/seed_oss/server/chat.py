@@ -16,8 +16,9 @@ from seed_oss.server.errors import ApiError
 from seed_oss.server.parts import Answer, Part
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
-from seed_oss.server.turn import AnswerReader, Step, Turn, prepare
+from seed_oss.server.turn import AnswerReader, Step, Turn
 from seed_oss.server.usage import Usage
 
 
@@ -31,11 +32,9 @@ async def chat_completions(api: Api, request: Request) -> Response:
     wanted = asked.conversation(body, api.settings)
     if asked.reuse_reasoning:
         wanted = replace(wanted, messages=api.recall.filled(namespace(request), wanted.messages))
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
-    api.check_length(len(turn.prompt_ids), params.max_tokens, "messages")
-    submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=asked.priority, adapter=adapter)
-    runs, first = await api.start(request, [submit])
-    reply = _Reply(api, request, asked, turn, params)
+    begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
+    runs, first = begun.runs, begun.first
+    reply = _Reply(api, request, asked, begun.turn, params)
     if asked.stream:
         return EventStream(reply.stream(runs, first), _last, runs.close)
     try:
