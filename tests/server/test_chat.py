@@ -6,6 +6,7 @@ import pytest
 
 from seed_oss.chat import OutputFormat
 from seed_oss.engine.messages import AnswerForm
+from seed_oss.server.streaming import data
 from tests.server.api_calls import ASK, chat, engine, joined, streamed
 from tests.server.fake_engine import Script
 
@@ -334,3 +335,9 @@ def test_bytes_of_half_characters() -> None:
     said = chat(engine("🙂<seed:eos>"), logprobs=True).body["choices"][0]["logprobs"]["content"]
     assert bytes(byte for one in said for byte in one["bytes"]).decode() == "🙂"
     assert all(one["top_logprobs"] == [] for one in said)
+
+
+def test_line_ends_of_unicode_do_not_cut_events() -> None:
+    chunks = streamed(engine("a\u2028b\u0085c<seed:eos>"))
+    assert joined(chunks)["content"] == "a\u2028b\u0085c"
+    assert all(data({"a": char}).count(b"\\u") == 1 for char in "\u2028\u2029\u0085")

@@ -12,8 +12,10 @@ from seed_oss.engine.client import EngineClient
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
 from seed_oss.server.bodies import Body, checked, read_json, unwrapped
 from seed_oss.server.errors import ApiError
+from seed_oss.server.recall import Recall
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
+from seed_oss.server.stored import ResponseStore
 from seed_oss.server.streaming import unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.work import WorkPool
@@ -34,6 +36,8 @@ class Api:
     def __init__(self, client: EngineClient, served: ServedModel, settings: ApiSettings) -> None:
         self.client, self.served, self.settings = client, served, settings
         self.texts = Texts(served.tokenizer)
+        self.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
+        self.recall = Recall(settings.max_recalled_bytes)
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -9,15 +9,16 @@ from starlette.responses import Response
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import Ended, Started, Tokens
-from seed_oss.server.api import Api, now, request_id
+from seed_oss.server.api import Api, namespace, now, request_id
 from seed_oss.server.chat_chunks import choice_chunk, chunk, deltas, whole_choice
 from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.errors import ApiError
 from seed_oss.server.parts import Answer, Part
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
-from seed_oss.server.turn import AnswerReader, Step, Turn, prepare
+from seed_oss.server.turn import AnswerReader, Step, Turn
 from seed_oss.server.usage import Usage
 
 
@@ -29,11 +30,11 @@ async def chat_completions(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     wanted = asked.conversation(body, api.settings)
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
-    api.check_length(len(turn.prompt_ids), params.max_tokens, "messages")
-    submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=asked.priority, adapter=adapter)
-    runs, first = await api.start(request, [submit])
-    reply = _Reply(api, request, asked, turn, params)
+    if asked.reuse_reasoning:
+        wanted = replace(wanted, messages=api.recall.filled(namespace(request), wanted.messages))
+    begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
+    runs, first = begun.runs, begun.first
+    reply = _Reply(api, request, asked, begun.turn, params)
     if asked.stream:
         return EventStream(reply.stream(runs, first), _last, runs.close)
     try:
@@ -131,9 +132,13 @@ class _Reply:
         return Step()
 
     def _kept(self, index: int, step: Step) -> Step:
+        choice = self._choices[index]
         if not self._asked.stream:
-            self._choices[index].parts += step.parts
-            self._choices[index].probs += step.probs
+            choice.probs += step.probs
+        if not self._asked.stream or self._asked.reuse_reasoning:
+            choice.parts += step.parts
+        if self._asked.reuse_reasoning and choice.ended is not None:
+            self._api.recall.keep(namespace(self._request), Answer.of(choice.parts))
         return step
 
     def _start(self, started: Started) -> None:
