@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from seed_oss import AutoConfig
 from seed_oss.errors import InputError, MissingExtraError, MissingFileError
-from seed_oss.files import resolve_model
+from seed_oss.files import gguf_file, resolve_model
 from seed_oss.weights import demo, gguf_import
 from tests.quant.gguf_factory import Recipe, random_weights, write_gguf
 
