@@ -1,7 +1,5 @@
 """The table of full blocks: what its keys depend on, and that a key alone is no hit."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +15,11 @@ CONTENT = BlockContent(PrefixCache.root, b"space", b"salt", (1, 2, 3))
 @pytest.mark.parametrize(
     "other",
     [
-        replace(CONTENT, parent=bytes([1]) + bytes(31)),
-        replace(CONTENT, namespace=b"spac", cache_salt=b"esalt"),
-        replace(CONTENT, cache_salt=b""),
-        replace(CONTENT, token_ids=(1, 2, 4)),
-        replace(CONTENT, token_ids=(1, 2)),
+        CONTENT._replace(parent=bytes([1]) + bytes(31)),
+        CONTENT._replace(namespace=b"spac", cache_salt=b"esalt"),
+        CONTENT._replace(cache_salt=b""),
+        CONTENT._replace(token_ids=(1, 2, 4)),
+        CONTENT._replace(token_ids=(1, 2)),
     ],
 )
 def test_each_part_changes_the_digest(other: BlockContent) -> None:
@@ -46,8 +44,8 @@ def test_a_digest_of_another_content_is_no_hit() -> None:
     digest = cache.digest(CONTENT)
     cache.register(7, digest, CONTENT)
     assert cache.find(digest, CONTENT) == 7
-    assert cache.find(digest, replace(CONTENT, token_ids=(9, 9, 9))) is None
-    assert cache.find(digest, replace(CONTENT, namespace=b"other")) is None
+    assert cache.find(digest, CONTENT._replace(token_ids=(9, 9, 9))) is None
+    assert cache.find(digest, CONTENT._replace(namespace=b"other")) is None
 
 
 def test_what_is_forgotten_is_not_found() -> None:

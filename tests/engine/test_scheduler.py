@@ -66,6 +66,7 @@ def test_a_table_comes_again_as_it_is_until_it_grows() -> None:
     [
         (row("a", 0, 5), "impossible", "the prompt has no tokens"),
         (row("a", 5, -1), "impossible", "max_new_tokens is -1"),
+        (row("a", priority=-101), "impossible", "priority is -101; give one from -100 to 100"),
         (row("a", 90, 11), "impossible", "90 tokens and 11 new ones are more than the context of 100"),
         (row("a", 60, 22), "impossible", "60 tokens and 22 new ones do not fit into the cache of 80 tokens"),
         (row("a", 71, 1), "impossible", "prompts of 71 tokens at once; the queue holds 70"),
@@ -367,6 +368,20 @@ def test_a_digest_of_two_contents_costs_hits_and_nothing_else(monkeypatch: pytes
         engine.add(new)
     engine.run()
     assert [engine.new_tokens(new.key.request_id) for new in rows] == [generate_alone(new) for new in rows]
+
+
+def test_each_block_is_hashed_once_whatever_happens_to_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Harness(10)
+    hashed: list[object] = []
+    digest = engine.pool.prefix_cache.digest
+    monkeypatch.setattr(
+        engine.pool.prefix_cache, "digest", lambda content: (hashed.append(content), digest(content))[1]
+    )
+    engine.add(*choices(row("a", 16, 25), 2))
+    engine.run()
+    assert engine.ended("a", 1).num_preemptions > 0
+    assert len(hashed) == 4 + 2 * 6
+    assert len(set(hashed)) == 4 + 6, "equal choices, computed at the same time"
 
 
 # The store.

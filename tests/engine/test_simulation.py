@@ -1,7 +1,6 @@
 """The simulator itself: it replays by seed, its checker sees faults, and it reaches what it is there to reach."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 
@@ -50,7 +49,7 @@ def _run(num_seeds: int) -> None:
 
 def test_a_block_of_another_namespace_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     real = PrefixCache.digest
-    monkeypatch.setattr(PrefixCache, "digest", lambda self, content: real(self, replace(content, namespace=b"")))
+    monkeypatch.setattr(PrefixCache, "digest", lambda self, content: real(self, content._replace(namespace=b"")))
     with pytest.raises(AssertionError, match="I3"):
         _run(3)
 

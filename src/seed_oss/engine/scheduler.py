@@ -18,6 +18,7 @@ from seed_oss.engine.budget import Share, share_budget
 from seed_oss.engine.clock import SteadyClock
 from seed_oss.engine.events import Counters, Ended, Event, Refusal, Tokens
 from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.results import problem_with
 from seed_oss.engine.rows import RowTable
 from seed_oss.engine.sequence import Sequence
 from seed_oss.engine.suspects import Suspects
@@ -96,9 +97,19 @@ class Scheduler:
         refusal = self.refusal(rows)
         if refusal is not None:
             return [self._refused(row, refusal) for row in rows]
+        elder: Sequence | None = None
         for row in rows:
-            self._rows.add(self._sequence(row))
+            elder = self._add(row, elder)
         return []
+
+    def _add(self, row: NewRow, elder: Sequence | None) -> Sequence:
+        """Take in a row; gives the one that the next row of the request may be like."""
+        sequence = self._sequence(row)
+        self._rows.add(sequence)
+        if elder is None or not elder.may_be_elder_of(row):
+            return sequence
+        sequence.elder = elder
+        return elder
 
     def _check_new(self, keys: list[RowKey]) -> None:
         for key in keys:
@@ -267,7 +278,7 @@ class Scheduler:
         self._clock.read(now)
 
     def _take(self, sequence: Sequence, row: ScheduledRow, result: RowResult | None, events: list[Event]) -> None:
-        problem = _problem_with(sequence, row, result)
+        problem = problem_with(sequence, row, result)
         if result is None or problem is not None:
             events.append(self._end_with_error(sequence, problem))
             return
@@ -381,17 +392,3 @@ class Scheduler:
     def counters(self) -> Counters:
         """All figures at this moment."""
         return counters_of(self._tally, self._rows, self._tables, self.pool)
-
-
-def _problem_with(sequence: Sequence, row: ScheduledRow, result: RowResult | None) -> str | None:
-    """Why a row cannot go on, or None."""
-    if result is None:
-        return "the step gave no result for this row"
-    if result.error is not None:
-        return result.error
-    num_most = 1 + row.num_drafts if row.is_sampled and sequence.num_remaining else 0
-    num_new = len(result.token_ids)
-    is_idle = row.is_sampled and sequence.num_remaining > 0 and not num_new and result.finish is None
-    if num_new > num_most or is_idle:
-        return f"the step gave {num_new} tokens for this row and at most {num_most}, at least one, can come"
-    return None

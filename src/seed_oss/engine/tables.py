@@ -204,7 +204,9 @@ class BlockTables:
             self._pool.forget(block_id)
 
     def _digest(self, sequence: Sequence, index: int) -> bytes:
-        digests = sequence.digests
+        digests, elder = sequence.digests, sequence.elder
+        if not digests and elder is not None:
+            digests += elder.digests[: sequence.num_prompt // self._pool.block_len]
         while len(digests) <= index:
             digests.append(self._cache.digest(self._content(sequence, len(digests))))
         return digests[index]
