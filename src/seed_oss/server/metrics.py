@@ -98,7 +98,7 @@ class _EngineCollector(Collector):
         if engine.silence_s is not None:
             yield GaugeMetricFamily("seed_oss_engine_silence_seconds", "Since it said anything.", engine.silence_s)
         if pulse is not None:
-            yield CounterMetricFamily("seed_oss_engine_steps", "Steps of this process.", pulse.num_steps)
+            yield CounterMetricFamily("seed_oss_engine_rounds", "Steps that its process went.", pulse.num_steps)
             yield from _families(pulse)
 
 
