@@ -135,9 +135,12 @@ def test_requests_over_http_by_route_and_status() -> None:
     metrics = Metrics(Engine())
     for status in (200, 200, 401, 413):
         metrics.observe_http("/v1/models", status, 0.5)
+    for status in (400, 408, 431, 503):
+        metrics.observe_transport(status)
     found = values(metrics)
     assert found["seed_oss_http_requests_total{/v1/models}{200}"] == 2
-    assert found["seed_oss_rejections_total{unauthenticated}"] == found["seed_oss_rejections_total{too_large}"] == 1
+    reasons = {"unauthenticated": 1, "too_large": 2, "malformed": 1, "too_slow": 1, "too_many_connections": 1}
+    assert {reason: found[f"seed_oss_rejections_total{{{reason}}}"] for reason in reasons} == reasons
     assert found["seed_oss_http_request_seconds_sum{/v1/models}"] == 2.0
 
 
