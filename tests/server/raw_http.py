@@ -83,6 +83,7 @@ class Served:
     app: TinyApp
     port: int
     state: ServerState = field(default_factory=ServerState)
+    refused: list[int] = field(default_factory=list)
 
     async def connect(self) -> "Raw":
         """A connection to it."""
@@ -159,7 +160,7 @@ async def serving(limits: TransportLimits | None = None) -> AsyncIterator[Served
     config = server_config(served.app, limits, drain_s=1.0)
     config.load()
     loop = asyncio.get_running_loop()
-    kind = limited_protocol(limits)
+    kind = limited_protocol(limits, served.refused.append)
     server = await loop.create_server(lambda: kind(config, served.state, {}, loop), "127.0.0.1", 0)
     served.port = server.sockets[0].getsockname()[1]
     try:

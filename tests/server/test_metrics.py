@@ -11,6 +11,7 @@ from seed_oss.engine.client import EngineClient, RequestEvent, RequestStream
 from seed_oss.engine.messages import Ended, Pulse, Ready, Refused, Started, Submit, Tokens
 from seed_oss.server.metrics import MeteredClient, Metrics
 from seed_oss.server.operations import Operations, Phase
+from seed_oss.server.request_log import RequestLog
 from tests.server.asking import Echo, Lines, ask, error_of, log_to
 
 READY = Ready(10, 1, 10, ("generate",))
@@ -25,7 +26,9 @@ class Engine(EngineClient):
         self.num_starts = 1
         self.silence_s: float | None = 0.5
         self._ready: Ready | None = READY
-        self._pulse: Pulse | None = Pulse(7, {"num_running": 2.0, "total_preemptions": 3.0, "total_ended_eos": 4.0})
+        self._pulse: Pulse | None = Pulse(
+            7, {"num_running": 2.0, "total_preemptions": 3.0, "total_steps": 5.0, "total_ended_eos": 4.0}
+        )
 
     @property
     def ready(self) -> Ready | None:
@@ -132,9 +135,12 @@ def test_requests_over_http_by_route_and_status() -> None:
     metrics = Metrics(Engine())
     for status in (200, 200, 401, 413):
         metrics.observe_http("/v1/models", status, 0.5)
+    for status in (400, 408, 431, 503):
+        metrics.observe_transport(status)
     found = values(metrics)
     assert found["seed_oss_http_requests_total{/v1/models}{200}"] == 2
-    assert found["seed_oss_rejections_total{unauthenticated}"] == found["seed_oss_rejections_total{too_large}"] == 1
+    reasons = {"unauthenticated": 1, "too_large": 2, "malformed": 1, "too_slow": 1, "too_many_connections": 1}
+    assert {reason: found[f"seed_oss_rejections_total{{{reason}}}"] for reason in reasons} == reasons
     assert found["seed_oss_http_request_seconds_sum{/v1/models}"] == 2.0
 
 
@@ -145,8 +151,10 @@ def test_the_engines_own_numbers() -> None:
     found = values(metrics)
     assert (found["seed_oss_engine_up"], found["seed_oss_engine_restarts_total"]) == (1, 2)
     assert (found["seed_oss_engine_running"], found["seed_oss_engine_preemptions_total"]) == (2, 3)
-    assert (found["seed_oss_engine_ended_total{eos}"], found["seed_oss_engine_steps_total"]) == (4, 7)
+    assert (found["seed_oss_engine_ended_total{eos}"], found["seed_oss_engine_rounds_total"]) == (4, 7)
     assert found["seed_oss_engine_silence_seconds"] == 0.5
+    names = [line.split()[2] for line in metrics.text().decode().splitlines() if line.startswith("# TYPE")]
+    assert len(names) == len(set(names)), "a page with a name twice is not read"
     engine.lose()
     found = values(metrics)
     assert found["seed_oss_engine_up"] == 0
@@ -180,6 +188,17 @@ def test_an_engine_that_starts_and_one_that_failed() -> None:
 def test_a_server_that_drains_is_healthy_and_not_ready() -> None:
     assert status_of(Engine(), "/ready", Phase(is_draining=True)) == (503, "draining")
     assert status_of(Engine(), "/health", Phase(is_draining=True)) == (200, "ok")
+
+
+def test_probes_are_counted_and_not_logged() -> None:
+    engine, lines = Engine(), Lines()
+    metrics = Metrics(engine)
+    inner = Operations(Echo(), engine, metrics, Phase(), 30.0)
+    app = RequestLog(inner, log_to(lines), metrics.observe_http)
+    for path in ("/health", "/metrics", "/v1/models"):
+        asyncio.run(ask(app, path))
+    assert len(lines.events("request")) == 1
+    assert values(metrics)["seed_oss_http_requests_total{/health}{200}"] == 1
 
 
 def test_other_methods_and_other_paths() -> None:

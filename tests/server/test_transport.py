@@ -64,6 +64,7 @@ def test_the_request_line(limit: int, more: int, status: int) -> None:
             answer = await served.ask(b"GET " + path + b" HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
             assert answer.status == status
             assert status == 200 or answer.code == "uri_too_long"
+            assert served.refused == [414] * (status != 200)
             assert len(served.app.requests) == (status == 200)
 
     run(scenario())

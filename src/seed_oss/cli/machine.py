@@ -16,6 +16,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gguf": ("gguf",),
     "grammar": ("llguidance",),
     "gpu": ("triton",),
+    "server": ("fastapi", "uvicorn", "h11", "prometheus-client"),
     "bench": ("transformers", "llama-cpp-python", "openvino", "matplotlib", "gguf"),
 }
 """Packages of each extra that users install; a test compares it with pyproject.toml."""

@@ -16,7 +16,8 @@ from seed_oss.engine.messages import Ended, Pulse, Ready, Refused, Submit, Token
 from seed_oss.server.request_log import JsonLog
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-_REJECTED = {401: "unauthenticated", 403: "forbidden", 408: "too_slow", 413: "too_large", 429: "overloaded"}
+_REJECTED = {401: "unauthenticated", 403: "forbidden", 413: "too_large"}
+_CUT = {408: "too_slow", 413: "too_large", 414: "too_large", 431: "too_large", 503: "too_many_connections"}
 
 
 class EngineView(Protocol):
@@ -73,6 +74,10 @@ class Metrics:
         if status in _REJECTED:
             self.rejections.labels(_REJECTED[status]).inc()
 
+    def observe_transport(self, status: int) -> None:
+        """A request ended before it was one."""
+        self.rejections.labels(_CUT.get(status, "malformed")).inc()
+
     def text(self) -> bytes:
         """The page that Prometheus reads."""
         return generate_latest(self.registry)
@@ -98,7 +103,7 @@ class _EngineCollector(Collector):
         if engine.silence_s is not None:
             yield GaugeMetricFamily("seed_oss_engine_silence_seconds", "Since it said anything.", engine.silence_s)
         if pulse is not None:
-            yield CounterMetricFamily("seed_oss_engine_steps", "Steps of this process.", pulse.num_steps)
+            yield CounterMetricFamily("seed_oss_engine_rounds", "Steps that its process went.", pulse.num_steps)
             yield from _families(pulse)
 
 

@@ -45,7 +45,7 @@ class Operations:
         if scope["type"] != "http" or scope["path"] not in _PATHS:
             await self._app(scope, receive, send)
             return
-        state_of(scope)["route"] = scope["path"]
+        state_of(scope).update(route=scope["path"], is_probe=True)  # counted, and not logged every few seconds
         if scope["method"] not in ("GET", "HEAD"):
             await respond_error(send, 405, "this path answers GET", [("allow", "GET, HEAD")])
         elif scope["path"] == "/metrics":

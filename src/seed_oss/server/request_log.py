@@ -116,6 +116,8 @@ class RequestLog:
         status = answer.status or 499  # nobody waited for one
         route = route_of(scope)
         self._observe(route, status, seconds)
+        if state_of(scope).get("is_probe"):
+            return
         usage: dict[str, Any] = state_of(scope).get("usage") or {}
         self._log.write(
             "request",

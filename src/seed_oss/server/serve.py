@@ -97,7 +97,8 @@ class _Service:
     async def _serve(self, app: App, listener: socket.socket) -> None:
         settings = self._settings
         whole = surrounded(app, settings, self._client, self._metrics, self._phase, self._log)
-        server = _Server(server_config(whole, settings.limits, drain_s=settings.drain_s))
+        observe = self._metrics.observe_transport
+        server = _Server(server_config(whole, settings.limits, drain_s=settings.drain_s, observe=observe))
         with self._signals_to(server):
             self._tell_address(listener)
             serving = asyncio.create_task(server.serve([listener]))

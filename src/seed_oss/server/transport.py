@@ -26,10 +26,15 @@ MAX_PIPELINED_BYTES = 2**16  # read while an answer is on its way, so that the o
 _Part = Literal["head", "body"]
 
 
+def _ignore(status: int) -> None:
+    pass
+
+
 class LimitedProtocol(H11Protocol):
     """One connection. `limited_protocol` makes the class with limits of its own."""
 
     limits = TransportLimits()
+    observe: Callable[[int], None] = staticmethod(_ignore)
 
     def __init__(
         self,
@@ -151,6 +156,7 @@ class LimitedProtocol(H11Protocol):
         if has_begun or self.transport.is_closing():
             self.transport.close()
         else:
+            self.observe(status)
             self.transport.write(error_response(status, message, [("retry-after", "1")] if status == 503 else ()))
             self.transport.write_eof()
             self.flow.resume_reading()
@@ -174,22 +180,25 @@ class LimitedProtocol(H11Protocol):
             self._send_deadline = None
 
 
-def limited_protocol(limits: TransportLimits) -> type[LimitedProtocol]:
-    """The protocol with these limits, for uvicorn's `http=`."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
+def limited_protocol(limits: TransportLimits, observe: Callable[[int], None] = _ignore) -> type[LimitedProtocol]:
+    """The protocol with these limits, for uvicorn's `http=`; `observe` gets the status of each of its own errors."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "observe": staticmethod(observe)})
 
 
-def server_config(app: Callable[..., Any], limits: TransportLimits, *, drain_s: float) -> Config:
+def server_config(
+    app: Callable[..., Any], limits: TransportLimits, *, drain_s: float, observe: Callable[[int], None] = _ignore
+) -> Config:
     """uvicorn's settings: h11 with our limits, no log of its own, nothing that names the software.
 
     Args:
         app: the ASGI application.
         limits: bounds of connections.
         drain_s: seconds that open requests are given when the server ends.
+        observe: gets the status of each error that no application has made.
     """
     return Config(
         app,
-        http=limited_protocol(limits),
+        http=limited_protocol(limits, observe),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -200,5 +209,5 @@ def server_config(app: Callable[..., Any], limits: TransportLimits, *, drain_s: 
         server_header=False,
         backlog=limits.max_connections,
         timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type] - a float does as well
-        timeout_graceful_shutdown=int(drain_s),
+        timeout_graceful_shutdown=drain_s,  # type: ignore[arg-type]
     )
