@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from seed_oss._version import __version__
@@ -85,6 +85,7 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
         _route(app, api, "POST", path, handler, request_body(model))
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(ClientGoneError, _nobody_reads)
+    app.add_exception_handler(ClientDisconnect, _nobody_reads)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_internal)
     return app

@@ -16,7 +16,7 @@ from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.server.errors import refusing
-from seed_oss.server.parts import Part, PartMaker
+from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.stops import StopCutter
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
@@ -59,6 +59,7 @@ class Turn:
         tools: the tools in the prompt.
         open_turn: the pieces of the prompt's last turn.
         before: the end of the prompt's text, as long as the longest stop string.
+        goes_on: the prompt ends inside the answer.
     """
 
     prompt_ids: tuple[int, ...]
@@ -66,6 +67,7 @@ class Turn:
     tools: Sequence[Mapping[str, Any]] | None
     open_turn: tuple[Piece, ...]
     before: str = ""
+    goes_on: bool = False
 
 
 def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
@@ -89,7 +91,7 @@ def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
         loop_guard=wanted.loop_guard,
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
-    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before)
+    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
@@ -166,8 +168,8 @@ class AnswerReader:
         self._detokenizer = texts.detokenizer()
         self._cutter = StopCutter(stops, before)
         self._parser = StreamParser(turn.tools, start, text_is_plain=True)
-        self._maker = PartMaker(has_tools=bool(turn.tools))
-        self._probs = None if num_top is None else TokenProbs(texts, num_top, start)
+        self._maker = PartMaker(bool(turn.tools), goes_on=turn.goes_on)
+        self._probs = None if num_top is None else TokenProbs(texts, num_top, start, goes_on=turn.goes_on)
         self.num_tokens = 0
         self.num_whole_calls = 0
         self.truncated: str | None = None
@@ -184,6 +186,7 @@ class AnswerReader:
                 step.probs += self._probs.let(self._cutter.num_let)
             step.parts += self._read(shown)
         self.num_tokens += len(tokens.token_ids)
+        step.parts = merged(step.parts)
         return step
 
     def finish(self, ended: Ended) -> Step:
@@ -195,6 +198,7 @@ class AnswerReader:
         if self._probs is not None:
             was_cut = self._cutter.num_let < self._cutter.num_taken
             step.probs += self._probs.rest(self._cutter.num_let if was_cut else None)
+        step.parts = merged(step.parts)
         if self._maker.finished is not None:
             self.truncated = self._maker.finished.truncated
         return step
