@@ -12,6 +12,7 @@
     ├── TokenizerError       (ValueError)           tokenizer files, or ids and text given to a tokenizer
     ├── TemplateError        (ValueError)           a chat template, or messages it cannot render
     ├── NumericalError       (ArithmeticError)      NaN where numbers are needed
+    ├── EngineError          (RuntimeError)         a request that the engine could not finish
     ├── StateError           (RuntimeError)         an object is no longer, or not yet, in a state to do this
     └── MissingExtraError    (ImportError)          an optional package; the message names the extra to install
 
@@ -65,6 +66,10 @@ class TemplateError(SeedOssError, ValueError):
 
 class NumericalError(SeedOssError, ArithmeticError):
     """NaN where numbers are needed."""
+
+
+class EngineError(SeedOssError, RuntimeError):
+    """A request was taken and could not be finished: its time was up, a step failed, or the engine ended."""
 
 
 class StateError(SeedOssError, RuntimeError):

@@ -32,12 +32,12 @@ def test_version(run: Run):
 def test_help_lists_the_commands(run: Run, arguments: list[str]):
     outcome = run(*arguments)
     assert outcome.code == 0
-    for command in ("generate", "chat", "convert", "quantize", "plan", "bench", "doctor"):
+    for command in ("generate", "chat", "serve", "convert", "quantize", "plan", "bench", "doctor"):
         assert f"\n  {command} " in outcome.out
     assert "..." not in outcome.out.split("Commands:")[1]
 
 
-@pytest.mark.parametrize("command", ["generate", "chat", "convert", "quantize", "plan", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["generate", "chat", "serve", "convert", "quantize", "plan", "bench", "doctor"])
 def test_every_option_has_a_help_text(run: Run, command: str):
     outcome = run(command, "--help")
     assert outcome.code == 0
@@ -57,9 +57,9 @@ def test_no_command_shows_the_help(run: Run):
 
 
 def test_an_unknown_command(run: Run):
-    outcome = run("serve")
+    outcome = run("fly")
     assert outcome.code == 2
-    assert "serve" in outcome.err
+    assert "fly" in outcome.err
 
 
 def test_python_dash_m(tmp_path: Path):

@@ -57,33 +57,73 @@ def run_products(library: Any, structs: Any, rng: np.random.Generator) -> None:
         library.so_linear(ctypes.byref(struct), address(x), 5, address(out), 2)
 
 
-def run_decoder(library: Any, structs: Any, rng: np.random.Generator, batch: int, length: int, past: int) -> None:
-    hidden, heads, kv_heads, head_dim, inter = 64, 6, 2, 16, 96
-    kept: list[Any] = []
-    sizes = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64)}
-    sizes["down"] = (64, 96)
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER = 64, 6, 2, 16, 96
+SIZES = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
+CACHE_DTYPES = (np.uint16, np.float32, np.int8)
+
+
+def layers_of(
+    structs: Any, rng: np.random.Generator, kept: list[Any], num_blocks: int, block_len: int, kind: int
+) -> Any:
+    """Two layers with keys and values `[num_blocks, kv_heads, block_len, head_dim]`."""
     layers = (structs.LayerStruct * 2)()
-    capacity = past + length
+    shape = (num_blocks, KV_HEADS, block_len, HEAD_DIM)
     for layer in layers:
-        for name, (rows, cols) in sizes.items():
+        for name, (rows, cols) in SIZES.items():
             setattr(layer, name, weight(structs, rng, kept, rows, cols, (4, 32, 0, 0)))
-        norms = [np.ones(hidden, np.float32) for _ in range(2)]
-        cache = [np.zeros((batch, kv_heads, capacity, head_dim), np.uint16) for _ in range(2)]
-        kept += [*norms, *cache]
+        norms = [np.ones(HIDDEN, np.float32) for _ in range(2)]
+        cache = [np.zeros(shape, CACHE_DTYPES[kind]) for _ in range(2)]
+        scales = [np.zeros(shape[:3], np.float32) for _ in range(2)]
+        kept += [*norms, *cache, *scales]
         layer.input_norm, layer.post_norm = (address(one) for one in norms)
         layer.keys, layer.values = (address(one) for one in cache)
-    cos, sin = (np.full((1, length, head_dim), value, np.float32) for value in (0.6, 0.8))
+        if kind == 2:
+            layer.key_scales, layer.value_scales = (address(one) for one in scales)
+    return layers
+
+
+def call_of(structs: Any, layers: Any, sequences: Any, blocks: Any, block_len: int, **fields: Any) -> Any:
+    fields |= {"num_layers": 2, "hidden": HIDDEN, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": HEAD_DIM}
+    fields |= {"intermediate": INTER, "layers": ctypes.addressof(layers), "eps": 1e-6, "threads": 3}
+    fields |= {"num_tokens": int(sequences[:, 1].sum()), "num_sequences": len(sequences)}
+    fields |= {"sequences": address(sequences), "blocks": address(blocks)}
+    strides = {"block_stride": KV_HEADS * block_len * HEAD_DIM, "head_stride": block_len * HEAD_DIM}
+    return structs.DecoderStruct(block_len=block_len, **strides, **fields)
+
+
+def run_decoder(library: Any, structs: Any, rng: np.random.Generator, batch: int, length: int, past: int) -> None:
+    kept: list[Any] = []
+    capacity = past + length
+    layers = layers_of(structs, rng, kept, batch, capacity, 0)
+    cos, sin = (np.full((length, HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
     mask = np.ones((batch, length, capacity), np.uint8)
+    sequences = np.array([(row * length, length, past, row, 0) for row in range(batch)], np.int64)
     for has_mask in (False, True):
-        x = rng.normal(size=(batch, length, hidden)).astype(np.float32)
-        call = structs.DecoderStruct(
-            *(2, hidden, heads, kv_heads, head_dim, inter, ctypes.addressof(layers), batch, length, past, 0),
-            *(kv_heads * capacity * head_dim, capacity * head_dim, address(cos), address(sin), 0),
-            *(address(mask) if has_mask else None, length * capacity, capacity, int(not has_mask)),
-            *(address(x), 1e-6, 3),
-        )
+        x = rng.normal(size=(batch * length, HIDDEN)).astype(np.float32)
+        call = call_of(structs, layers, sequences, np.arange(batch), capacity, cos=address(cos), sin=address(sin))
+        call.mask, call.is_causal, call.x = address(mask) if has_mask else None, int(not has_mask), address(x)
+        call.mask_batch_stride, call.mask_query_stride = length * capacity, capacity
         library.so_decoder(ctypes.byref(call))
         assert np.isfinite(x).all()
+
+
+def run_paged(library: Any, structs: Any, rng: np.random.Generator, parts: list[tuple[int, int]], kind: int) -> None:
+    """Sequences of (cached, new) tokens, each block where its sequence needs it, none to spare."""
+    block_len, kept = 16, list[Any]()
+    num_blocks = [-(-(past + length) // block_len) for past, length in parts]
+    blocks = rng.permutation(sum(num_blocks)).astype(np.int64)
+    layers = layers_of(structs, rng, kept, len(blocks), block_len, kind)
+    rows = np.cumsum([0, *(length for _, length in parts)])
+    tables = np.cumsum([0, *num_blocks])
+    sequences = np.array(
+        [(rows[i], length, past, tables[i], rows[i]) for i, (past, length) in enumerate(parts)], np.int64
+    )
+    x = rng.normal(size=(rows[-1], HIDDEN)).astype(np.float32)
+    cos, sin = (np.full((rows[-1], HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
+    call = call_of(structs, layers, sequences, blocks, block_len, cos=address(cos), sin=address(sin), x=address(x))
+    call.cache_kind, call.is_causal = kind, 1
+    library.so_decoder(ctypes.byref(call))
+    assert np.isfinite(x).all()
 
 
 def main() -> None:
@@ -106,6 +146,9 @@ def main() -> None:
         run_products(library, structs, rng)
         for batch, length, past in ((1, 1, 0), (2, 1, 300), (1, 3, 255), (2, 13, 250)):
             run_decoder(library, structs, rng, batch, length, past)
+        for kind in range(3):
+            run_paged(library, structs, rng, [(300, 1), (0, 3), (255, 2)], kind)
+            run_paged(library, structs, rng, [(0, 30), (5000, 1), (17, 1), (250, 13), (3, 1)], kind)
     sys.stdout.write(f"clean {sorted(seen)}\n")
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from seed_oss.nn.linear import Linear
 from seed_oss.ops import linear as linear_op
-from seed_oss.ops.linear import linear, linear_split, linear_vector, linear_widened
+from seed_oss.ops.linear import batch_invariant_linear, linear, linear_split, linear_vector, linear_widened
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -91,3 +91,18 @@ def test_the_reference_can_be_forced(needs_help: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("SEED_OSS_OPS", "reference")
     assert not needs_help()
     needs_help.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_of_the_invariant_product_do_not_depend_on_others(dtype: torch.dtype, threads: int) -> None:
+    """float16 goes through torch. 1,024 columns: there torch's bits depend on rows and threads."""
+    x, weight, bias = torch.randn(50, 1024).to(dtype), torch.randn(300, 1024).to(dtype), torch.randn(300).to(dtype)
+    alone = torch.cat([batch_invariant_linear(row[None], weight, bias) for row in x])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    together = batch_invariant_linear(x, weight, bias)
+    torch.set_num_threads(before)
+    assert torch.equal(together, alone)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    assert float((together - expected).norm() / expected.norm()) < {torch.float32: 1e-6}.get(dtype, 3e-3)

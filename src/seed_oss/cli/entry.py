@@ -14,6 +14,7 @@ from seed_oss.cli.doctor import doctor
 from seed_oss.cli.generate import generate
 from seed_oss.cli.plan import plan
 from seed_oss.cli.quantize import quantize
+from seed_oss.cli.serve import serve
 from seed_oss.cli.terminal import prepare_streams, show_error
 from seed_oss.errors import SeedOssError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(chat)
+app.command()(serve)
 app.command()(convert)
 app.command()(plan)
 app.command()(bench)

@@ -193,6 +193,7 @@ class SamplingParams:
             max_new_tokens=self.max_tokens,
             min_new_tokens=self.min_tokens or None,
             seed=self.seed,
+            stop_strings=list(self.stops) or None,
             eos_token_id=[*dict.fromkeys((*eos, *_read_ids("stop_token_ids", self.stop_token_ids)))] or None,
             output_logprobs=self.logprobs is not None,
             top_logprobs=self.logprobs,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from seed_oss.generation.noise import gumbel_noise, gumbel_noise_at, split_seed
+from seed_oss.ops.logits import NO_TOKEN, argmax_rows
 
-NO_TOKEN = -1
 _SPARSE_SHARE = 16  # fewer candidates than 1 in this many: noise is made for them alone
 
 Chooser = Callable[[Tensor, int], Tensor]
@@ -21,20 +21,20 @@ Chooser = Callable[[Tensor, int], Tensor]
 
 def choose_greedily(scores: Tensor, token_index: int) -> Tensor:
     """The token with the highest score; the lowest id among equals."""
-    best, tokens = scores.max(dim=-1)
-    return torch.where(best > -math.inf, tokens, NO_TOKEN)
+    return argmax_rows(scores)
 
 
-def sampler(seed: int | None, generator: torch.Generator | None) -> Chooser:
+def sampler(seed: int | None, generator: torch.Generator | None, first_row: int = 0) -> Chooser:
     """Draws tokens with the probabilities that the scores stand for.
 
     Args:
         seed: noise as a function of (seed, row, token index, token); None draws from `generator`.
         generator: the source of noise, advanced as `torch.multinomial` would; None is torch's global one.
+        first_row: number that the first row of the scores has among those that share the seed.
     """
     if seed is not None:
         key = split_seed(seed)
-        return lambda scores, token_index: _draw_seeded(scores, token_index, key)
+        return lambda scores, token_index: _draw_seeded(scores, token_index, key, first_row)
     return lambda scores, token_index: _draw(scores, generator)
 
 
@@ -45,16 +45,16 @@ def _draw(scores: Tensor, generator: torch.Generator | None) -> Tensor:
     return torch.where(probs[:, 0].isnan(), NO_TOKEN, (probs / times).argmax(dim=-1))
 
 
-def _draw_seeded(scores: Tensor, token_index: int, key: tuple[int, int]) -> Tensor:
-    best, tokens = _add_noise(scores, token_index, key).max(dim=-1)
+def _draw_seeded(scores: Tensor, token_index: int, key: tuple[int, int], first_row: int) -> Tensor:
+    best, tokens = _add_noise(scores, token_index, key, first_row).max(dim=-1)
     return torch.where(best.isfinite(), tokens, NO_TOKEN)
 
 
-def _add_noise(scores: Tensor, token_index: int, key: tuple[int, int]) -> Tensor:
-    rows = torch.arange(scores.shape[0], device=scores.device)
+def _add_noise(scores: Tensor, token_index: int, key: tuple[int, int], first_row: int) -> Tensor:
+    rows = torch.arange(first_row, first_row + scores.shape[0], device=scores.device)
     if scores.device.type == "cpu":  # elsewhere, counting candidates would stop the device
         row, entry = (scores != -math.inf).nonzero(as_tuple=True)
         if row.numel() * _SPARSE_SHARE < scores.numel():
-            noise = gumbel_noise_at(key, row, token_index, entry)
+            noise = gumbel_noise_at(key, row + first_row, token_index, entry)
             return torch.full_like(scores, -math.inf).index_put_((row, entry), scores[row, entry] + noise)
     return scores + gumbel_noise(key, rows, token_index, scores.shape[1])

@@ -59,6 +59,7 @@ def make_processors(
     *,
     tokenizer: Any = None,
     generator: torch.Generator | None = None,
+    first_row: int = 0,
 ) -> LogitsProcessorList:
     """Processors in the reference's order: those that follow the text, the user's, then those that shape sampling.
 
@@ -72,6 +73,7 @@ def make_processors(
         given: the user's processors, or None.
         tokenizer: gives the text of tokens for DRY's sequence breakers.
         generator: source of XTC's chance where `config.seed` is not set; None is torch's global one.
+        first_row: number that the first row has among those that share the seed.
 
     Returns:
         The list, without those that would change nothing.
@@ -86,7 +88,7 @@ def make_processors(
         *_rules(config, own, prompt, lengths),
     ]
     merged = _merge(wanted, _as_list("logits_processor", given))
-    warpers = _warpers(config, prompt.input_ids.shape[1], generator) if config.do_sample else []
+    warpers = _warpers(config, prompt.input_ids.shape[1], generator, first_row) if config.do_sample else []
     last = [LogitNormalization()] if config.renormalize_logits else []
     return LogitsProcessorList([*merged, *warpers, *last])
 
@@ -140,7 +142,7 @@ def _rules(config: GenerationConfig, own: Tensor | None, prompt: Prompt, lengths
     return wanted
 
 
-def _warpers(config: GenerationConfig, prompt_len: int, generator: torch.Generator | None) -> list[Any]:
+def _warpers(config: GenerationConfig, prompt_len: int, generator: torch.Generator | None, first_row: int) -> list[Any]:
     # Beams go on from several tokens: an end of sequence must leave at least one that is none.
     keep = 1 if config.num_beams == 1 else max(len(eos_ids(config)), 1) + 1
     warpers: list[Any] = []
@@ -154,11 +156,11 @@ def _warpers(config: GenerationConfig, prompt_len: int, generator: torch.Generat
         warpers.append(TopPLogitsWarper(config.top_p, min_tokens_to_keep=keep))
     if config.min_p is not None and config.min_p > 0.0:
         warpers.append(MinPLogitsWarper(config.min_p, min_tokens_to_keep=keep))
-    return warpers + _further_warpers(config, keep, prompt_len, generator)
+    return warpers + _further_warpers(config, keep, prompt_len, generator, first_row)
 
 
 def _further_warpers(
-    config: GenerationConfig, keep: int, prompt_len: int, generator: torch.Generator | None
+    config: GenerationConfig, keep: int, prompt_len: int, generator: torch.Generator | None, first_row: int
 ) -> list[Any]:
     warpers: list[Any] = []
     if config.typical_p < 1.0:
@@ -174,6 +176,7 @@ def _further_warpers(
                 config.xtc_probability,
                 prompt_length_to_skip=prompt_len,
                 seed=config.seed,
+                first_row=first_row,
                 generator=generator,
                 protected_ids=eos_ids(config),
                 min_tokens_to_keep=keep,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from seed_oss.ops.logits import log_sum_exp_rows, top_k_rows
+
 
 def token_log_probs(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities of one token per row, and the highest ones.
@@ -17,10 +19,10 @@ def token_log_probs(logits: Tensor, tokens: Tensor, num_top: int) -> tuple[Tenso
     Returns:
         Of the tokens, float32 `[batch]`; of the most probable ones, float32 `[batch, num_top]`, and their ids, int64.
     """
-    total = logits.logsumexp(dim=-1, keepdim=True)
-    best = logits.topk(min(num_top, logits.shape[1]))
+    total = log_sum_exp_rows(logits)[:, None]
+    best, ids = top_k_rows(logits, min(num_top, logits.shape[1]))
     own = logits.gather(1, tokens.clamp(min=0)[:, None]) - total
-    return own.squeeze(1), best.values - total, best.indices
+    return own.squeeze(1), best - total, ids
 
 
 @dataclass

@@ -191,6 +191,7 @@ class XTCLogitsWarper(LogitsProcessor):
         probability: how often it happens, 0 to 1.
         prompt_length_to_skip: length of the prompt; with `seed`, chance depends on the tokens after it.
         seed: chance as a function of (seed, row, token index); None draws from `generator`.
+        first_row: number that the first row has among those that share the seed.
         generator: the source of chance without `seed`; None is torch's global one.
         protected_ids: tokens never left out, such as the end of sequence; where one would be, the row stays as it is.
         filter_value: score of what is left out.
@@ -206,6 +207,7 @@ class XTCLogitsWarper(LogitsProcessor):
         *,
         prompt_length_to_skip: int = 0,
         seed: int | None = None,
+        first_row: int = 0,
         generator: torch.Generator | None = None,
         protected_ids: Any = (),
         filter_value: float = -math.inf,
@@ -218,6 +220,7 @@ class XTCLogitsWarper(LogitsProcessor):
         self.filter_value = filter_value
         self.min_tokens_to_keep = check_int("min_tokens_to_keep", min_tokens_to_keep, 1)
         self._key = None if seed is None else split_seed(seed)
+        self._first_row = check_int("first_row", first_row, 0)
         self._generator = generator
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -237,7 +240,7 @@ class XTCLogitsWarper(LogitsProcessor):
         num_rows, length = input_ids.shape
         if self._key is None:
             return torch.rand(num_rows, generator=self._generator, device=device)
-        rows = torch.arange(num_rows, device=device)
+        rows = torch.arange(self._first_row, self._first_row + num_rows, device=device)
         return uniform_noise(self._key, rows, max(length - self.prompt_length_to_skip, 0), XTC_USE)
 
 

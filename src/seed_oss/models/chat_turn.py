@@ -149,22 +149,71 @@ def prepare_turn(
         checked_messages(messages), tools=tools, add_generation_prompt=True, return_dict=False, **variables
     )
     thinking = _thinking_control(tokenizer, budget, end_token_ids, loop_guard)
-    if thinking is not None:
-        ids = [*ids, *thinking.prompt_suffix(ids, max_new_tokens)]
-    forms = () if form is None else (form,)
-    return ChatTurn(torch.tensor([ids]), max_new_tokens, tools, thinking, (*forms, *controls))
+    return _turn(ids, max_new_tokens, tools, thinking, (*form, *controls))
+
+
+def steered_turn(
+    tokenizer: SeedOssTokenizer,
+    prompt_ids: Sequence[int],
+    budget: ThinkingBudget,
+    *,
+    tools: Any = None,
+    tool_choice: Any = None,
+    response_format: Any = None,
+    parallel_tool_calls: bool = True,
+    max_new_tokens: int,
+    vocab_size: int,
+    end_token_ids: Sequence[int] = (),
+    loop_guard: LoopGuard | None = None,
+) -> ChatTurn:
+    """The same as `prepare_turn` for a conversation that somebody else has rendered and encoded.
+
+    Args:
+        tokenizer: that it was encoded with.
+        prompt_ids: the prompt.
+        budget: of thinking; that it stands in the prompt, too, was the other's to do.
+        tools, tool_choice, response_format, parallel_tool_calls: see `SeedOssForCausalLM.chat`.
+        max_new_tokens: most tokens of the answer.
+        vocab_size: length of the model's logits.
+        end_token_ids: ids that end an answer besides the tokenizer's own.
+        loop_guard: ends thinking or an answer that repeats itself.
+
+    Raises:
+        InputError, MissingExtraError, StateError, TokenizerError: see `prepare_turn` and `grammar_control`.
+    """
+    wanted = {
+        "tool_choice": tool_choice,
+        "response_format": response_format,
+        "parallel_tool_calls": parallel_tool_calls,
+    }
+    form = _form_control(tokenizer, tools, wanted, vocab_size, end_token_ids)
+    thinking = _thinking_control(tokenizer, budget, end_token_ids, loop_guard)
+    return _turn(prompt_ids, max_new_tokens, tools, thinking, form)
+
+
+def _turn(
+    prompt_ids: Sequence[int],
+    max_new_tokens: int,
+    tools: Any,
+    thinking: ThinkingControl | None,
+    controls: tuple[RowControl, ...],
+) -> ChatTurn:
+    """The turn, its prompt going on to where the answer begins."""
+    suffix = [] if thinking is None else thinking.prompt_suffix(prompt_ids, max_new_tokens)
+    return ChatTurn(torch.tensor([[*prompt_ids, *suffix]]), max_new_tokens, tools, thinking, controls)
 
 
 def _form_control(
     tokenizer: SeedOssTokenizer, tools: Any, wanted: Mapping[str, Any], vocab_size: int | None, ends: Sequence[int]
-) -> RowControl | None:
-    """What holds the answer to a form or to its tools; None where nothing is asked for, tools or not."""
+) -> tuple[RowControl, ...]:
+    """What holds the answer to a form or to its tools; nothing where nothing is asked for, tools or not."""
     parallel = wanted["parallel_tool_calls"]
     if not isinstance(parallel, bool):
         raise InputError(f"parallel_tool_calls is {parallel!r:.80}; it must be True or False")
     if parallel and wanted["tool_choice"] is None and wanted["response_format"] is None:
-        return None
-    return grammar_control(tokenizer, tools=tools, vocab_size=vocab_size, eos_token_id=ends, **wanted)
+        return ()
+    control = grammar_control(tokenizer, tools=tools, vocab_size=vocab_size, eos_token_id=ends, **wanted)
+    return () if control is None else (control,)
 
 
 def _thinking_control(

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seed_oss.errors import InputError
+from seed_oss.cache import PagedContext
+from seed_oss.errors import InputError, StateError
 
 # Accepted for the sake of callers written for the reference, and without effect: tokenizers hand out token_type_ids,
 # 4.x code passes cache_position, trainers pass num_items_in_batch to every head.
@@ -131,6 +132,31 @@ def check_mask_length(attention_mask: Tensor | None, needed: int, at_most: int) 
     if not needed <= attention_mask.shape[1] <= max(needed, at_most):
         raise InputError(
             f"attention_mask is {list(attention_mask.shape)}; with what is cached it must cover {needed} tokens"
+        )
+
+
+def check_packed_inputs(model: Any, input_ids: Tensor, position_ids: Tensor, context: PagedContext) -> None:
+    """Check what a packed forward is given.
+
+    Raises:
+        InputError: ids or positions of a wrong type, or not one for each row; a cache of another model.
+        StateError: the model cannot do it.
+    """
+    context.cache.check_fits(model.config)
+    num_tokens = context.rows.num_tokens
+    for name, given in (("input_ids", input_ids), ("position_ids", position_ids)):
+        if given.dtype not in (torch.int64, torch.int32) or given.shape != (num_tokens,):
+            raise InputError(
+                f"{name} is {given.dtype} {list(given.shape)}; it must be an integer tensor [{num_tokens}], one entry "
+                "for each new token of the packed rows"
+            )
+    if model.training:
+        raise StateError("the model is in training mode; packed rows are for inference: call model.eval() first")
+    rope_type = model.rotary_emb.rope_type
+    if rope_type in ("dynamic", "longrope"):
+        raise StateError(
+            f"rope_type is {rope_type!r}, whose angles depend on the longest sequence of a batch; packed rows need "
+            "another: call forward() for each sequence, with a cache of its own"
         )
 
 

@@ -14,6 +14,7 @@ from seed_oss.cache import (
     DenseContext,
     DynamicCache,
     MaskShape,
+    PagedContext,
     as_cache,
     attention_mask,
     packed_sequence_ids,
@@ -27,6 +28,7 @@ from seed_oss.models.inputs import (
     check_cache_position,
     check_mask_length,
     check_model_inputs,
+    check_packed_inputs,
     check_unused,
     embed,
 )
@@ -118,6 +120,28 @@ class SeedOssModel(SeedOssPreTrainedModel):
             attentions=recorder.attentions(context),
         )
         return output if self._returns_dict(return_dict) else output.to_tuple()
+
+    @torch.no_grad()
+    def run_packed(self, input_ids: Tensor, position_ids: Tensor, context: PagedContext) -> Tensor:
+        """Run the decoder on new tokens of several sequences in a row; a token's bits do not depend on the others.
+
+        Args:
+            input_ids: integer `[num_tokens]`, those of `context.rows` in order.
+            position_ids: integer `[num_tokens]`.
+            context: where each sequence keeps its keys and values.
+
+        Returns:
+            The last hidden states `[num_tokens, hidden_size]`.
+
+        Raises:
+            InputError: inputs of a wrong shape or type, or not as many as the context has rows.
+            StateError: the model is in training mode, or its RoPE depends on the longest sequence of a batch.
+        """
+        check_packed_inputs(self, input_ids, position_ids, context)
+        hidden_states = embed(self.embed_tokens, input_ids[None])
+        cos, sin = self.rotary_emb(hidden_states, position_ids[None])
+        hidden_states = self.layers.run_packed(hidden_states, cos, sin, context)
+        return self.norm(hidden_states)[0]
 
     def _run(
         self,

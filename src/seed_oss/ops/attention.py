@@ -4,6 +4,7 @@ Shapes throughout: query `[batch, heads, query_len, head_dim]`, key and value `[
 with `heads` a multiple of `kv_heads`; query head h reads key/value head `h // (heads / kv_heads)`.
 """
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from seed_oss.ops.triton import take_over
 from seed_oss.ops.triton.chunks import chunking
+
+CHUNK_KEYS = 256  # keys whose softmax is one unit of the fixed order of attention; as in the native kernels
+QUERY_TILE = 16  # queries of a product, always as many: the bits of a row depend on how many rows there are
 
 
 def repeat_kv(x: Tensor, num_groups: int) -> Tensor:
@@ -126,3 +130,37 @@ def sdpa_fixed_size(
     seen = torch.arange(key.shape[2], device=key.device) <= length
     allowed = seen[None] if mask is None else mask & seen
     return sdpa_attention(query, key, value, allowed[:, None, None], scaling)
+
+
+def attend_chunks(query: Tensor, position: int, chunks: Iterable[tuple[Tensor, Tensor]], scaling: float) -> Tensor:
+    """Causal attention over chunks of keys, combined in their order: equal bits however queries are cut into tiles.
+
+    The softmax of a row is kept as a sum of values, its maximum and its sum of weights (Milakov and Gimelshein 2018,
+    arXiv:1805.02867). A chunk of which a row sees nothing leaves its sums as they are.
+
+    Args:
+        query: rotated, `[heads, QUERY_TILE, head_dim]`.
+        position: of the first query; it sees the keys up to this one.
+        chunks: pairs of keys and values, fp32 `[kv_heads, CHUNK_KEYS, head_dim]`, from the first key on.
+        scaling: factor on the scores.
+
+    Returns:
+        fp32 `[heads, QUERY_TILE, head_dim]`.
+    """
+    heads, tile, head_dim = query.shape
+    lowest = torch.finfo(torch.float32).min
+    positions = position + torch.arange(tile, device=query.device).repeat(heads)
+    total, top, weight = query.new_zeros(()).float(), query.new_full((), lowest).float(), query.new_zeros(()).float()
+    for index, (key, value) in enumerate(chunks):
+        rows = (query.float() * scaling).reshape(key.shape[0], -1, head_dim)
+        key_positions = index * CHUNK_KEYS + torch.arange(CHUNK_KEYS, device=query.device)
+        unseen = key_positions > positions.view(key.shape[0], -1, 1)
+        scores = (rows @ key.transpose(1, 2)).masked_fill(unseen, -torch.inf)
+        own_top = scores.amax(-1, keepdim=True).clamp(min=lowest)
+        weights = (scores - own_top).exp()
+        new_top = torch.maximum(top, own_top)
+        old_share, new_share = (top - new_top).exp(), (own_top - new_top).exp()
+        total = total * old_share + (weights @ value) * new_share
+        weight = weight * old_share + weights.sum(-1, keepdim=True) * new_share
+        top = new_top
+    return (total / weight).reshape(heads, tile, head_dim)

@@ -24,13 +24,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seed_oss.ops.native import library, num_threads
-from seed_oss.ops.native.structs import BFLOAT16, WeightStruct
+from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, WeightStruct
+from seed_oss.ops.rows import in_slabs
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
 MIN_ROWS = 4  # below, torch's 16-bit matrix-vector product reads half the bytes and wins
 BLOCK_ELEMENTS = 1 << 18  # 1 MiB of fp32 weight at a time
 MIN_SPLIT_ELEMENTS = 1 << 17  # below, waking the other threads costs more than they save
 MAX_NATIVE_ROWS = 8  # beyond, torch's products are faster
+_NATIVE_KINDS = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 
 
 @cache
@@ -82,13 +84,32 @@ def _can_be_native(weight: Tensor) -> bool:
     return weight.numel() >= MIN_SPLIT_ELEMENTS and weight.is_contiguous() and library() is not None
 
 
+def batch_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Same as `linear`; the bits of a row depend neither on how many rows there are nor on the number of threads.
+
+    Natively for any number of rows of float32 or bfloat16 on the CPU; elsewhere 16 rows at a time, see ops.rows.
+
+    Args:
+        x: `[rows, in_features]`.
+        weight: `[out_features, in_features]`.
+        bias: `[out_features]` or None.
+
+    Returns:
+        `[rows, out_features]`.
+    """
+    is_known = weight.dtype in _NATIVE_KINDS and x.dtype == weight.dtype and x.device.type == "cpu"
+    if not is_known or _needs_graph(x, weight) or not weight.is_contiguous() or library() is None:
+        return in_slabs(lambda rows: F.linear(rows, weight, bias), x)
+    return linear_native(x, weight, bias)
+
+
 def linear_native(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Same as `linear` for a few rows of bfloat16, in fp32; the result is rounded once."""
+    """Same as `linear` for rows of bfloat16 or float32, in fp32; the result is rounded once."""
     rows = x.reshape(-1, x.shape[-1]).float().contiguous()
     out = torch.empty(rows.shape[0], weight.shape[0])
     wide_bias = None if bias is None else bias.detach().float().contiguous()
     pointer = None if wide_bias is None else wide_bias.data_ptr()
-    struct = WeightStruct(weight.data_ptr(), pointer, *weight.shape, BFLOAT16, 0, 0, 0)
+    struct = WeightStruct(weight.data_ptr(), pointer, *weight.shape, _NATIVE_KINDS[weight.dtype], 0, 0, 0)
     native = library()
     assert native is not None
     native.so_linear(byref(struct), rows.data_ptr(), rows.shape[0], out.data_ptr(), num_threads())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 5
+VERSION = 6
 INSTRUCTION_SETS = ("portable", "avx2", "avx512")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -21,6 +21,9 @@ _ARGUMENTS = {
     "so_decoder": (c_void_p,),
     "so_embedding": (c_void_p, c_void_p, c_int64, c_void_p),
     "so_quantize": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
+    "so_argmax": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64),
+    "so_log_sum_exp": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64),
+    "so_top_k": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
     "so_read": (c_void_p, c_int64, c_int64),
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),

@@ -1,19 +1,18 @@
 // All layers of a decoder in one call. Phase after phase; every thread runs the same program and takes tasks.
 //
 //   few tokens    q k v | attend by chunks of keys | merge | o, added to x | gate up | down, added to x
-//   many          norm | q k v | store keys and values | attend by tiles of queries | quantize | o | norm | gate up | down
+//   many          norm | q k v | store keys and values | attend by tiles of queries | merge | quantize | o | norm | gate up | down
 //
 // Which one runs changes no bit of a token's result.
 
 #include <cmath>
 #include <memory>
 
-#include "linear.h"
+#include "attention.h"
 
 namespace {
 
-constexpr int64_t kPhasesPerLayer = 10;
-constexpr int64_t kRowsPerTask = 64;  // query heads x queries that share one pass over keys
+constexpr int64_t kPhasesPerLayer = 11;
 
 struct Memory {  // of one thread
     ActRows acts;
@@ -28,15 +27,15 @@ float *sized(std::vector<float> &memory, int64_t n) {
 class Decoder {
    public:
     explicit Decoder(const DecoderCall &call)
-        : c(call), n(call.batch * call.length), group(call.heads / call.kv_heads), few(n <= kFewTokens),
-          chunks(ceil_div(call.past + call.length, kChunkKeys)),
-          merges_by_thread(few && n * c.heads * chunks <= kRowsPerTask), phases(new Phase[static_cast<size_t>(call.num_layers * kPhasesPerLayer)]) {
+        : c(call), n(call.num_tokens), group(call.heads / call.kv_heads), few(n <= kFewTokens), plan(call, few),
+          merges_by_thread(few && plan.num_parts <= kRowsPerTask),
+          phases(new Phase[static_cast<size_t>(call.num_layers * kPhasesPerLayer)]) {
         int64_t heads_dim = c.heads * c.head_dim;
         row_len = heads_dim + 2 * c.kv_heads * c.head_dim;
         qkv.resize(static_cast<size_t>(n * row_len));
         attended.resize(static_cast<size_t>(n * heads_dim));
-        if (few) parts.resize(static_cast<size_t>(c.batch * c.kv_heads * chunks * group * c.length * (c.head_dim + 2)));
-        else normed.resize(static_cast<size_t>(n * c.hidden));
+        parts.resize(static_cast<size_t>(plan.num_parts * (c.head_dim + 2)));
+        if (!few) normed.resize(static_cast<size_t>(n * c.hidden));
         gated.resize(static_cast<size_t>(n * c.intermediate));
         reserve_acts();
     }
@@ -49,7 +48,8 @@ class Decoder {
     const DecoderCall &c;
     int64_t n, group;
     bool few;
-    int64_t chunks, row_len = 0;
+    AttentionPlan plan;
+    int64_t row_len = 0;
     bool merges_by_thread;  // each thread for itself: that takes less time than to wait for each other
     std::unique_ptr<Phase[]> phases;
     std::vector<float> qkv, attended, parts, normed, gated;
@@ -75,12 +75,13 @@ class Decoder {
     void layer(const Layer &l, Phase *phase, Memory &memory) {
         norm_and_quantize(l.input_norm, group_of({&l.q, &l.k, &l.v}), phase[0]);
         project(l, phase[1], memory);
-        if (few) attend_few(l, phase + 2, memory);
-        else attend_many(l, phase + 2, memory);
-        add_attended(l.o, phase + 4, memory);
-        norm_and_quantize(l.post_norm, group_of({&l.gate, &l.up}), phase[6]);
-        gate_and_up(l, phase[7], memory);
-        add_down(l.down, phase + 8, memory);
+        if (!few) store_all(l, phase[2]);
+        attend_all(l, phase[3], memory);
+        merge_parts(phase[4], memory);
+        add_attended(l.o, phase + 5, memory);
+        norm_and_quantize(l.post_norm, group_of({&l.gate, &l.up}), phase[7]);
+        gate_and_up(l, phase[8], memory);
+        add_down(l.down, phase + 9, memory);
     }
 
     // 0 where no weight of them wants activations in 8 bits
@@ -160,10 +161,13 @@ class Decoder {
 
     // Attention
 
-    const float *projected(int64_t b, int64_t t, int64_t offset) const { return qkv.data() + (b * c.length + t) * row_len + offset; }
-    const float *angles(const float *table, int64_t b, int64_t t) const { return table + b * c.cos_batch_stride + t * c.head_dim; }
-    int64_t cache_at(int64_t b, int64_t kv_head, int64_t token) const {
-        return b * c.batch_stride + kv_head * c.head_stride + token * c.head_dim;
+    const float *projected(int64_t row, int64_t offset) const { return qkv.data() + row * row_len + offset; }
+    const float *angles(const float *table, const Sequence &s, int64_t t) const {
+        return table + (s.first_angle + t) * c.head_dim;
+    }
+    int64_t cache_at(const Sequence &s, int64_t kv_head, int64_t token) const {
+        int64_t block = c.blocks[s.first_block + token / c.block_len];
+        return block * c.block_stride + kv_head * c.head_stride + token % c.block_len * c.head_dim;
     }
     void *in_cache(void *base, int64_t at) const {
         int64_t width = c.cache_kind == kCacheFloat32 ? 4 : c.cache_kind == kCacheBFloat16 ? 2 : 1;
@@ -171,85 +175,101 @@ class Decoder {
     }
     float *in_scales(float *base, int64_t at) const { return base ? base + at / c.head_dim : nullptr; }
 
-    void store(const Layer &l, int64_t b, int64_t kv_head, int64_t t) {
-        int64_t keys = c.heads * c.head_dim, values = keys + c.kv_heads * c.head_dim, at = cache_at(b, kv_head, c.past + t);
+    void store(const Layer &l, const Sequence &s, int64_t kv_head, int64_t t) {
+        int64_t keys = c.heads * c.head_dim, values = keys + c.kv_heads * c.head_dim, at = cache_at(s, kv_head, s.past + t);
         float rotated[kMaxHeadDim];
-        kernels().rotate(projected(b, t, keys + kv_head * c.head_dim), angles(c.cos, b, t), angles(c.sin, b, t), c.head_dim,
-                         1.0f, rotated);
-        const float *value = projected(b, t, values + kv_head * c.head_dim);
+        kernels().rotate(projected(s.first_row + t, keys + kv_head * c.head_dim), angles(c.cos, s, t), angles(c.sin, s, t),
+                         c.head_dim, 1.0f, rotated);
+        const float *value = projected(s.first_row + t, values + kv_head * c.head_dim);
         kernels().store_kv(rotated, c.head_dim, c.cache_kind, in_cache(l.keys, at), in_scales(l.key_scales, at));
         kernels().store_kv(value, c.head_dim, c.cache_kind, in_cache(l.values, at), in_scales(l.value_scales, at));
     }
 
-    Attend attend_of(const Layer &l, int64_t b, int64_t kv_head, int64_t first, int64_t count, Memory &memory) {
+    void store_all(const Layer &l, Phase &phase) {
+        run_phase(phase, ceil_div(n, 8), [&](int64_t task) {
+            int64_t row = task * 8, end = row + 8 < n ? row + 8 : n;
+            const Sequence *after = std::upper_bound(c.sequences, c.sequences + c.num_sequences, row,
+                                                     [](int64_t row, const Sequence &s) { return row < s.first_row; });
+            for (const Sequence *s = after - 1; row < end; row++) {
+                if (row == s->first_row + s->length) s++;
+                for (int64_t kv_head = 0; kv_head < c.kv_heads; kv_head++) store(l, *s, kv_head, row - s->first_row);
+            }
+        });
+    }
+
+    // Few tokens: each task stores those of its chunk.
+    void store_chunk(const Layer &l, const AttendTask &task) {
+        for (int64_t t = 0; t < task.sequence->length; t++)
+            if ((task.sequence->past + t) / kChunkKeys == task.chunk_begin) store(l, *task.sequence, task.kv_head, t);
+    }
+
+    Attend attend_of(const AttendTask &task, Memory &memory) {
         float factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
-        int64_t rows = count * group;
+        const Sequence &s = *task.sequence;
+        int64_t rows = task.rows(group);
         float *queries = sized(memory.queries, rows * c.head_dim);
         for (int64_t row = 0; row < rows; row++) {
-            int64_t t = first + row / group, head = kv_head * group + row % group;
-            kernels().rotate(projected(b, t, head * c.head_dim), angles(c.cos, b, t), angles(c.sin, b, t), c.head_dim, factor,
-                             queries + row * c.head_dim);
+            int64_t t = task.first + row / group, head = task.kv_head * group + row % group;
+            kernels().rotate(projected(s.first_row + t, head * c.head_dim), angles(c.cos, s, t), angles(c.sin, s, t), c.head_dim,
+                             factor, queries + row * c.head_dim);
         }
         Attend a{};
         a.q = queries;
-        int64_t start = cache_at(b, kv_head, 0);
-        a.keys = in_cache(l.keys, start);
-        a.values = in_cache(l.values, start);
-        a.key_scales = in_scales(l.key_scales, start);
-        a.value_scales = in_scales(l.value_scales, start);
         a.kind = c.cache_kind;
         a.token_stride = a.head_dim = c.head_dim;
         a.rows = rows;
         a.num_groups = group;
-        a.first_limit = c.is_causal ? c.past + first + 1 : c.past + c.length;
-        if (c.mask) a.mask = c.mask + b * c.mask_batch_stride + first * c.mask_query_stride;
+        a.first_limit = c.is_causal ? s.past + task.first + 1 : s.past + s.length;
+        if (c.mask) a.mask = c.mask + (&s - c.sequences) * c.mask_batch_stride + task.first * c.mask_query_stride;
         a.mask_stride = c.mask_query_stride;
         a.scratch = sized(memory.scratch, attend_scratch(rows, c.head_dim));
         return a;
     }
 
-    void set_chunk(Attend &a, int64_t chunk) const {
-        int64_t end = (chunk + 1) * kChunkKeys, all = c.past + c.length;
+    void set_chunk(Attend &a, const Layer &l, const AttendTask &task, int64_t chunk) const {
+        const Sequence &s = *task.sequence;
+        int64_t end = (chunk + 1) * kChunkKeys, all = s.past + s.length;
         a.key_begin = chunk * kChunkKeys;
         a.key_end = end < all ? end : all;
+        int64_t block = a.key_begin / c.block_len, offset = a.key_begin % c.block_len, num_units = 0;
+        for (int64_t key = a.key_begin; key < a.key_end; key += kUnitKeys, offset += kUnitKeys) {
+            if (offset >= c.block_len) {
+                block++;
+                offset = 0;
+            }
+            int64_t at = c.blocks[s.first_block + block] * c.block_stride + task.kv_head * c.head_stride + offset * c.head_dim;
+            a.units[num_units++] = {in_cache(l.keys, at), in_cache(l.values, at), in_scales(l.key_scales, at),
+                                    in_scales(l.value_scales, at)};
+        }
+        for (int64_t i = num_units; i < kChunkUnits + 2; i++) a.units[i] = a.units[num_units - 1];
     }
 
-    void attend_few(const Layer &l, Phase *phase, Memory &memory) {
-        int64_t rows = group * c.length, part_len = c.head_dim + 2;
-        run_phase(phase[0], c.batch * c.kv_heads * chunks, [&](int64_t task) {
-            int64_t chunk = task % chunks, kv_head = task / chunks % c.kv_heads, b = task / chunks / c.kv_heads;
-            Attend a = attend_of(l, b, kv_head, 0, c.length, memory);
-            set_chunk(a, chunk);
-            for (int64_t t = 0; t < c.length; t++)
-                if (c.past + t >= a.key_begin && c.past + t < a.key_end) store(l, b, kv_head, t);
-            a.out = parts.data() + task * rows * part_len;
+    void attend_all(const Layer &l, Phase &phase, Memory &memory) {
+        run_phase(phase, static_cast<int64_t>(plan.tasks.size()), [&](int64_t index) {
+            const AttendTask &task = plan.tasks[static_cast<size_t>(index)];
+            if (few) store_chunk(l, task);
+            Attend a = attend_of(task, memory);
+            if (task.part < 0) return attend_tile(a, l, task, memory);
+            set_chunk(a, l, task, task.chunk_begin);
+            a.out = parts.data() + task.part * (c.head_dim + 2);
             kernels().attend(a);
         });
-        if (merges_by_thread) return;
-        run_phase(phase[1], c.batch * c.kv_heads, [&](int64_t task) { merge_head(task, attended.data(), memory); });
     }
 
-    // What the chunks of a kv head (of one sequence) came to
-    void merge_head(int64_t task, float *out, Memory &memory) const {
-        int64_t rows = group * c.length, part_len = c.head_dim + 2, kv_head = task % c.kv_heads, b = task / c.kv_heads;
-        for (int64_t row = 0; row < rows; row++) {
-            float *state = new_state(memory, 1);
-            for (int64_t chunk = 0; chunk < chunks; chunk++)
-                kernels().merge(state, parts.data() + ((task * chunks + chunk) * rows + row) * part_len, c.head_dim);
-            put_row(state, b, row / group, kv_head * group + row % group, out);
+    void attend_tile(Attend &a, const Layer &l, const AttendTask &task, Memory &memory) {
+        int64_t part_len = c.head_dim + 2;
+        float *states = new_states(memory, a.rows);
+        a.out = states + a.rows * part_len;
+        for (int64_t chunk = 0; chunk < task.chunk_end; chunk++) {
+            set_chunk(a, l, task, chunk);
+            kernels().attend(a);
+            for (int64_t row = 0; row < a.rows; row++)
+                kernels().merge(states + row * part_len, a.out + row * part_len, c.head_dim);
         }
+        for (int64_t row = 0; row < a.rows; row++) put_row(states + row * part_len, task, row, attended.data());
     }
 
-    void add_attended(const Weight &o, Phase *phase, Memory &memory) {
-        add_product(o, attended.data(), phase, memory, [&] {
-            if (!merges_by_thread) return static_cast<const float *>(attended.data());
-            float *own = sized(memory.rows, n * o.cols);
-            for (int64_t task = 0; task < c.batch * c.kv_heads; task++) merge_head(task, own, memory);
-            return static_cast<const float *>(own);
-        });
-    }
-
-    float *new_state(Memory &memory, int64_t rows) const {
+    float *new_states(Memory &memory, int64_t rows) const {
         int64_t part_len = c.head_dim + 2;
         float *states = sized(memory.parts, 2 * rows * part_len);
         for (int64_t row = 0; row < rows; row++) {
@@ -259,36 +279,36 @@ class Decoder {
         return states;
     }
 
-    void put_row(const float *state, int64_t b, int64_t t, int64_t head, float *out) const {
-        kernels().finish(state, c.head_dim, out + ((b * c.length + t) * c.heads + head) * c.head_dim);
+    void put_row(const float *state, const AttendTask &task, int64_t row, float *out) const {
+        int64_t t = task.sequence->first_row + task.first + row / group, head = task.kv_head * group + row % group;
+        kernels().finish(state, c.head_dim, out + (t * c.heads + head) * c.head_dim);
     }
 
-    void attend_many(const Layer &l, Phase *phase, Memory &memory) {
-        run_phase(phase[0], ceil_div(n, 8), [&](int64_t task) {
-            for (int64_t i = task * 8; i < task * 8 + 8 && i < n; i++)
-                for (int64_t kv_head = 0; kv_head < c.kv_heads; kv_head++) store(l, i / c.length, kv_head, i % c.length);
-        });
-        int64_t per_tile = kRowsPerTask / group < 1 ? 1 : kRowsPerTask / group, tiles = ceil_div(c.length, per_tile);
-        run_phase(phase[1], c.batch * c.kv_heads * tiles, [&](int64_t task) {
-            int64_t tile = tiles - 1 - task / (c.batch * c.kv_heads);  // the longest first
-            int64_t kv_head = task % c.kv_heads, b = task / c.kv_heads % c.batch, first = tile * per_tile;
-            int64_t count = c.length - first < per_tile ? c.length - first : per_tile;
-            attend_tile(attend_of(l, b, kv_head, first, count, memory), b, kv_head, first, memory);
+    void merge_parts(Phase &phase, Memory &memory) {
+        if (merges_by_thread || plan.merges.empty()) return;
+        run_phase(phase, static_cast<int64_t>(plan.merges.size()), [&](int64_t index) {
+            merge_tile(plan.merges[static_cast<size_t>(index)], attended.data(), memory);
         });
     }
 
-    void attend_tile(Attend a, int64_t b, int64_t kv_head, int64_t first, Memory &memory) {
-        int64_t part_len = c.head_dim + 2, last_limit = a.first_limit + (a.rows - 1) / group;
-        float *states = new_state(memory, a.rows);
-        a.out = states + a.rows * part_len;
-        for (int64_t chunk = 0; chunk < chunks && chunk * kChunkKeys < last_limit; chunk++) {
-            set_chunk(a, chunk);
-            kernels().attend(a);
-            for (int64_t row = 0; row < a.rows; row++)
-                kernels().merge(states + row * part_len, a.out + row * part_len, c.head_dim);
+    // What the chunks of a tile came to
+    void merge_tile(const AttendTask &tile, float *out, Memory &memory) const {
+        int64_t rows = tile.rows(group), part_len = c.head_dim + 2;
+        for (int64_t row = 0; row < rows; row++) {
+            float *state = new_states(memory, 1);
+            for (int64_t chunk = 0; chunk < tile.chunk_end; chunk++)
+                kernels().merge(state, parts.data() + (tile.part + chunk * rows + row) * part_len, c.head_dim);
+            put_row(state, tile, row, out);
         }
-        for (int64_t row = 0; row < a.rows; row++)
-            put_row(states + row * part_len, b, first + row / group, kv_head * group + row % group, attended.data());
+    }
+
+    void add_attended(const Weight &o, Phase *phase, Memory &memory) {
+        add_product(o, attended.data(), phase, memory, [&] {
+            if (!merges_by_thread) return static_cast<const float *>(attended.data());
+            float *own = sized(memory.rows, n * o.cols);
+            for (const AttendTask &tile : plan.merges) merge_tile(tile, own, memory);
+            return static_cast<const float *>(own);
+        });
     }
 
     // The rest of a layer

@@ -187,9 +187,43 @@ static inline void plain_row(const Weight &w, int64_t row, const float *x, float
         out[t * kBlockRows] = reduce(add(add(total[0][t], total[1][t]), add(total[2][t], total[3][t])));
 }
 
+// The same sums for R rows and T tokens at once, one of the four parts after another: each number that is loaded serves
+// several products. Needs many registers; for a few tokens the way above reads the weight straight on, as memory likes it.
+template <bool Wide, int R, int T>
+static inline void plain_tile(const Weight &w, int64_t row, const float *x, float *out) {
+    F16 sums[2][R][T];
+    for (int64_t part = 0; part < 4; part++) {
+        F16 total[R][T];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) total[r][t] = zero16();
+        for (int64_t k = 16 * part; k < w.cols; k += 64) {
+            const int64_t count = w.cols - k;
+            F16 m[R];
+            for (int r = 0; r < R; r++) m[r] = plain_load<Wide>(w.data, (row + r) * w.cols + k, count);
+            for (int t = 0; t < T; t++) {
+                const float *p = x + t * w.cols + k;
+                F16 v = count >= 16 ? load16(p) : load_first(p, count);
+                for (int r = 0; r < R; r++) total[r][t] = fma(m[r], v, total[r][t]);
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++)
+                sums[part / 2][r][t] = part % 2 ? add(sums[part / 2][r][t], total[r][t]) : total[r][t];
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) out[t * kBlockRows + r] = reduce(add(sums[0][r][t], sums[1][r][t]));
+}
+
 template <bool Wide>
 static void plain_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
     int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
+    if (kHasManyRegisters && t1 - t0 > kFewRows)
+        for (; t1 - t0 >= 6; t0 += 6, out += 6 * kBlockRows) {
+            int64_t r = 0;
+            const float *x = acts.x + t0 * w.cols;
+            for (; rows - r >= 4; r += 4) plain_tile<Wide, 4, 6>(w, first + r, x, out + r);
+            for (; r < rows; r++) plain_tile<Wide, 1, 6>(w, first + r, x, out + r);
+        }
     for (int64_t r = 0; r < rows; r++) {
         int64_t t = t0;
         for (; t1 - t >= 4; t += 4)
@@ -277,18 +311,19 @@ static constexpr int64_t kv_width() {
     return Kind == kCacheFloat32 ? 4 : Kind == kCacheBFloat16 ? 2 : 1;
 }
 
-// keys [count <= 32, head_dim] to columns [head_dim, 32]
+// keys [count <= 32, head_dim] to columns [head_dim, 32]; the first of them begins a unit
 template <int64_t Kind>
 static void transpose_keys(const Attend &a, int64_t first, int64_t count, float *columns) {
     const bool in_pairs = Kind == kCacheBFloat16 && a.head_dim % 32 == 0;  // half as much to move
-    for (int64_t half = 0; half < 2; half++)
+    for (int64_t half = 0; half < 2; half++) {
+        const void *keys = a.units[first / kUnitKeys + half].keys;
         for (int64_t d = 0; d < a.head_dim; d += in_pairs ? 32 : 16) {
             F16 rows[16];
             for (int64_t i = 0; i < 16; i++) {
-                int64_t key = 16 * half + i, at = (first + key) * a.token_stride + d;
-                if (key >= count) rows[i] = zero16();
-                else if (in_pairs) rows[i] = load16(reinterpret_cast<const float *>(static_cast<const uint16_t *>(a.keys) + at));
-                else rows[i] = kv_load<Kind>(a.keys, at);
+                int64_t at = i * a.token_stride + d;
+                if (16 * half + i >= count) rows[i] = zero16();
+                else if (in_pairs) rows[i] = load16(reinterpret_cast<const float *>(static_cast<const uint16_t *>(keys) + at));
+                else rows[i] = kv_load<Kind>(keys, at);
             }
             transpose16(rows);
             float *to = columns + d * 32 + 16 * half;
@@ -301,6 +336,7 @@ static void transpose_keys(const Attend &a, int64_t first, int64_t count, float 
                 store16(to + (2 * i + 1) * 32, second_halves(rows[i]));
             }
         }
+    }
 }
 
 // Memory that is read soon is asked for bit by bit, at `ahead`: the processor looks ahead by itself, but not beyond the
@@ -331,9 +367,9 @@ static inline int64_t limit_of(const Attend &a, int64_t row) {  // keys of the c
 
 // Scores of keys in 8 bits still lack the keys' scales.
 static void scale_scores(const Attend &a, int64_t key, int64_t count, float *scores) {
-    const float *scales = a.key_scales + a.key_begin + key;
     for (int64_t i = 0; i < count; i += 16) {
-        F16 scale = count - i >= 16 ? load16(scales + i) : load_first(scales + i, count - i);
+        const float *scales = a.units[(key + i) / kUnitKeys].key_scales;
+        F16 scale = count - i >= 16 ? load16(scales) : load_first(scales, count - i);
         for (int64_t row = 0; row < a.rows; row++) {
             float *to = scores + row * kChunkKeys + key + i;
             store16(to, mul(load16(to), scale));
@@ -347,10 +383,9 @@ static void scores_of(const Attend &a, float *scores, float *columns) {
     for (int64_t key = 0; key < most; key += 32) {
         int64_t here = most - key < 32 ? most - key : 32;
         // The next keys, or the first values
-        const void *next = key + 32 < most ? a.keys : a.values;
-        int64_t next_token = a.key_begin + (key + 32 < most ? key + 32 : 0);
-        const uint8_t *ahead = static_cast<const uint8_t *>(next) + next_token * a.token_stride * kv_width<Kind>();
-        transpose_keys<Kind>(a, a.key_begin + key, here, columns);
+        const void *next = key + 32 < most ? a.units[(key + 32) / kUnitKeys].keys : a.units[0].values;
+        const uint8_t *ahead = static_cast<const uint8_t *>(next);
+        transpose_keys<Kind>(a, key, here, columns);
         for (int64_t row = 0; row < a.rows; row += 6) {
             int64_t count = a.rows - row < 6 ? a.rows - row : 6;
             if (limit_of(a, row + count - 1) <= key) continue;  // none of them looks that far
@@ -374,16 +409,21 @@ static inline void value_tile(const Attend &a, const float *weights, int64_t row
     F16 total[R][V];
     for (int r = 0; r < R; r++)
         for (int v = 0; v < V; v++) total[r][v] = zero16();
-    for (int64_t key = 0; key < num_keys; key++) {
-        F16 value[V];
-        int64_t at = (a.key_begin + key) * a.token_stride + d;
-        const uint8_t *ahead = static_cast<const uint8_t *>(a.values) + (at + 32 * a.token_stride) * kv_width<Kind>();
-        for (int64_t i = 0; i < 16 * V * kv_width<Kind>(); i += 64) __builtin_prefetch(ahead + i);
-        for (int v = 0; v < V; v++) value[v] = kv_load<Kind>(a.values, at + 16 * v);
-        for (int r = 0; r < R; r++) {
-            float weight = weights[r * kChunkKeys + key];
-            F16 p = set1(Kind == kCacheInt8 ? weight * a.value_scales[a.key_begin + key] : weight);
-            for (int v = 0; v < V; v++) total[r][v] = fma(p, value[v], total[r][v]);
+    for (int64_t first = 0; first < num_keys; first += kUnitKeys, weights += kUnitKeys) {
+        const Unit *unit = a.units + first / kUnitKeys;
+        const uint8_t *next = static_cast<const uint8_t *>(unit[2].values);
+        const int64_t count = num_keys - first < kUnitKeys ? num_keys - first : kUnitKeys;
+        for (int64_t key = 0; key < count; key++) {
+            F16 value[V];
+            int64_t at = key * a.token_stride + d;
+            const uint8_t *ahead = next + at * kv_width<Kind>();
+            for (int64_t i = 0; i < 16 * V * kv_width<Kind>(); i += 64) __builtin_prefetch(ahead + i);
+            for (int v = 0; v < V; v++) value[v] = kv_load<Kind>(unit->values, at + 16 * v);
+            for (int r = 0; r < R; r++) {
+                float weight = weights[r * kChunkKeys + key];
+                F16 p = set1(Kind == kCacheInt8 ? weight * unit->value_scales[key] : weight);
+                for (int v = 0; v < V; v++) total[r][v] = fma(p, value[v], total[r][v]);
+            }
         }
     }
     for (int r = 0; r < R; r++)
@@ -485,4 +525,33 @@ static int64_t read(const uint8_t *data, int64_t num_bytes) {
     return lanes[0];
 }
 
-static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend, merge, finish, read};
+// Logits
+
+static inline F16 load_padded(const float *x, int64_t n, float padding) {
+    if (n >= 16) return load16(x);
+    float lanes[16];
+    for (int64_t i = 0; i < 16; i++) lanes[i] = i < n ? x[i] : padding;
+    return load16(lanes);
+}
+
+static float highest(const float *x, int64_t n, bool *is_special) {
+    const F16 infinity = set1(__builtin_inff()), one = set1(1.0f);
+    F16 most = set1(-__builtin_inff()), special = zero16();
+    for (int64_t i = 0; i < n; i += 16) {
+        F16 v = load_padded(x + i, n - i, -__builtin_inff());
+        most = max16(v, most);  // where v is NaN, what was there
+        special = add(special, zero_below(v, infinity, one));
+    }
+    *is_special = reduce(special) > 0.0f;
+    return reduce_max(most);
+}
+
+static float sum_exp(const float *x, int64_t n, float top) {
+    F16 sum = zero16();
+    for (int64_t i = 0; i < n; i += 16)
+        sum = add(sum, exp16(sub(load_padded(x + i, n - i, -__builtin_inff()), set1(top))));
+    return reduce(sum);
+}
+
+static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend,
+                               merge,    finish,  read,     highest,  sum_exp};

@@ -8,8 +8,11 @@ enum CacheKind : int64_t { kCacheBFloat16 = 0, kCacheFloat32 = 1, kCacheInt8 = 2
 enum ZeroKind : int32_t { kSymmetric = 0, kMinimum = 1, kPoint = 2 };
 
 constexpr int64_t kBlockRows = 32;    // rows of a weight that lie together, see ops/packing.py
+constexpr int64_t kFewRows = 8;       // tokens up to which reading a plain weight takes longer than multiplying with it
 constexpr int64_t kMaxTile = 6;       // tokens that share one pass over a block
 constexpr int64_t kChunkKeys = 256;   // keys whose softmax is one unit of the fixed order of attention
+constexpr int64_t kUnitKeys = 16;     // keys that lie one behind the other, wherever the next ones are
+constexpr int64_t kChunkUnits = kChunkKeys / kUnitKeys;
 constexpr int64_t kMaxHeadDim = 256;
 
 struct Weight {
@@ -37,11 +40,15 @@ struct Rounded {
     float *scaled_sum;
 };
 
+// Where 16 keys of a chunk are, of one sequence and one kv head.
+struct Unit {
+    const void *keys, *values;
+    const float *key_scales, *value_scales;  // per token, for 8 bits; else null
+};
+
 struct Attend {
     const float *q;         // [rows, head_dim], rotated and scaled; row = query * num_groups + head of the group
-    const void *keys;       // of one sequence and one kv head, token 0 first
-    const void *values;
-    const float *key_scales, *value_scales;  // per token, for 8 bits; else null
+    Unit units[kChunkUnits + 2];  // of the chunk; behind the last one in use, the same again: it is asked for ahead
     int64_t kind;           // of keys and values
     int64_t token_stride;   // of keys and values
     int64_t head_dim, rows, num_groups;
@@ -66,6 +73,9 @@ struct Kernels {
     void (*merge)(float *state, const float *part, int64_t head_dim);
     void (*finish)(const float *state, int64_t head_dim, float *out);
     int64_t (*read)(const uint8_t *data, int64_t num_bytes);
+    // the highest of n numbers; whether one of them is infinite or none goes into *is_special, and NaN does not count
+    float (*highest)(const float *x, int64_t n, bool *is_special);
+    float (*sum_exp)(const float *x, int64_t n, float top);  // of e ** (x - top)
 };
 
 // Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
@@ -73,21 +83,30 @@ struct Kernels {
 struct Layer {
     Weight q, k, v, o, gate, up, down;
     const float *input_norm, *post_norm;  // [hidden]
-    void *keys, *values;                  // [batch, kv_heads, capacity, head_dim], room for the new tokens included
-    float *key_scales, *value_scales;     // [batch, kv_heads, capacity], for 8 bits; else null
+    void *keys, *values;                  // [num_blocks, kv_heads, block_len, head_dim], room for new tokens included
+    float *key_scales, *value_scales;     // [num_blocks, kv_heads, block_len], for 8 bits; else null
 };
 
+// New tokens of one sequence. Its token t is in block blocks[first_block + t / block_len], at t % block_len.
+struct Sequence {
+    int64_t first_row, length, past;  // of x; new tokens; cached tokens
+    int64_t first_block;              // of its table, in that of all
+    int64_t first_angle;              // row of cos and sin that belongs to first_row
+};
+
+// A batch of equally long rows in memory that is not paged has one block for each row.
 struct DecoderCall {
     int64_t num_layers, hidden, heads, kv_heads, head_dim, intermediate;
     const Layer *layers;
-    int64_t batch, length, past;                      // new tokens per row, cached tokens
-    int64_t cache_kind, batch_stride, head_stride;    // of keys and values; a token follows the other
-    const float *cos, *sin;                           // [batch or 1, length, head_dim]
-    int64_t cos_batch_stride;                         // 0 where all rows share them
-    const uint8_t *mask;                              // [batch, length, past + length] of bytes, or null
+    int64_t num_tokens, num_sequences;
+    const Sequence *sequences;
+    const int64_t *blocks;
+    int64_t cache_kind, block_len, block_stride, head_stride;  // of keys and values; in a block a token follows the other
+    const float *cos, *sin;                           // [rows, head_dim]
+    const uint8_t *mask;                              // [num_sequences, length, past + length] of bytes, or null
     int64_t mask_batch_stride, mask_query_stride;
     int64_t is_causal;
-    float *x;                                         // [batch, length, hidden], replaced by the result
+    float *x;                                         // [num_tokens, hidden], replaced by the result
     double eps;
     int64_t threads;
 };

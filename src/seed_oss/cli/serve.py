@@ -1,0 +1,267 @@
+"""`seed-oss serve`: a model behind OpenAI's HTTP API."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seed_oss.cli.options import DeviceOption, DType, DTypeOption, QuantizationOption, RevisionOption, ThreadsOption
+from seed_oss.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from seed_oss.server.settings import ServeSettings
+
+_MAX_BODY_BYTES = 8 * 2**20  # what the strict reader of JSON takes
+
+
+def _seconds(help_text: str, **more: Any) -> Any:
+    return typer.Option(metavar="SECONDS", help=help_text, **more)
+
+
+def _number(help_text: str, metavar: str = "NUMBER", **more: Any) -> Any:
+    return typer.Option(min=1, metavar=metavar, help=help_text, **more)
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Folder of a checkpoint, GGUF file, hub id, or 'demo' (a small model).",
+        show_default=False,
+    ),
+]
+NamesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--served-model-name",
+        metavar="NAME",
+        help="What requests call the model; may be given several times. The default is its hub id, or its folder.",
+        show_default=False,
+    ),
+]
+HostOption = Annotated[
+    str, typer.Option(metavar="ADDRESS", help="Where to listen. Others reach 0.0.0.0; that needs a key.")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, metavar="PORT", help="Where to listen; 0 takes a free one.")]
+KeyFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--api-key-file",
+        metavar="FILE",
+        help="API keys, one a line, mode 0600. Further ones in the variable SEED_OSS_API_KEY, commas between.",
+        show_default=False,
+    ),
+]
+UnauthenticatedOption = Annotated[
+    bool, typer.Option("--allow-unauthenticated", help="Listen where others can reach it although there are no keys.")
+]
+HostNameOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-host",
+        metavar="NAME",
+        help="A name of this server, for requests without keys, besides localhost; may be given several times.",
+        show_default=False,
+    ),
+]
+OriginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cors-origin",
+        metavar="ORIGIN",
+        help="A web page that may ask, like https://chat.example.org; may be given several times.",
+        show_default=False,
+    ),
+]
+MaxNumSeqsOption = Annotated[int, _number("Answers that are generated at the same time.")]
+MaxModelLenOption = Annotated[
+    int | None,
+    _number(
+        "Most tokens of a prompt and its answer; the default is the model's own limit.", "TOKENS", show_default=False
+    ),
+]
+BatchedTokensOption = Annotated[
+    int | None, _number("Most tokens of one step; the engine chooses otherwise.", "TOKENS", show_default=False)
+]
+QueuedTokensOption = Annotated[
+    int | None, _number("Most tokens of prompts that wait; beyond there is 429.", "TOKENS", show_default=False)
+]
+CacheMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Memory for keys and values, such as 4GiB; the engine chooses otherwise.",
+        show_default=False,
+    ),
+]
+CacheDTypeOption = Annotated[
+    str, typer.Option(metavar="DTYPE", help="Of keys and values: auto, float32, bfloat16 or int8.")
+]
+CacheDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER", help="Keep prompts that were computed here, over restarts, too.", show_default=False
+    ),
+]
+CacheDirSizeOption = Annotated[str, typer.Option(metavar="SIZE", help="Most that --cache-dir may take.")]
+ThinkingOption = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking-budget",
+        min=-1,
+        metavar="TOKENS",
+        help="Most tokens of thinking where a request does not say; the default is no limit.",
+        show_default=False,
+    ),
+]
+LoopGuardOption = Annotated[
+    bool, typer.Option("--loop-guard", help="End answers that repeat themselves, where a request does not say.")
+]
+StartOption = Annotated[float, _seconds("Most time until the engine is ready.", min=1.0)]
+HangOption = Annotated[float, _seconds("Restart an engine that says nothing for so long while requests run.", min=1.0)]
+HealthOption = Annotated[float, _seconds("/health is 503 when the engine says nothing for so long.", min=1.0)]
+DrainOption = Annotated[float, _seconds("Time for open requests after a signal; a second one ends at once.", min=0.0)]
+QueueOption = Annotated[float, _seconds("Most time that a request waits for its turn.", min=0.1)]
+ProgressOption = Annotated[float, _seconds("A request ends when nothing comes of it for so long.", min=0.1)]
+TotalOption = Annotated[
+    float | None, _seconds("Most time of a request; long thinking takes long.", min=0.1, show_default=False)
+]
+KeepAliveOption = Annotated[float, _seconds("A stream in which nothing comes for so long gets a comment.", min=0.1)]
+ConnectionsOption = Annotated[int, _number("Connections at the same time.")]
+BodyOption = Annotated[str, typer.Option(metavar="SIZE", help="Largest body of a request, 8MiB at most.")]
+HeadTimeOption = Annotated[float, _seconds("Most time for a request's headers to come.", min=0.1)]
+BodyTimeOption = Annotated[float, _seconds("Most time for a request's body to come.", min=0.1)]
+IdleOption = Annotated[float, _seconds("How long a connection without a request is kept.", min=0.1)]
+
+
+def serve(
+    model: ModelArgument,
+    served_model_name: NamesOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    api_key_file: KeyFileOption = None,
+    allow_unauthenticated: UnauthenticatedOption = False,
+    allowed_host: HostNameOption = None,
+    cors_origin: OriginOption = None,
+    dtype: DTypeOption = DType.auto,
+    quantization: QuantizationOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    revision: RevisionOption = None,
+    max_num_seqs: MaxNumSeqsOption = 16,
+    max_model_len: MaxModelLenOption = None,
+    max_num_batched_tokens: BatchedTokensOption = None,
+    max_num_queued_tokens: QueuedTokensOption = None,
+    kv_cache_memory: CacheMemoryOption = None,
+    kv_cache_dtype: CacheDTypeOption = "auto",
+    cache_dir: CacheDirOption = None,
+    cache_dir_size: CacheDirSizeOption = "8GiB",
+    thinking_budget: ThinkingOption = None,
+    loop_guard: LoopGuardOption = False,
+    start_timeout: StartOption = 900.0,
+    hang_timeout: HangOption = 120.0,
+    health_timeout: HealthOption = 30.0,
+    drain_timeout: DrainOption = 30.0,
+    queue_timeout: QueueOption = 60.0,
+    progress_timeout: ProgressOption = 120.0,
+    total_timeout: TotalOption = None,
+    stream_keep_alive: KeepAliveOption = 15.0,
+    max_connections: ConnectionsOption = 1024,
+    max_body_size: BodyOption = "8MiB",
+    header_timeout: HeadTimeOption = 5.0,
+    body_timeout: BodyTimeOption = 30.0,
+    idle_timeout: IdleOption = 30.0,
+) -> None:
+    """Serve a model over OpenAI's HTTP API.
+
+    The engine runs in a process of its own and is started again when it dies. Logs are lines of JSON on stderr.
+    /health, /ready and /metrics are for who runs it. SIGTERM or Ctrl-C lets open requests end.
+
+    Examples:
+
+      seed-oss serve demo
+
+      seed-oss serve ByteDance-Seed/Seed-OSS-36B-Instruct --quantization int4 --max-num-seqs 8
+
+      seed-oss serve FOLDER --host 0.0.0.0 --api-key-file keys.txt --served-model-name seed
+    """
+    options = dict(locals())  # every option by its name, as it was given
+    raise typer.Exit(_served(options))
+
+
+def _served(options: dict[str, Any]) -> int:
+    try:
+        from seed_oss.server.serve import serve as run
+    except ImportError as error:
+        raise MissingExtraError(
+            f"a server needs packages that are not installed ({error}). Install them: pip install 'seed-oss[server]'"
+        ) from error
+    return run(_settings(options))
+
+
+def _settings(options: dict[str, Any]) -> "ServeSettings":
+    from seed_oss.engine.process_client import ProcessSettings
+    from seed_oss.engine.spec import EngineSpec
+    from seed_oss.server.auth import read_keys
+    from seed_oss.server.limits import TransportLimits
+    from seed_oss.server.settings import ServeSettings
+
+    return ServeSettings(
+        spec=EngineSpec(**_spec(options)),
+        host=options["host"],
+        port=options["port"],
+        names=tuple(options["served_model_name"] or ()),
+        keys=read_keys(options["api_key_file"], os.environ),
+        allow_unauthenticated=options["allow_unauthenticated"],
+        allowed_hosts=tuple(options["allowed_host"] or ()),
+        origins=tuple(options["cors_origin"] or ()),
+        limits=TransportLimits(
+            max_body_bytes=_size(options["max_body_size"], "--max-body-size", _MAX_BODY_BYTES),
+            max_connections=options["max_connections"],
+            headers_s=options["header_timeout"],
+            body_s=options["body_timeout"],
+            keep_alive_s=options["idle_timeout"],
+        ),
+        process=ProcessSettings(start_s=options["start_timeout"], hang_s=options["hang_timeout"]),
+        drain_s=options["drain_timeout"],
+        health_s=options["health_timeout"],
+        keep_alive_s=options["stream_keep_alive"],
+        thinking_budget=options["thinking_budget"],
+        loop_guard=options["loop_guard"],
+    )
+
+
+_SAME = (
+    *("model", "revision", "device", "quantization", "threads", "max_num_seqs", "max_model_len"),
+    *("max_num_batched_tokens", "max_num_queued_tokens", "kv_cache_dtype"),
+)
+
+
+def _spec(options: dict[str, Any]) -> dict[str, Any]:
+    memory, folder = options["kv_cache_memory"], options["cache_dir"]
+    return {name: options[name] for name in _SAME} | {
+        "dtype": options["dtype"].value,
+        "kv_cache_memory": None if memory is None else _size(memory, "--kv-cache-memory"),
+        "cache_dir": None if folder is None else str(folder.absolute()),
+        "cache_dir_bytes": _size(options["cache_dir_size"], "--cache-dir-size"),
+        "queue_s": options["queue_timeout"],
+        "no_progress_s": options["progress_timeout"],
+        "total_s": options["total_timeout"],
+    }
+
+
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(I?)B?", re.IGNORECASE)
+
+
+def _size(text: str, option: str, most: int = 2**60) -> int:
+    """Bytes; the server's process loads no torch, so the parser of weights' sizes is not taken."""
+    match = _SIZE.fullmatch(text.strip())
+    size = 0
+    if match is not None:
+        number, letter, binary = match.groups()
+        size = int(float(number) * (1024 if binary else 1000) ** " KMGT".index(letter.upper() or " "))
+    if not 1 <= size <= most:
+        raise typer.BadParameter(f"{text!r:.40} is no size from 1B to {most}B; write it like 4GiB", param_hint=option)
+    return size

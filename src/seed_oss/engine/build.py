@@ -1,0 +1,192 @@
+"""An engine from its settings: model, tokenizer, cache, and what runs them."""
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seed_oss.cache import PagedCache, block_bytes
+from seed_oss.chat.tokenizer import SeedOssTokenizer
+from seed_oss.config import GenerationConfig
+from seed_oss.engine.blocks import BlockPool
+from seed_oss.engine.core import EngineCore
+from seed_oss.engine.disk import SECRET_LEN, BlockFolder, folder_secret
+from seed_oss.engine.identity import cache_identity
+from seed_oss.engine.intake import Intake, ServedTasks
+from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.messages import Ready, Task
+from seed_oss.engine.packed_model import PagedModel
+from seed_oss.engine.prefix_cache import PrefixCache
+from seed_oss.engine.prompt_tasks import PromptTasks
+from seed_oss.engine.scheduler import Scheduler
+from seed_oss.engine.self_check import is_batch_invariant
+from seed_oss.engine.sizing import EngineSize, size_engine
+from seed_oss.engine.spec import EngineSpec
+from seed_oss.engine.stepper import Stepper
+from seed_oss.errors import ConfigError, MissingFileError
+from seed_oss.models import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from seed_oss.models.quantized_state import is_quantized
+from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.planning.memory import memory_bytes
+
+BLOCK_LEN = 32
+_LOG = logging.getLogger(__name__)
+_CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_KINDS: dict[str, tuple[Any, str, tuple[Task, ...]]] = {
+    "SeedOssForCausalLM": (AutoModelForCausalLM, "lm_head", ("generate", "embed", "score")),
+    "SeedOssForSequenceClassification": (AutoModelForSequenceClassification, "score", ("classify", "embed")),
+    "SeedOssForTokenClassification": (AutoModelForTokenClassification, "score", ("token_classify", "embed")),
+    "SeedOssForQuestionAnswering": (AutoModelForQuestionAnswering, "qa_outputs", ("question_answer", "embed")),
+}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model as an engine takes it.
+
+    Attributes:
+        model: any class of the family with a head, in eval mode.
+        tokenizer: its tokenizer, or None.
+    """
+
+    model: Any
+    tokenizer: SeedOssTokenizer | None
+
+
+def load(spec: EngineSpec) -> LoadedModel:
+    """Load the model that the settings name, of the class that its configuration names, and its tokenizer.
+
+    Raises:
+        SeedOssError: it cannot be had or used.
+    """
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    config = AutoConfig.from_pretrained(spec.model, revision=spec.revision)
+    named: list[str] = getattr(config, "architectures", None) or []
+    kind = next((_KINDS[name] for name in named if name in _KINDS), _KINDS["SeedOssForCausalLM"])
+    model = kind[0].from_pretrained(
+        spec.model,
+        revision=spec.revision,
+        dtype=spec.dtype,
+        device_map=spec.device,
+        quantization=spec.quantization,
+    )
+    return LoadedModel(model, _tokenizer(spec))
+
+
+def _tokenizer(spec: EngineSpec) -> SeedOssTokenizer | None:
+    try:
+        return SeedOssTokenizer.from_pretrained(spec.model, revision=spec.revision)
+    except MissingFileError:
+        return None
+
+
+def build_core(
+    spec: EngineSpec, loaded: LoadedModel | None = None, clock: Callable[[], float] = time.monotonic
+) -> EngineCore:
+    """An engine that takes requests.
+
+    Args:
+        spec: its settings.
+        loaded: a model that is there already, instead of the one the settings name.
+        clock: seconds, from whenever.
+
+    Raises:
+        ConfigError: settings that do not go with the model or the memory.
+        SeedOssError: the model cannot be had or used.
+    """
+    loaded = load(spec) if loaded is None else loaded
+    model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
+    _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
+    dtype = _cache_dtype(spec, model)
+    size = _size(spec, model, dtype)
+    cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
+    secret, store = _disk(spec, model, cache)
+    pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
+    packed = PagedModel(model.base_model, partial(logits_of_rows, getattr(model, head_name)), cache, store)
+    ready = _ready(spec, model, size, tasks, is_batch_invariant(packed, pool, model.config.vocab_size))
+    return EngineCore(
+        _intake(model, loaded.tokenizer, packed, ready),
+        Scheduler(_limits(spec, size), pool, store),
+        Stepper(packed),
+        ready,
+        clock,
+        ThreadPoolExecutor(1, thread_name_prefix="seed-oss-intake"),
+    )
+
+
+def _disk(spec: EngineSpec, model: Any, cache: PagedCache) -> tuple[bytes, BlockFolder | None]:
+    """The secret of the prefix cache, and blocks on disk where they are wanted."""
+    if spec.cache_dir is None:
+        return secrets.token_bytes(SECRET_LEN), None
+    folder = Path(spec.cache_dir)
+    secret = folder_secret(folder)
+    return secret, BlockFolder(folder, cache_identity(model, cache), cache, spec.cache_dir_bytes)
+
+
+def _cache_dtype(spec: EngineSpec, model: Any) -> torch.dtype:
+    """Of keys and values: that of plain weights; beside quantized ones bfloat16."""
+    if spec.kv_cache_dtype == "auto":
+        return torch.float32 if model.dtype == torch.float32 and not is_quantized(model) else torch.bfloat16
+    if spec.kv_cache_dtype not in _CACHE_DTYPES:
+        raise ConfigError(f"kv_cache_dtype is {spec.kv_cache_dtype!r}; it must be auto, {', '.join(_CACHE_DTYPES)}")
+    return _CACHE_DTYPES[spec.kv_cache_dtype]
+
+
+def _size(spec: EngineSpec, model: Any, dtype: torch.dtype) -> EngineSize:
+    is_cpu = model.device.type == "cpu"
+    return size_engine(
+        spec,
+        model.config,
+        block_bytes=block_bytes(model.config, BLOCK_LEN, dtype),
+        block_len=BLOCK_LEN,
+        free_bytes=memory_bytes()[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0],
+    )
+
+
+def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ...], is_invariant: bool) -> Ready:
+    if not is_invariant:
+        _LOG.warning("on this machine results depend on what else is in a batch; seeds do not repeat under load")
+    return Ready(
+        max_model_len=size.max_model_len,
+        max_num_seqs=spec.max_num_seqs,
+        vocab_size=model.config.vocab_size,
+        tasks=tasks,
+        dtype=spec.quantization or str(model.dtype).removeprefix("torch."),
+        is_batch_invariant=is_invariant,
+        kv_cache_tokens=size.num_blocks * BLOCK_LEN,
+    )
+
+
+def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
+    limits = EngineLimits(
+        max_model_len=size.max_model_len,
+        max_num_seqs=spec.max_num_seqs,
+        max_num_batched_tokens=size.max_num_batched_tokens,
+        queue_timeout_s=spec.queue_s,
+        progress_timeout_s=spec.no_progress_s,
+        total_timeout_s=spec.total_s,
+    )
+    queued = spec.max_num_queued_tokens
+    return limits if queued is None else replace(limits, max_queued_tokens=queued)
+
+
+def _intake(model: Any, tokenizer: SeedOssTokenizer | None, packed: PagedModel, ready: Ready) -> Intake:
+    is_causal = "generate" in ready.tasks
+    prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits)
+    served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, {})
+    defaults = getattr(model, "generation_config", None) or GenerationConfig()
+    return Intake(served, defaults, tokenizer, prompt_tasks)

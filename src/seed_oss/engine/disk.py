@@ -1,0 +1,213 @@
+"""Blocks of keys and values on disk, so that a restarted engine finds the prompts that it has seen.
+
+    FOLDER/secret                     32 random bytes, made once, mode 0600: keys the digests of prompts
+    FOLDER/IDENTITY/DIGEST.safetensors    one block: BlockTensors by name, its tokens, and a checksum of all of it
+
+IDENTITY stands for all that keys and values depend on beside tokens (see `identity.py`): another one is never looked
+into. A block that cannot be read is removed.
+"""
+
+import hashlib
+import logging
+import os
+import queue
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from seed_oss.cache import BlockTensors, PagedCache
+from seed_oss.engine.batch import BlockStore, BlockTransfer
+from seed_oss.errors import ConfigError, InputError, SeedOssError
+from seed_oss.files import open_model_file
+
+SECRET_FILE = "secret"
+SECRET_LEN = 32
+_SUFFIX = ".safetensors"
+_MAX_PENDING = 64  # blocks on their way to the disk; what comes beyond is not kept
+_LOG = logging.getLogger(__name__)
+
+
+def folder_secret(folder: Path) -> bytes:
+    """The secret of a cache folder, made with it if it is new.
+
+    Raises:
+        ConfigError: the folder cannot be used, or others may read the secret.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = folder / SECRET_FILE
+        if not path.exists():
+            _make_secret(path)
+        if os.name != "nt" and path.stat().st_mode & 0o077:
+            raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} may be read by others; chmod 600 it, or remove it")
+        secret = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cache_dir cannot be used ({error.strerror}); give a folder that can be written") from None
+    if len(secret) != SECRET_LEN:
+        raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} is damaged; remove the folder's content")
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """All of it or nothing, and the one that came first where two make it."""
+    temporary = path.with_name(f".{SECRET_FILE}-{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(os.urandom(SECRET_LEN))
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        temporary.unlink()
+
+
+class BlockFolder(BlockStore):
+    """Blocks of one cache on disk. One thread writes; all else is called by the engine.
+
+    Args:
+        folder: of all caches.
+        identity: hexadecimal digest of what keys and values depend on beside tokens.
+        cache: where blocks come from and go to.
+        max_bytes: most bytes on disk under this identity; the blocks that nobody read for the longest time go first.
+
+    Raises:
+        ConfigError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path, identity: str, cache: PagedCache, max_bytes: int) -> None:
+        self._folder, self._cache, self._max_bytes = folder / identity, cache, max_bytes
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # the one read last at the end
+        self._lock = threading.Lock()
+        self._pending: queue.Queue[tuple[str, dict[str, Tensor]] | None] = queue.Queue(_MAX_PENDING)
+        self._look_around()
+        self._writer = threading.Thread(target=self._write_all, name="seed-oss-disk-cache", daemon=True)
+        self._writer.start()
+
+    def __contains__(self, digest: object) -> bool:
+        with self._lock:
+            return isinstance(digest, bytes) and _name(digest) in self._sizes
+
+    def save(self, transfers: Sequence[BlockTransfer]) -> None:
+        """Keep blocks; they are copied now and written later."""
+        for one in transfers:
+            if one.digest in self or self._pending.full():
+                continue
+            self._pending.put_nowait((_name(one.digest), _with_check(self._cache.read_block(one.block_id), one)))
+
+    def load(self, transfers: Sequence[BlockTransfer]) -> bool:
+        """Read blocks into the cache.
+
+        Returns:
+            Whether all of them were there and whole. The first that was not is not contained from then on.
+        """
+        return all(self._load_one(one) for one in transfers)
+
+    def close(self) -> None:
+        """Write what is left, then stop."""
+        self._pending.put(None)
+        self._writer.join()
+
+    def _load_one(self, transfer: BlockTransfer) -> bool:
+        name = _name(transfer.digest)
+        try:
+            data = self._read(name)
+            tensors = load(data)
+            expected = _check_of(tensors)
+            if tensors.pop("check").tolist() != expected or tensors.pop("token_ids").tolist() != [*transfer.token_ids]:
+                raise InputError("the checksum or the tokens are others")
+            self._cache.write_block(transfer.block_id, BlockTensors(**tensors))
+        except (OSError, SafetensorError, SeedOssError, KeyError, TypeError) as error:
+            _LOG.warning("a block of the disk cache cannot be used and is removed: %s", error)
+            self._remove(name)
+            return False
+        self._touch(name)
+        return True
+
+    def _read(self, name: str) -> bytes:
+        with open_model_file(self._folder, name) as file:
+            return file.read(self._sizes.get(name, 0) + 1)  # one that has grown is none of ours
+
+    def _touch(self, name: str) -> None:
+        with self._lock:
+            if name in self._sizes:
+                self._sizes.move_to_end(name)
+        os.utime(self._folder / name)
+
+    def _remove(self, name: str) -> None:
+        with self._lock:
+            self._sizes.pop(name, None)
+        (self._folder / name).unlink(missing_ok=True)
+
+    def _look_around(self) -> None:
+        """What an engine before has left, the block read last at the end."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            found = [(entry.stat(follow_symlinks=False), entry.name) for entry in os.scandir(self._folder)]
+        except OSError as error:
+            raise ConfigError(
+                f"cache_dir cannot be used ({error.strerror}); give a folder that can be written"
+            ) from None
+        for stat, name in sorted(found, key=lambda one: one[0].st_mtime_ns):
+            if name.endswith(_SUFFIX):
+                self._sizes[name] = stat.st_size
+            else:
+                (self._folder / name).unlink(missing_ok=True)  # what a kill left half written
+
+    def _write_all(self) -> None:
+        while (item := self._pending.get()) is not None:
+            try:
+                self._write(*item)
+            except OSError as error:
+                _LOG.warning("a block could not be written to the disk cache: %s", error)
+
+    def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
+        data = save(tensors)
+        if len(data) > self._max_bytes:
+            return
+        self._make_room(len(data))
+        temporary = self._folder / f"{name}.part"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(data)
+        temporary.replace(self._folder / name)
+        with self._lock:
+            self._sizes[name] = len(data)
+
+    def _make_room(self, num_bytes: int) -> None:
+        with self._lock:
+            total = sum(self._sizes.values()) + num_bytes
+            gone: list[str] = []
+            while total > self._max_bytes and self._sizes:
+                name, size = self._sizes.popitem(last=False)
+                gone.append(name)
+                total -= size
+        for name in gone:
+            (self._folder / name).unlink(missing_ok=True)
+
+
+def _name(digest: bytes) -> str:
+    return digest.hex() + _SUFFIX
+
+
+def _with_check(block: BlockTensors, transfer: BlockTransfer) -> dict[str, Tensor]:
+    """A block as a file holds it."""
+    tensors = {name: one.cpu() for name, one in block._asdict().items() if one is not None}
+    tensors["token_ids"] = torch.tensor(transfer.token_ids, dtype=torch.int64)
+    tensors["check"] = torch.tensor(_check_of(tensors), dtype=torch.uint8)
+    return tensors
+
+
+def _check_of(tensors: dict[str, Tensor]) -> list[int]:
+    """Checksum of all tensors but "check" itself."""
+    check = hashlib.blake2b(digest_size=32)
+    for name in sorted(tensors.keys() - {"check"}):
+        check.update(name.encode())
+        check.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+    return list(check.digest())

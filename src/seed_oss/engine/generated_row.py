@@ -1,0 +1,160 @@
+"""One answer while it grows: how its next token is chosen and when it ends, exactly as `generate` does it alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seed_oss.config import GenerationConfig
+from seed_oss.engine.messages import LogProbs
+from seed_oss.errors import NumericalError
+from seed_oss.generation.columns import Columns
+from seed_oss.generation.lengths import Lengths
+from seed_oss.generation.prompt import Prompt
+from seed_oss.generation.prompt_lookup import NgramIndex
+from seed_oss.generation.row_control import RowControl
+from seed_oss.generation.row_watch import RowWatch
+from seed_oss.generation.sampling import NO_TOKEN, choose_greedily, sampler
+from seed_oss.generation.settings import make_criteria, make_processors
+from seed_oss.generation.steering import Steering
+from seed_oss.generation.token_log_probs import token_log_probs
+
+_DEFAULT_NGRAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """What a step came to for one row.
+
+    Attributes:
+        token_ids: new tokens.
+        reason: why the row has ended, or None.
+        logprobs: of the tokens, if asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    reason: str | None
+    logprobs: LogProbs | None = None
+
+
+class GeneratedRow:
+    """Chooses the tokens of one row.
+
+    Args:
+        prompt_ids: of the row.
+        choice: number of the row within its request; keys the noise beside the seed.
+        config: settings, with `max_new_tokens` set, and a seed where tokens are drawn.
+        controls: what steers the row.
+        tokenizer: for stop strings and DRY's breakers; None without either.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        choice: int,
+        config: GenerationConfig,
+        controls: Sequence[RowControl] = (),
+        tokenizer: Any = None,
+    ) -> None:
+        assert config.max_new_tokens is not None
+        ids = torch.tensor([prompt_ids], dtype=torch.int64)
+        prompt = Prompt(ids, None, None, None, None, 0, len(prompt_ids))
+        lengths = Lengths(len(prompt_ids) + config.max_new_tokens, len(prompt_ids) + (config.min_new_tokens or 0))
+        steering = Steering([tuple(controls)], [prompt_ids], config.max_new_tokens)
+        self._watch = RowWatch(make_criteria(config, lengths, None, tokenizer), ids, None, None, steering)
+        self._steering = steering
+        self._processors = make_processors(config, prompt, lengths, None, tokenizer=tokenizer, first_row=choice)
+        self._choose = sampler(config.seed, None, choice) if config.do_sample else choose_greedily
+        self._is_plain = not (config.do_sample or self._processors or steering)
+        self._ids = Columns(ids, config.max_new_tokens)
+        self._num_new, self._max_new = 0, config.max_new_tokens
+        self._num_top = (config.top_logprobs or 0) if config.output_logprobs else None
+        self._most_drafts = config.prompt_lookup_num_tokens or 0
+        self._lookup = NgramIndex(config.max_matching_ngram_size or _DEFAULT_NGRAM) if self._most_drafts else None
+        if self._lookup is not None:
+            self._lookup.extend(prompt_ids)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the next token is the one with the highest logit, whatever came before."""
+        return self._is_plain and self._num_top is None
+
+    @property
+    def new_ids(self) -> list[int]:
+        """The tokens so far."""
+        return self._ids.view()[0, len(self._ids) - self._num_new :].tolist()
+
+    def grow(self, logits: Tensor, drafts: Sequence[int] = ()) -> Growth:
+        """Take the tokens that a step has computed the logits for.
+
+        Args:
+            logits: float32 `[1 + num_drafts, vocab]`, for the token behind the newest one and behind each draft.
+            drafts: tokens that were guessed. Those that come out as guessed are taken, up to the first that does not.
+
+        Raises:
+            NumericalError: there is no number to choose a token by.
+        """
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        token_ids: list[int] = []
+        reason: str | None = None
+        for index in range(len(drafts) + 1):
+            token, reason = self._next(logits[index : index + 1], steps)
+            if token is not None:
+                token_ids.append(token)
+            if reason is not None or index == len(drafts) or token != drafts[index]:
+                break
+        return Growth(tuple(token_ids), reason, None if self._num_top is None else _log_probs(steps))
+
+    def take(self, token: int) -> Growth:
+        """Take the token with the highest logit, where `is_plain`.
+
+        Raises:
+            NumericalError: there was no number to choose a token by.
+        """
+        return Growth((token,), self._append(torch.tensor([token]), token))
+
+    def drafts(self) -> tuple[int, ...]:
+        """Guesses of what comes next."""
+        limit = min(self._most_drafts, self._max_new - self._num_new - 1)
+        return () if self._lookup is None or limit < 1 else tuple(self._lookup.propose(limit))
+
+    def _next(self, logits: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[int | None, str | None]:
+        """One more token, and why the row ends; no token where it ends without one."""
+        watch, steering = self._watch, self._steering
+        if watch.look():
+            return None, watch.reasons[0]
+        scores = self._processors(self._ids.view(), steering.restrict(logits))
+        chosen = self._choose(scores, self._num_new)
+        upheld = steering.uphold(chosen, scores, logits)
+        if upheld is not scores:
+            scores, chosen = upheld, self._choose(upheld, self._num_new)
+        if watch.drop(chosen, scores):
+            return None, watch.reasons[0]
+        tokens = steering.force(chosen, logits.shape[-1])
+        if self._num_top is not None:
+            steps.append(token_log_probs(logits, tokens, self._num_top))
+        token = int(tokens)
+        return token, self._append(tokens, token)
+
+    def _append(self, tokens: Tensor, token: int) -> str | None:
+        if token == NO_TOKEN:
+            raise NumericalError(
+                f"no finite score to choose new token {self._num_new} by: the logits are NaN, or every token is "
+                "forbidden; check the weights, logit_bias and the filters"
+            )
+        self._ids.append(tokens)
+        self._num_new += 1
+        if self._lookup is not None:
+            self._lookup.extend((token,))
+        self._watch.update(tokens, self._ids, None)
+        return self._watch.reasons[0]
+
+
+def _log_probs(steps: Sequence[tuple[Tensor, Tensor, Tensor]]) -> LogProbs:
+    return LogProbs(
+        tuple(float(own) for own, _, _ in steps),
+        tuple(tuple(ids[0].tolist()) for _, _, ids in steps),
+        tuple(tuple(top[0].tolist()) for _, top, _ in steps),
+    )

@@ -1,0 +1,361 @@
+"""LLM: many prompts through one model, in this process."""
+
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from seed_oss.chat.assistant_message import AssistantMessage
+from seed_oss.chat.budget import ThinkingBudget
+from seed_oss.chat.control_tokens import Piece
+from seed_oss.chat.stream_parser import StreamParser
+from seed_oss.chat.tokenizer import SeedOssTokenizer
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.build import LoadedModel, build_core, load
+from seed_oss.engine.core import EngineCore
+from seed_oss.engine.gathered import Gathered
+from seed_oss.engine.messages import AnswerForm, Submit
+from seed_oss.engine.outputs import (
+    ChatOutput,
+    Completion,
+    RequestOutput,
+    Score,
+    TokenVectors,
+    Vector,
+    cut_at_stop,
+)
+from seed_oss.engine.spec import EngineSpec
+from seed_oss.errors import InputError, TokenizerError
+
+Prompt = str | Sequence[int]
+_NO_TOKENIZER = "this model has no tokenizer; give prompts as lists of token ids"
+
+
+class LLM:
+    """A model that answers many prompts at once, with continuous batching and a cache of prompts.
+
+    Args:
+        model: a folder, a GGUF file, a hub id, "demo", or a model that is loaded already.
+        tokenizer: of a model that is loaded already; else that of the files is taken.
+        quantization: scheme that the weights are brought into while they are loaded, such as "int4".
+        dtype: of the weights; "auto" is the one they are stored in.
+        device: "auto", "cpu", "cuda", ...
+        threads: CPU threads; None for one per core.
+        max_num_seqs: rows that run at the same time.
+        max_model_len: most tokens of a prompt and its answer; None for what model and memory allow.
+        max_num_batched_tokens: most tokens of one step.
+        kv_cache_memory: bytes of keys and values at most; None for what `max_num_seqs` rows can use, if it is free.
+        kv_cache_dtype: "auto", "float32", "bfloat16" or "int8".
+        cache_dir: folder for cached prompts that outlive the process, or None; `close` writes what is left.
+        cache_dir_bytes: most bytes that it may take.
+        revision: of a hub model.
+
+    Raises:
+        ConfigError: settings that do not go with the model or the memory; the message says what would fit.
+        SeedOssError: the model cannot be had or used.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokenizer: SeedOssTokenizer | None = None,
+        quantization: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+        max_num_seqs: int = 16,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        kv_cache_memory: int | None = None,
+        kv_cache_dtype: str = "auto",
+        cache_dir: str | None = None,
+        cache_dir_bytes: int = 8 * 2**30,
+        revision: str | None = None,
+    ) -> None:
+        is_loaded = hasattr(model, "parameters")
+        spec = EngineSpec(
+            model="(loaded)" if is_loaded else str(model),
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            quantization=quantization,
+            threads=threads,
+            max_num_seqs=max_num_seqs,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=max_num_batched_tokens,
+            kv_cache_memory=kv_cache_memory,
+            kv_cache_dtype=kv_cache_dtype,
+            cache_dir=cache_dir,
+            cache_dir_bytes=cache_dir_bytes,
+            queue_s=float(2**31),  # whoever hands in a list waits for all of it
+        )
+        loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
+        self._tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
+        self._core: EngineCore = build_core(spec, loaded)
+        self._numbers = itertools.count()
+
+    @property
+    def tokenizer(self) -> SeedOssTokenizer:
+        """Of the model.
+
+        Raises:
+            TokenizerError: it has none.
+        """
+        if self._tokenizer is None:
+            raise TokenizerError(_NO_TOKENIZER)
+        return self._tokenizer
+
+    @property
+    def core(self) -> EngineCore:
+        """What runs the requests."""
+        return self._core
+
+    def close(self) -> None:
+        """Write what goes to `cache_dir`; without it nothing needs to be closed."""
+        self._core.close()
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        show_progress: bool = True,
+    ) -> list[RequestOutput]:
+        """Continue prompts.
+
+        Args:
+            prompts: a text or token ids, or a list of them.
+            sampling_params: for all prompts, or one for each; SamplingParams() if None.
+            show_progress: a bar on a terminal.
+
+        Returns:
+            One output for each prompt, in order.
+
+        Raises:
+            InputError: a prompt or a setting that cannot be; nothing has run then.
+            EngineError: the engine failed on one of them.
+        """
+        texts = _as_prompts(prompts)
+        params = _for_each(sampling_params, len(texts))
+        ids = [self._encode(text) for text in texts]
+        submits = [self._submit(one, param) for one, param in zip(ids, params, strict=True)]
+        return [
+            self._output(text, gathered)
+            for text, gathered in zip(texts, self._run(submits, show_progress), strict=True)
+        ]
+
+    def chat(
+        self,
+        conversations: Sequence[Any],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: Any = None,
+        response_format: Any = None,
+        parallel_tool_calls: bool = True,
+        thinking_budget: Any = None,
+        loop_guard: bool = False,
+        show_progress: bool = True,
+    ) -> list[ChatOutput]:
+        """Answer conversations.
+
+        Args:
+            conversations: messages, or a list of such lists.
+            sampling_params: for all conversations, or one for each.
+            tools, tool_choice, response_format, parallel_tool_calls, thinking_budget: see `SeedOssForCausalLM.chat`.
+            loop_guard: end thinking or an answer that repeats itself.
+            show_progress: a bar on a terminal.
+
+        Returns:
+            One output for each conversation, in order.
+
+        Raises:
+            InputError, TemplateError: a conversation or a setting that cannot be; nothing has run then.
+            EngineError: the engine failed on one of them.
+        """
+        many = conversations if conversations and isinstance(conversations[0], list | tuple) else [conversations]
+        budget = ThinkingBudget.of(thinking_budget)
+        form = AnswerForm(
+            budget.tokens, budget.mode, tools, tool_choice, response_format, parallel_tool_calls, loop_guard
+        )
+        variables: dict[str, Any] = {} if budget.template_value == -1 else {"thinking_budget": budget.template_value}
+        rendered = self.tokenizer.apply_chat_template(
+            [list(one) for one in many], tools=tools, add_generation_prompt=True, return_dict=False, **variables
+        )
+        params = _for_each(sampling_params, len(many))
+        submits = [self._submit(tuple(ids), param, form=form) for ids, param in zip(rendered, params, strict=True)]
+        return [self._chat_output(one, tools) for one in self._run(submits, show_progress)]
+
+    def embed(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        pooling: str = "last",
+        normalize: bool = True,
+        show_progress: bool = True,
+    ) -> list[Vector]:
+        """A vector for each prompt.
+
+        Args:
+            prompts: a text or token ids, or a list of them.
+            pooling: "last" takes the hidden state of the last token, "mean" the mean of all.
+            normalize: give vectors the length 1.
+            show_progress: a bar on a terminal.
+        """
+        options = {"pooling": pooling, "normalize": normalize}
+        found = self._compute(prompts, "embed", show_progress, options)
+        return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
+
+    def score(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Score]:
+        """How probable texts are: the log-probabilities of their tokens, without the first."""
+        scores: list[Score] = []
+        for one in self._compute(prompts, "score", show_progress):
+            assert one.prompt_logprobs is not None
+            total = sum(value for value in one.prompt_logprobs.values if value is not None)
+            scores.append(Score(total, one.prompt_logprobs, one.submit.prompt_ids))
+        return scores
+
+    def classify(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Vector]:
+        """Scores of the labels, for a checkpoint with a head for sequence classification."""
+        found = self._compute(prompts, "classify", show_progress)
+        return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
+
+    def classify_tokens(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+        """Scores of the labels of each token, for a checkpoint with a head for token classification."""
+        found = self._compute(prompts, "token_classify", show_progress)
+        return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
+
+    def find_answers(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+        """Scores of each token as start and end of the answer, for a checkpoint with a question-answering head."""
+        found = self._compute(prompts, "question_answer", show_progress)
+        return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
+
+    def _compute(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        task: Any,
+        show_progress: bool,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[Gathered]:
+        ids = [self._encode(one) for one in _as_prompts(prompts)]
+        submits = [replace(self._submit(one, SamplingParams()), task=task, options=options or {}) for one in ids]
+        return self._run(submits, show_progress)
+
+    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
+        return tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
+
+    def _submit(self, ids: tuple[int, ...], params: SamplingParams, form: AnswerForm | None = None) -> Submit:
+        return Submit(str(next(self._numbers)), ids, params, form=form)
+
+    def _run(self, submits: Sequence[Submit], show_progress: bool) -> list[Gathered]:
+        """Run requests to their ends; if one cannot be taken or fails, none goes on."""
+        gathered = {one.request_id: Gathered(one) for one in submits}
+        waiting = deque(submits)
+        running: dict[str, Gathered] = {}
+        try:
+            with _bar(len(submits), show_progress) as advance:
+                while waiting or running:
+                    self._hand_in(waiting, running, gathered)
+                    for event in self._core.step():
+                        one = running.get(getattr(event, "request_id", ""))
+                        if one is not None and one.take(event):
+                            del running[one.submit.request_id]
+                            advance()
+        except BaseException:
+            self._leave(running)
+            raise
+        return list(gathered.values())
+
+    def _hand_in(self, waiting: deque[Submit], running: dict[str, Gathered], gathered: Mapping[str, Gathered]) -> None:
+        """As many as the engine runs, and as many again."""
+        room = 2 * self._core.ready().max_num_seqs - sum(one.num_choices for one in running.values())
+        while waiting and (not running or gathered[waiting[0].request_id].num_choices <= room):
+            submit = waiting.popleft()
+            running[submit.request_id] = gathered[submit.request_id]
+            room -= gathered[submit.request_id].num_choices
+            self._core.submit(submit)
+
+    def _leave(self, running: Mapping[str, Gathered]) -> None:
+        for request_id in running:
+            self._core.abort(request_id)
+        while self._core.has_work:
+            self._core.step()
+
+    def _output(self, prompt: Prompt | None, found: Gathered) -> RequestOutput:
+        return RequestOutput(
+            prompt if isinstance(prompt, str) else None,
+            found.prompt_ids,
+            tuple(self._completion(found, choice) for choice in range(found.num_choices)),
+            found.prompt_logprobs,
+            found.ends[0].num_cached_tokens,
+        )
+
+    def _completion(self, found: Gathered, choice: int) -> Completion:
+        end, ids = found.ends[choice], found.token_ids.get(choice, [])
+        text, stop = "" if self._tokenizer is None else self._tokenizer.decode(ids, skip_special_tokens=True), end.stop
+        if end.reason == "stop_string":
+            text, stop = cut_at_stop(text, found.submit.params.stops)
+        logprobs = found.logprobs_of(choice)
+        return Completion(choice, text, tuple(ids), end.reason, stop, logprobs, end.num_reasoning_tokens)
+
+    def _chat_output(self, found: Gathered, tools: Any) -> ChatOutput:
+        request = self._output(None, found)
+        prompt = self._pieces(found.prompt_ids, skip=False)
+        messages = [self._message(one, tools, prompt, found.submit.params.stops) for one in request.outputs]
+        return ChatOutput(tuple(messages), request)
+
+    def _message(self, answer: Completion, tools: Any, prompt: list[Piece], stops: Sequence[str]) -> AssistantMessage:
+        parser = StreamParser(tools, prompt, text_is_plain=True)
+        events = [event for piece in self._pieces(answer.token_ids, skip=True) for event in parser.feed(piece)]
+        message = AssistantMessage.from_events([*events, *parser.finish()])
+        if answer.finish_reason == "stop_string" and message.content:
+            message = replace(message, content=cut_at_stop(message.content, stops)[0])
+        is_cut = answer.finish_reason in ("length", "grammar_error") and not message.ended
+        return replace(message, truncated=message.truncated or "content") if is_cut else message
+
+    def _pieces(self, ids: Sequence[int], *, skip: bool) -> list[Piece]:
+        detokenizer = self.tokenizer.detokenizer(skip_special_tokens=skip)
+        return [*detokenizer.put_pieces(list(ids)), *detokenizer.finish_pieces()]
+
+
+def _as_prompts(prompts: Any) -> list[Prompt]:
+    """One prompt or several, as a list."""
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        prompts = [prompts]
+    for one in prompts:
+        if not isinstance(one, str) and not all(isinstance(token, int) for token in one):
+            raise InputError(f"a prompt is {one!r:.80}; it must be a text or a list of token ids")
+    return list(prompts)
+
+
+def _for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    many = (
+        [params or SamplingParams()] * count if params is None or isinstance(params, SamplingParams) else list(params)
+    )
+    if len(many) != count:
+        raise InputError(f"sampling_params has {len(many)} entries for {count} prompts; give one, or one for each")
+    return many
+
+
+@contextmanager
+def _bar(total: int, enabled: bool) -> Iterator[Callable[[], None]]:
+    """A bar of requests on stderr, if that is a terminal; gives what to call for each that is done."""
+    if not enabled or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("Prompts", total=total)
+        yield lambda: progress.advance(task)

@@ -1,0 +1,66 @@
+"""A model of ours run on packed rows over a paged cache."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
+from seed_oss.engine.batch import ScheduledBatch
+from seed_oss.engine.disk import BlockFolder
+from seed_oss.engine.stepper import PackedModel
+from seed_oss.models import SeedOssModel
+from seed_oss.nn.fused import runs_natively
+
+
+class PagedModel(PackedModel):
+    """See PackedModel.
+
+    Args:
+        decoder: the model without its head.
+        head: from hidden states `[n, hidden_size]` to logits `[n, vocab_size]`, each row's bits its own; None without.
+        cache: where keys and values are.
+        store: blocks on disk, or None.
+    """
+
+    def __init__(
+        self,
+        decoder: SeedOssModel,
+        head: Callable[[Tensor], Tensor] | None,
+        cache: PagedCache,
+        store: BlockFolder | None = None,
+    ) -> None:
+        self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
+        self._is_native = runs_natively(decoder)
+
+    @property
+    def is_native(self) -> bool:
+        """See PackedModel."""
+        return self._is_native
+
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """See PackedModel."""
+        if self._store is None:
+            return True
+        self._store.save(batch.saves)
+        return self._store.load(batch.loads)
+
+    def close(self) -> None:
+        """See PackedModel."""
+        if self._store is not None:
+            self._store.close()
+
+    def run(self, batch: ScheduledBatch) -> Tensor:
+        """See PackedModel."""
+        rows = batch.rows
+        packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row in rows))
+        device = self._decoder.device
+        ids = torch.tensor([token for row in rows for token in row.token_ids], device=device)
+        positions = [place for row in rows for place in range(row.start, row.start + len(row.token_ids))]
+        context = PagedContext(self._cache, packed)
+        return self._decoder.run_packed(ids, torch.tensor(positions, device=device), context)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See PackedModel."""
+        assert self._head is not None
+        return self._head(hidden).float()

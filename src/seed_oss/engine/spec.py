@@ -1,0 +1,71 @@
+"""What an engine's process is started with: plain data, one JSON argument of its command line. No torch."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from seed_oss.errors import InputError
+from seed_oss.files import parse_json
+
+EXIT_REFUSED = 78  # of a process that can never start with what it was given; EX_CONFIG in sysexits.h
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """Which model an engine runs, and how.
+
+    Attributes:
+        model: folder, GGUF file, hub id or "demo".
+        revision: of a hub model, or None.
+        dtype: of the weights, "auto" for the one they are stored in.
+        device: where the model runs.
+        quantization: scheme that the weights are brought into while they are loaded, or None.
+        threads: CPU threads, None for one per core.
+        max_num_seqs: rows that run at the same time.
+        max_model_len: most tokens of a prompt and its answer; None for the model's own limit.
+        max_num_batched_tokens: most tokens of one step; None lets the engine choose.
+        max_num_queued_tokens: most tokens of prompts that wait; None lets the engine choose.
+        kv_cache_memory: bytes of the cache of keys and values; None lets the engine choose.
+        kv_cache_dtype: "auto", "float32", "bfloat16" or "int8".
+        cache_dir: folder for cached prompts that outlive the process, or None.
+        cache_dir_bytes: most bytes that it may take.
+        queue_s: seconds that a request waits before it ends with "timeout".
+        no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
+        total_s: seconds before any request ends with "timeout", or None.
+    """
+
+    model: str
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    quantization: str | None = None
+    threads: int | None = None
+    max_num_seqs: int = 16
+    max_model_len: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_num_queued_tokens: int | None = None
+    kv_cache_memory: int | None = None
+    kv_cache_dtype: str = "auto"
+    cache_dir: str | None = None
+    cache_dir_bytes: int = 8 * 2**30
+    queue_s: float = 60.0
+    no_progress_s: float = 120.0
+    total_s: float | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`.
+
+        Raises:
+            CheckpointError: no strict JSON.
+            InputError: other fields than these.
+        """
+        values: Any = parse_json(text, source="the engine's settings")
+        known = {one.name for one in fields(cls)}
+        if not isinstance(values, dict) or "model" not in values or not values.keys() <= known:
+            raise InputError(f"the engine's settings are an object with 'model' and among {', '.join(sorted(known))}")
+        return cls(**values)

@@ -1,0 +1,195 @@
+"""One step: the model over a batch, then the next token of each row that is due. A row's fault costs that row alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from seed_oss.engine.batch import RowKey, RowResult, ScheduledBatch, ScheduledRow, StepResult
+from seed_oss.engine.generated_row import Growth
+from seed_oss.engine.messages import Computed
+from seed_oss.engine.ready_row import ReadyRow, RowEnd
+from seed_oss.errors import SeedOssError
+from seed_oss.generation.sampling import choose_greedily
+from seed_oss.ops.native import alone
+
+
+class PackedModel(ABC):
+    """Runs packed rows."""
+
+    @property
+    @abstractmethod
+    def is_native(self) -> bool:
+        """Whether the kernels run it, beside which torch's threads had better sleep."""
+
+    @abstractmethod
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """Write and read the blocks that go to the disk and come from it; whether all were read."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish what goes on beside."""
+
+    @abstractmethod
+    def run(self, batch: ScheduledBatch) -> Tensor:
+        """Compute the batch's tokens, keys and values into their blocks.
+
+        Returns:
+            Hidden states behind the last norm, `[num_tokens, hidden_size]`, row after row.
+        """
+
+    @abstractmethod
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head: `[n, hidden_size]` to float32 `[n, vocab_size]`; a row's bits do not depend on the others."""
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step came to.
+
+    Attributes:
+        result: for the scheduler.
+        growths: of the rows that got tokens.
+    """
+
+    result: StepResult
+    growths: dict[RowKey, Growth]
+
+
+class Stepper:
+    """Runs batches; keeps what each row needs from step to step.
+
+    Args:
+        model: runs packed rows.
+    """
+
+    def __init__(self, model: PackedModel) -> None:
+        self._model = model
+        self._rows: dict[RowKey, ReadyRow] = {}
+
+    def add(self, row: ReadyRow) -> None:
+        """A row that will be scheduled."""
+        self._rows[row.key] = row
+
+    def end(self, key: RowKey, reason: str) -> RowEnd:
+        """A row that has ended."""
+        return self._rows.pop(key).end(reason)
+
+    def computed(self, key: RowKey) -> Computed:
+        """What the prompt of a row came to.
+
+        Raises:
+            NumericalError: it is not a number.
+        """
+        task = self._rows[key].prompt_task
+        assert task is not None
+        return task.result(key.request_id)
+
+    def transfer(self, batch: ScheduledBatch) -> bool:
+        """See PackedModel; to be called before `run`, and for a batch without rows, too."""
+        return self._model.transfer(batch)
+
+    def close(self) -> None:
+        """See PackedModel."""
+        self._model.close()
+
+    @torch.inference_mode()
+    def run(self, batch: ScheduledBatch) -> StepOutcome:
+        """Run a step.
+
+        Raises:
+            Exception: the forward failed; no row has changed.
+        """
+        with alone(self._model.is_native):
+            return self._run(batch)
+
+    def _run(self, batch: ScheduledBatch) -> StepOutcome:
+        hidden = self._model.run(batch)
+        spans = _spans(batch.rows)
+        errors = self._errors_of_numbers(batch.rows, spans, hidden)
+        self._feed_prompts(batch.rows, spans, hidden, errors)
+        growths = self._grow([row for row in batch.rows if row.key not in errors], spans, hidden, errors)
+        rows = tuple(self._result(row, growths.get(row.key), errors.get(row.key)) for row in batch.rows)
+        return StepOutcome(StepResult(rows), growths)
+
+    @staticmethod
+    def _errors_of_numbers(
+        rows: Sequence[ScheduledRow], spans: dict[RowKey, slice], hidden: Tensor
+    ) -> dict[RowKey, str]:
+        """The rows in which something is no number, and what to say of it."""
+        is_lost = hidden.sum(dim=1, dtype=torch.float32).isnan()
+        if not bool(is_lost.any()):
+            return {}
+        lost = is_lost.tolist()
+        said = "the model's result is not a number; check the weights, or load the model in bfloat16 or float32"
+        return {row.key: said for row in rows if any(lost[spans[row.key]])}
+
+    def _feed_prompts(
+        self,
+        rows: Sequence[ScheduledRow],
+        spans: dict[RowKey, slice],
+        hidden: Tensor,
+        errors: dict[RowKey, str],
+    ) -> None:
+        for row in rows:
+            task = self._rows[row.key].prompt_task
+            if task is None or row.start >= len(self._rows[row.key].row.prompt_ids) or row.key in errors:
+                continue
+            try:
+                task.see(hidden[spans[row.key]], row.token_ids, row.start)
+            except SeedOssError as error:
+                errors[row.key] = str(error)
+
+    def _grow(
+        self,
+        rows: Sequence[ScheduledRow],
+        spans: dict[RowKey, slice],
+        hidden: Tensor,
+        errors: dict[RowKey, str],
+    ) -> dict[RowKey, Growth]:
+        due = [(row, one) for row in rows if row.is_sampled and (one := self._rows[row.key].generated) is not None]
+        if not due:
+            return {}
+        counts = [1 + row.num_drafts for row, _ in due]
+        wanted = [spans[row.key].stop - n + i for (row, _), n in zip(due, counts, strict=True) for i in range(n)]
+        logits = self._model.logits(hidden[wanted])
+        best: list[int] | None = None
+        growths: dict[RowKey, Growth] = {}
+        first = 0
+        for (row, generated), count in zip(due, counts, strict=True):
+            try:
+                if generated.is_plain and count == 1:
+                    best = choose_greedily(logits, 0).tolist() if best is None else best
+                    growths[row.key] = generated.take(best[first])
+                else:
+                    drafts = row.token_ids[len(row.token_ids) - row.num_drafts :]
+                    growths[row.key] = generated.grow(logits[first : first + count], drafts)
+            except Exception as error:  # noqa: BLE001 - whatever a processor or a grammar does, it is this row's
+                errors[row.key] = _said_of(error)
+            first += count
+        return growths
+
+    def _result(self, row: ScheduledRow, growth: Growth | None, error: str | None) -> RowResult:
+        if error is not None or growth is None:
+            return RowResult(row.key, (), None, error, ())
+        generated = self._rows[row.key].generated
+        assert generated is not None
+        drafts = () if growth.reason else generated.drafts()
+        return RowResult(row.key, growth.token_ids, growth.reason, None, drafts)
+
+
+def _spans(rows: Sequence[ScheduledRow]) -> dict[RowKey, slice]:
+    """Which rows of the packed tensors are whose."""
+    spans: dict[RowKey, slice] = {}
+    first = 0
+    for row in rows:
+        spans[row.key] = slice(first, first + len(row.token_ids))
+        first += len(row.token_ids)
+    return spans
+
+
+def _said_of(error: Exception) -> str:
+    """What a client may read of an error: our own messages, and no other's."""
+    return str(error) if isinstance(error, SeedOssError) else "choosing the next token failed; see the engine's log"

@@ -1,0 +1,98 @@
+"""The highest entries of rows of logits, and the logarithm of their sums: readable forms, and native ones.
+
+Rows are read where they are, once or twice, and nothing of their size is made: a row of the vocabulary is 600 kB.
+What a row comes to depends neither on other rows nor on the number of threads.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from seed_oss.ops.native import library, num_threads
+
+NO_TOKEN = -1
+
+
+def argmax_rows(logits: Tensor) -> Tensor:
+    """The highest entry of each row; the lowest id among equals.
+
+    Args:
+        logits: `[rows, vocab]`.
+
+    Returns:
+        int64 `[rows]`; -1 where a row has NaN, or nothing above minus infinity.
+    """
+    native = library()
+    if native is None or not _can_be_native(logits):
+        return argmax_rows_reference(logits)
+    ids = torch.empty(logits.shape[0], dtype=torch.int64)
+    native.so_argmax(*_place(logits), ids.data_ptr(), num_threads())
+    return ids
+
+
+def argmax_rows_reference(logits: Tensor) -> Tensor:
+    """The readable form of `argmax_rows`."""
+    best, ids = logits.max(dim=-1)
+    return torch.where(best > -math.inf, ids, NO_TOKEN)
+
+
+def top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k highest entries of each row, highest first; NaN above all, and on the CPU the lower id first among equals.
+
+    Args:
+        logits: `[rows, vocab]`.
+        k: from 0 to vocab.
+
+    Returns:
+        Values and int64 ids, both `[rows, k]`.
+    """
+    native = library()
+    if logits.device.type != "cpu":
+        best = logits.topk(k)  # sorting a vocabulary would take longer than a step
+        return best.values, best.indices
+    if native is None or not _can_be_native(logits) or k == 0:
+        return top_k_rows_reference(logits, k)
+    values, ids = torch.empty(logits.shape[0], k), torch.empty(logits.shape[0], k, dtype=torch.int64)
+    native.so_top_k(*_place(logits), k, values.data_ptr(), ids.data_ptr(), num_threads())
+    return values, ids
+
+
+def top_k_rows_reference(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The readable form of `top_k_rows`."""
+    values, ids = logits.sort(dim=-1, descending=True, stable=True)
+    return values[:, :k], ids[:, :k]
+
+
+def log_sum_exp_rows(logits: Tensor) -> Tensor:
+    """The logarithm of the sum of e to each entry.
+
+    Args:
+        logits: `[rows, vocab]`.
+
+    Returns:
+        `[rows]`.
+    """
+    native = library()
+    if native is None or not _can_be_native(logits):
+        return log_sum_exp_rows_reference(logits)
+    sums = torch.empty(logits.shape[0])
+    native.so_log_sum_exp(*_place(logits), sums.data_ptr(), num_threads())
+    return sums
+
+
+def log_sum_exp_rows_reference(logits: Tensor) -> Tensor:
+    """The readable form of `log_sum_exp_rows`."""
+    return logits.logsumexp(dim=-1)
+
+
+def _can_be_native(logits: Tensor) -> bool:
+    is_float = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.layout == torch.strided
+    has_rows = is_float and logits.dim() == 2 and logits.stride(1) == 1 and logits.numel() > 0
+    wants_graph = torch.is_grad_enabled() and logits.requires_grad
+    return has_rows and not wants_graph and not torch.compiler.is_compiling()
+
+
+def _place(logits: Tensor) -> tuple[int, int, int, int]:
+    """Address, number of rows, entries from one row to the next, entries of a row."""
+    return logits.data_ptr(), logits.shape[0], logits.stride(0), logits.shape[1]

@@ -1,0 +1,128 @@
+"""The endpoints of a model, and what stands around them."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from starlette.middleware.cors import CORSMiddleware
+
+from seed_oss.engine.client import EngineClient
+from seed_oss.errors import MissingFileError
+from seed_oss.server.asgi import App
+from seed_oss.server.auth import ApiKeys, Gate, local_hosts
+from seed_oss.server.metrics import EngineView, Metrics
+from seed_oss.server.operations import Operations, Phase
+from seed_oss.server.request_log import JsonLog, RequestLog
+from seed_oss.server.settings import ServeSettings
+
+SECRET_FILE = "namespace.secret"
+_SECRET_BYTES = 32
+_HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id", "anthropic-version")
+
+
+def api_application(client: EngineClient, settings: ServeSettings) -> App:
+    """The endpoints, with tokenizer and configuration of the model; its weights are the engine's.
+
+    Raises:
+        SeedOssError: the model's files cannot be had or used.
+    """
+    from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.server.app import ApiSettings, create_app
+
+    api = ApiSettings(
+        keep_alive_seconds=settings.keep_alive_s,
+        thinking_budget=ThinkingBudget(settings.thinking_budget),
+        loop_guard=settings.loop_guard,
+    )
+    app: Any = create_app(client, _served_model(settings), api)
+    return app
+
+
+def _served_model(settings: ServeSettings) -> Any:
+    from seed_oss.chat.tokenizer import SeedOssTokenizer
+    from seed_oss.config import SeedOssConfig
+    from seed_oss.server.app import ServedModel
+
+    spec = settings.spec
+    config = SeedOssConfig.from_pretrained(spec.model, revision=spec.revision)
+    tokenizer = SeedOssTokenizer.from_pretrained(spec.model, revision=spec.revision)
+    if tokenizer.chat_template:
+        tokenizer.prepare_chat_template()  # what renders foreign templates starts while the weights load
+    longest = config.max_position_embeddings
+    return ServedModel(
+        names=settings.names or (model_name(spec.model),),
+        tokenizer=tokenizer,
+        context_length=min(longest, spec.max_model_len or longest),
+        generation=_generation_config(settings),
+        labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)),
+    )
+
+
+def _generation_config(settings: ServeSettings) -> Any:
+    from seed_oss.config import GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(settings.spec.model, revision=settings.spec.revision)
+    except MissingFileError:
+        return None
+
+
+def model_name(model: str) -> str:
+    """What a model is called that was given no name: a hub id as it is, of a path the last part."""
+    path = Path(model)
+    return (path.resolve().name or "model") if path.exists() else model
+
+
+def surrounded(
+    app: App, settings: ServeSettings, engine: EngineView, metrics: Metrics, phase: Phase, log: JsonLog
+) -> App:
+    """An application behind health and metrics, keys, CORS, and the log, from inside to outside."""
+    inner: App = Operations(app, engine, metrics, phase, settings.health_s)
+    keys = ApiKeys(settings.keys, namespace_secret(settings.spec.cache_dir)) if settings.keys else None
+    hosts = None if settings.allow_unauthenticated else local_hosts(settings.host, settings.allowed_hosts)
+    inner = Gate(inner, keys, hosts, settings.origins)
+    if settings.origins:
+        inner = _with_cors(inner, settings)
+    return RequestLog(inner, log, metrics.observe_http)
+
+
+def _with_cors(app: App, settings: ServeSettings) -> App:
+    inner: Any = app
+    outer: Any = CORSMiddleware(
+        inner,
+        allow_origins=list(settings.origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=list(_HEADERS),
+        expose_headers=["x-request-id", "retry-after"],
+    )
+    return outer
+
+
+def namespace_secret(cache_dir: str | None) -> bytes:
+    """What namespaces are keyed with: random, or where cached prompts outlive the process, kept beside them.
+
+    Args:
+        cache_dir: the folder of cached prompts, or None.
+    """
+    if cache_dir is None:
+        return secrets.token_bytes(_SECRET_BYTES)
+    folder = Path(cache_dir)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _kept_secret(folder / SECRET_FILE)
+
+
+def _kept_secret(file: Path) -> bytes:
+    """Made once, by whoever is first; a file that is cut short is made anew."""
+    kept = file.read_bytes() if file.exists() else b""
+    if len(kept) == _SECRET_BYTES:
+        return kept
+    made = secrets.token_bytes(_SECRET_BYTES)
+    new = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as opened:
+        opened.write(made)
+        opened.flush()
+        os.fsync(descriptor)
+    new.replace(file)
+    return made

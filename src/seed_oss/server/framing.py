@@ -1,0 +1,123 @@
+"""HTTP/1.1 as h11 reads it, with bounds that h11 does not have, and the errors that come before any endpoint."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+import h11
+
+from seed_oss.server.limits import TransportLimits
+
+_VERSION_BYTES = len("  HTTP/1.1")
+_HEADER_BYTES = len(": \r\n")
+_SLACK_BYTES = 64  # line ends that h11 counts and the limits do not
+_PHRASES: Mapping[int, tuple[str, str]] = {
+    400: ("Bad Request", "malformed_request"),
+    401: ("Unauthorized", "invalid_api_key"),
+    403: ("Forbidden", "forbidden"),
+    405: ("Method Not Allowed", "method_not_allowed"),
+    408: ("Request Timeout", "request_timeout"),
+    413: ("Content Too Large", "request_too_large"),
+    414: ("URI Too Long", "uri_too_long"),
+    431: ("Request Header Fields Too Large", "headers_too_large"),
+    500: ("Internal Server Error", "internal_error"),
+    501: ("Not Implemented", "not_implemented"),
+    503: ("Service Unavailable", "unavailable"),
+}
+
+
+def error_body(status: int, message: str) -> bytes:
+    """An error in OpenAI's shape.
+
+    Args:
+        status: of the response.
+        message: what was given, what is allowed, what to do; nothing of the request itself.
+    """
+    _, code = _PHRASES[status]
+    kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
+    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+
+
+def error_response(status: int, message: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
+    """A whole response with an error, after which the connection is closed."""
+    body = error_body(status, message)
+    phrase, _ = _PHRASES[status]
+    fields = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+    head = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in [*fields, *headers])]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+class LimitedConnection(h11.Connection):
+    """The server's side of a connection; `error` is what was wrong with what came, once something was.
+
+    Args:
+        limits: bounds of heads and bodies.
+    """
+
+    def __init__(self, limits: TransportLimits) -> None:
+        most = limits.max_request_line_bytes + limits.max_header_bytes + _SLACK_BYTES
+        super().__init__(h11.SERVER, max_incomplete_event_size=most)
+        self._limits = limits
+        self._num_body_bytes = self._num_chunks = 0
+        self.error: h11.RemoteProtocolError | None = None
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """What comes next.
+
+        Raises:
+            h11.RemoteProtocolError: no HTTP, or past a limit; `error_status_hint` is the status to answer with.
+        """
+        try:
+            event = super().next_event()
+            if isinstance(event, h11.Request):
+                self._check_head(event)
+            elif isinstance(event, h11.Data):
+                self._check_body(event)
+        except h11.RemoteProtocolError as error:
+            self.error = error
+            raise
+        return event
+
+    @property
+    def num_buffered(self) -> int:
+        """Bytes that have come and are not part of an event yet."""
+        return len(self.trailing_data[0])
+
+    def _check_head(self, request: h11.Request) -> None:
+        limits = self._limits
+        self._num_body_bytes = self._num_chunks = 0
+        _refuse_above(len(request.method) + len(request.target) + _VERSION_BYTES, limits.max_request_line_bytes, 414)
+        size = sum(len(name) + len(value) + _HEADER_BYTES for name, value in request.headers)
+        _refuse_above(size, limits.max_header_bytes, 431)
+        _refuse_above(len(request.headers), limits.max_headers, 431)
+        lengths = [value for name, value in request.headers if name == b"content-length"]
+        if lengths and any(name == b"transfer-encoding" for name, _ in request.headers):
+            raise h11.RemoteProtocolError("both a length and chunks", error_status_hint=400)
+        if lengths:
+            _refuse_above(int(lengths[0]), limits.max_body_bytes, 413)
+
+    def _check_body(self, data: h11.Data) -> None:
+        self._num_body_bytes += len(data.data)
+        self._num_chunks += data.chunk_start
+        _refuse_above(self._num_body_bytes, self._limits.max_body_bytes, 413)
+        _refuse_above(self._num_chunks, self._limits.max_chunks, 413)
+
+
+def _refuse_above(value: int, limit: int, status: int) -> None:
+    if value > limit:
+        raise h11.RemoteProtocolError(f"above the limit of {limit}", error_status_hint=status)
+
+
+def message_of(error: h11.RemoteProtocolError, limits: TransportLimits) -> tuple[int, str]:
+    """Status and message for what was wrong; h11's own words may hold what came, so they are not used."""
+    if error.error_status_hint == 413:
+        return 413, (
+            f"the body is larger than {limits.max_body_bytes} bytes or comes in more than {limits.max_chunks} chunks; "
+            "send less"
+        )
+    if error.error_status_hint == 414:
+        return 414, f"the request line is longer than {limits.max_request_line_bytes} bytes; put data in the body"
+    if error.error_status_hint == 431:
+        return 431, f"the headers are more than {limits.max_headers} or {limits.max_header_bytes} bytes; send fewer"
+    if error.error_status_hint == 501:
+        return 501, "this transfer encoding is not known; use chunked, or send the length"
+    return 400, "this is not HTTP/1.1; see RFC 9112"

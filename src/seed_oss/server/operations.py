@@ -1,0 +1,80 @@
+"""What whoever runs a server asks it: /health, /ready and /metrics."""
+
+import json
+from dataclasses import dataclass
+
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from seed_oss.server.asgi import App, Receive, Scope, Send, respond, respond_error, state_of
+from seed_oss.server.metrics import EngineView, Metrics
+
+_PATHS = ("/health", "/ready", "/metrics")
+
+
+@dataclass
+class Phase:
+    """Whether the server is about to end."""
+
+    is_draining: bool = False
+
+
+class Operations:
+    """ASGI middleware that answers these paths itself.
+
+    /health is 200 while the engine's process shows that it moves: one that works speaks after every step, one that
+    waits every second. /ready is 200 while requests are taken: not while the engine starts, is started again, or the
+    server drains.
+
+    Args:
+        app: what answers all other paths.
+        engine: what is looked at.
+        metrics: for /metrics.
+        phase: set by whoever ends the server.
+        max_silence_s: seconds without a word of the engine after which it is not healthy.
+    """
+
+    def __init__(self, app: App, engine: EngineView, metrics: Metrics, phase: Phase, max_silence_s: float) -> None:
+        self._app = app
+        self._engine = engine
+        self._metrics = metrics
+        self._phase = phase
+        self._max_silence_s = max_silence_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http" or scope["path"] not in _PATHS:
+            await self._app(scope, receive, send)
+            return
+        state_of(scope)["route"] = scope["path"]
+        if scope["method"] not in ("GET", "HEAD"):
+            await respond_error(send, 405, "this path answers GET", [("allow", "GET, HEAD")])
+        elif scope["path"] == "/metrics":
+            await respond(send, 200, self._metrics.text(), [("content-type", CONTENT_TYPE_LATEST)])
+        else:
+            status = self.health() if scope["path"] == "/health" else self.readiness()
+            await self._tell(send, status)
+
+    def health(self) -> str:
+        """ "ok", or what is wrong."""
+        engine = self._engine
+        if engine.failure is not None:
+            return "failed"
+        if engine.silence_s is None:
+            return "starting"
+        return "ok" if engine.silence_s <= self._max_silence_s else "silent"
+
+    def readiness(self) -> str:
+        """ "ok", or why no requests are taken."""
+        if self._phase.is_draining:
+            return "draining"
+        return "failed" if self._engine.failure is not None else "starting" if self._engine.ready is None else "ok"
+
+    async def _tell(self, send: Send, status: str) -> None:
+        pulse, silence_s = self._engine.pulse, self._engine.silence_s
+        body = {
+            "status": status,
+            "num_steps": None if pulse is None else pulse.num_steps,
+            "silence_s": None if silence_s is None else round(silence_s, 3),
+        }
+        code, headers = (200, []) if status == "ok" else (503, [("retry-after", "1")])
+        await respond(send, code, json.dumps(body).encode(), [("cache-control", "no-store"), *headers])

@@ -1,0 +1,204 @@
+"""Connections with deadlines: uvicorn's protocol over h11, and what it lacks.
+
+uvicorn alone takes headers of any size that come in one piece, waits for ever for the rest of a request, has no bound
+on bodies, counts connections only when they ask for something, and answers errors in plain text.
+
+    new -> head (headers_s) -> body (body_s) -> answer (send_s without progress) -> idle (keep_alive_s) -> head ...
+
+Past a limit the error is written, our side is closed, and what still comes is read for a moment and thrown away:
+closing at once would make the system discard the answer, too.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Literal
+
+import h11
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from seed_oss.server.framing import LimitedConnection, error_response, message_of
+from seed_oss.server.limits import TransportLimits
+
+LINGER_S = 2.0
+MAX_PIPELINED_BYTES = 2**16  # read while an answer is on its way, so that the other side's end is noticed
+_Part = Literal["head", "body"]
+
+
+class LimitedProtocol(H11Protocol):
+    """One connection. `limited_protocol` makes the class with limits of its own."""
+
+    limits = TransportLimits()
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.limited = LimitedConnection(self.limits)
+        self.conn = self.limited
+        self._awaited: _Part | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._send_deadline: asyncio.TimerHandle | None = None
+        self._is_ending = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.max_connections:
+            self.connections.discard(self)
+            self._refuse(503, f"{self.limits.max_connections} connections are open; try again later")
+            return
+        self._await("head")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is closed, by whomever."""
+        self._await(None)
+        self._stop_send_deadline()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client."""
+        if self._is_ending:
+            return
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        """An answer is written."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._abort_later(self.limits.send_s)
+        else:
+            self._look()
+
+    def send_400_response(self, msg: str) -> None:
+        """What came is no HTTP, or past a limit."""
+        error = self.limited.error or h11.RemoteProtocolError(msg)
+        self._refuse(*message_of(error, self.limits))
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        if self._is_ending:
+            self.transport.abort()
+        else:
+            super().shutdown()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Nothing was asked for."""
+        super().timeout_keep_alive_handler()
+        self._abort_later(self.limits.send_s)
+
+    def pause_writing(self) -> None:
+        """The client takes less than it is sent."""
+        super().pause_writing()
+        self._stop_send_deadline()
+        self._send_deadline = self._abort_later(self.limits.send_s)
+
+    def resume_writing(self) -> None:
+        """The client has taken some of it."""
+        super().resume_writing()
+        self._stop_send_deadline()
+
+    def _look(self) -> None:
+        """Set the deadline for what must come next."""
+        if self._is_ending or self.transport.is_closing():
+            return
+        state, num_buffered = self.conn.their_state, self.limited.num_buffered
+        if state is h11.SEND_BODY:
+            self._await("body")
+        elif state is h11.IDLE and num_buffered:
+            self._await("head")
+        else:
+            self._await(None)
+            self._keep_alive(state)
+        if state is h11.DONE and num_buffered <= MAX_PIPELINED_BYTES:
+            self.flow.resume_reading()
+
+    def _keep_alive(self, state: Any) -> None:
+        if state is h11.IDLE and self.timeout_keep_alive_task is None:
+            later = self.loop.call_later(self.limits.keep_alive_s, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = later
+
+    def _await(self, part: _Part | None) -> None:
+        """The deadline counts from when a part begins; more bytes of it give no more time."""
+        if part == self._awaited:
+            return
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._awaited, self._deadline = part, None
+        if part is not None:
+            seconds = self.limits.headers_s if part == "head" else self.limits.body_s
+            self._deadline = self.loop.call_later(seconds, self._too_late, part, seconds)
+
+    def _too_late(self, part: _Part, seconds: float) -> None:
+        if part == "head" and not self.limited.num_buffered:
+            self._abort_later(0.0)  # it never asked for anything
+            return
+        what = "headers" if part == "head" else "body"
+        self._refuse(408, f"the {what} took more than {seconds:g} s; send faster")
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer with an error, if no other answer has begun, and end the connection."""
+        self._await(None)
+        self._unset_keepalive_if_required()
+        has_begun = self._leave_request()
+        self._is_ending = True
+        if has_begun or self.transport.is_closing():
+            self.transport.close()
+        else:
+            self.transport.write(error_response(status, message, [("retry-after", "1")] if status == 503 else ()))
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        self._abort_later(LINGER_S)
+
+    def _leave_request(self) -> bool:
+        """Tell whoever handles a request that its client is gone; whether an answer to it has begun."""
+        cycle = self.cycle
+        if not cycle or cycle.response_complete:
+            return False
+        cycle.disconnected = True
+        cycle.message_event.set()
+        return cycle.response_started
+
+    def _abort_later(self, seconds: float) -> asyncio.TimerHandle:
+        return self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_send_deadline(self) -> None:
+        if self._send_deadline is not None:
+            self._send_deadline.cancel()
+            self._send_deadline = None
+
+
+def limited_protocol(limits: TransportLimits) -> type[LimitedProtocol]:
+    """The protocol with these limits, for uvicorn's `http=`."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits})
+
+
+def server_config(app: Callable[..., Any], limits: TransportLimits, *, drain_s: float) -> Config:
+    """uvicorn's settings: h11 with our limits, no log of its own, nothing that names the software.
+
+    Args:
+        app: the ASGI application.
+        limits: bounds of connections.
+        drain_s: seconds that open requests are given when the server ends.
+    """
+    return Config(
+        app,
+        http=limited_protocol(limits),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=limits.max_connections,
+        timeout_keep_alive=limits.keep_alive_s,  # type: ignore[arg-type] - a float does as well
+        timeout_graceful_shutdown=int(drain_s),
+    )

@@ -1,0 +1,83 @@
+"""Between the engine and generate(): the same tokens, or others only where two logits are nearly equal."""
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+
+from seed_oss import AutoModelForCausalLM, SamplingParams, SeedOssForCausalLM, quantize_
+from seed_oss.engine.llm import LLM
+from seed_oss.engine.self_check import is_batch_invariant
+from tests.factory import random_ids, tiny_model
+
+NUM_NEW = 24
+PROMPTS = [random_ids(length, seed=length).tolist() for length in (3, 9, 20, 41)]
+GREEDY = SamplingParams(temperature=0, max_tokens=NUM_NEW, min_tokens=NUM_NEW)
+
+
+def small_model(dtype: str) -> Any:
+    """A model whose heads the kernels take."""
+    model = tiny_model(SeedOssForCausalLM, head_dim=16, hidden_size=64, max_position_embeddings=256)
+    return quantize_(model, dtype) if dtype in ("int4", "int8") else model.to(getattr(torch, dtype))
+
+
+def gaps(model: Any, prompt: list[int], answer: tuple[int, ...]) -> list[float]:
+    """By how much generate's choice beats the engine's at the first token that differs; nothing where none does."""
+    output: Any = model.generate(
+        torch.tensor([prompt]),
+        max_new_tokens=NUM_NEW,
+        min_new_tokens=NUM_NEW,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    expected = output.sequences[0, len(prompt) :].tolist()
+    for step, (ours, theirs) in enumerate(zip(answer, expected, strict=True)):
+        if ours != theirs:
+            logits = output.logits[step][0]
+            return [float((logits[theirs] - logits[ours]) / logits[theirs].abs())]
+    return []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int4"])
+def test_tokens_of_generate(dtype: str) -> None:
+    model = small_model(dtype)
+    found = LLM(model, max_num_seqs=3, max_num_batched_tokens=16).generate(PROMPTS, GREEDY)
+    assert [gaps(model, prompt, one.outputs[0].token_ids) for prompt, one in zip(PROMPTS, found, strict=True)] == [
+        []
+    ] * 4
+
+
+def test_in_bfloat16_other_tokens_come_only_at_near_ties(capsys: pytest.CaptureFixture[str]) -> None:
+    model = AutoModelForCausalLM.from_pretrained("demo", dtype=torch.bfloat16)
+    prompts = [[one * 97 + 11 * place + 5 for place in range(7 + one)] for one in range(6)]
+    found = LLM(model, max_num_seqs=4, max_model_len=64).generate(prompts, GREEDY)
+    differing = [
+        gap for prompt, one in zip(prompts, found, strict=True) for gap in gaps(model, prompt, one.outputs[0].token_ids)
+    ]
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{len(differing)} of {len(prompts)} answers of {NUM_NEW} tokens in bfloat16 leave generate's\n"
+        )
+    assert all(gap < 2**-6 for gap in differing)  # a few roundings of 8 bits
+
+
+@lru_cache
+def _engine() -> LLM:
+    return LLM(small_model("float32"), max_num_seqs=4)
+
+
+def test_the_check_at_the_start_sees_results_that_depend_on_the_batch() -> None:
+    assert _engine().core.ready().is_batch_invariant
+
+    class Dependent:
+        def run(self, batch: Any) -> torch.Tensor:
+            return torch.full((batch.num_tokens, 2), float(len(batch.rows)))
+
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            return hidden
+
+    pool = _engine().core._scheduler.pool
+    assert not is_batch_invariant(Dependent(), pool, 10)  # type: ignore[arg-type]
