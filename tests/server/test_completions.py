@@ -134,6 +134,12 @@ def test_embeddings_cut_and_as_they_are() -> None:
     assert answer.body["data"][0]["embedding"] == [3.0, 4.0]
 
 
+def test_what_is_asked_of_the_engine() -> None:
+    client = engine(computed=_vector)
+    post(client, "/v1/embeddings", {"input": "a", "normalize": False, "dimensions": 1})
+    assert [submit.options for submit in client.submits] == [{"normalize": False}]
+
+
 def test_more_inputs_than_at_once() -> None:
     client = engine(computed=_vector)
     answer = post(client, "/v1/embeddings", {"input": ["a"] * 70})

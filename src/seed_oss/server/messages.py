@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import AsyncGenerator, Iterable
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from seed_oss.chat.normalize import normalize_chat
 from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
-from seed_oss.server.api import Api, namespace
+from seed_oss.server.api import Api
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
@@ -39,10 +38,8 @@ async def create_message(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     wanted = asked.conversation(body, api.settings)
-    if asked.reuse_reasoning:
-        wanted = replace(wanted, messages=api.recall.filled(namespace(request), wanted.messages))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
-    reply = _Reply(api, request, asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
+    reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
     if asked.stream:
         return EventStream(reply.stream(), _last, begun.runs.close)
     try:
@@ -126,8 +123,8 @@ class _Blocks:
 class _Reply:
     """One message."""
 
-    def __init__(self, api: Api, request: Request, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
-        self._api, self._request, self._asked, self._talk, self._num_prompt = api, request, asked, talk, num_prompt
+    def __init__(self, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
+        self._asked, self._talk, self._num_prompt = asked, talk, num_prompt
         self._id = f"msg_{secrets.token_hex(12)}"
         self._parts: list[Part] = []
 
@@ -135,8 +132,7 @@ class _Reply:
         """The message in one."""
         async for step in self._talk.steps():
             self._parts += step.parts if step is not None else ()
-        answer = self._answer()
-        return {**self._head(_content(answer)), **self._ending(), "usage": self._usage()}
+        return {**self._head(_content(Answer.of(self._parts))), **self._ending(), "usage": self._usage()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The message as events."""
@@ -148,20 +144,12 @@ class _Reply:
             if step is None:
                 yield _event("ping", {})
                 continue
-            self._parts += step.parts if self._asked.reuse_reasoning else ()
             for event in blocks.take(step.parts):
                 yield event
         for event in blocks.close():
             yield event
-        self._answer()
         yield _event("message_delta", {"delta": self._ending(), "usage": self._usage()})
         yield _event("message_stop", {})
-
-    def _answer(self) -> Answer:
-        answer = Answer.of(self._parts)
-        if self._asked.reuse_reasoning:
-            self._api.recall.keep(namespace(self._request), answer)
-        return answer
 
     def _head(self, content: list[dict[str, Any]]) -> dict[str, Any]:
         return {

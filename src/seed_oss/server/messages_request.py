@@ -96,6 +96,7 @@ class CountRequest(ThinkingFields):
             budget=self.budget(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
+            reuse_reasoning=bool(self.reuse_reasoning),
             goes_on=self.messages[-1].role == "assistant",
         )
 
