@@ -296,6 +296,20 @@ def test_the_last_message_can_be_continued() -> None:
     assert client.tokenizer.decode(client.submits[0].prompt_ids).endswith("Birds fly")
 
 
+def test_blanks_at_the_start_of_what_goes_on_are_kept() -> None:
+    begun = [*ASK, {"role": "assistant", "content": "Birds fly"}]
+    fields: dict[str, Any] = {"messages": begun, "continue_final_message": True, "logprobs": True}
+    (choice,) = chat(engine(" by day.<seed:eos>"), **fields).body["choices"]
+    assert choice["message"]["content"] == " by day."
+    assert "".join(one["token"] for one in choice["logprobs"]["content"]) == " by day."
+    assert joined(streamed(engine(" by day.<seed:eos>"), **fields))["content"] == " by day."
+
+
+def test_tokens_that_come_together_are_one_chunk() -> None:
+    chunks = streamed(engine(Script("One two three.<seed:eos>", num_together=100)))
+    assert [_delta(chunk).get("content") for chunk in chunks] == ["", "One two three.", None]
+
+
 def test_history_in_openais_form() -> None:
     client = engine()
     history = [

@@ -1,12 +1,12 @@
 """The application: every endpoint, and what becomes of errors."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from seed_oss._version import __version__
@@ -18,6 +18,8 @@ from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.completions import CompletionRequest, completions
 from seed_oss.server.embeddings import EmbeddingRequest, embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
+from seed_oss.server.messages import anthropic_error, count_tokens, create_message
+from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.models import get_model, list_models
 from seed_oss.server.openapi import DescribedApp, path_parameters, request_body, responses
 from seed_oss.server.responses import create_response, delete_response, get_response
@@ -43,6 +45,8 @@ _POSTS: dict[str, tuple[_Handler, type[Body]]] = {
     "/v1/completions": (completions, CompletionRequest),
     "/v1/embeddings": (embeddings, EmbeddingRequest),
     "/v1/responses": (create_response, ResponsesRequest),
+    "/v1/messages": (create_message, MessagesRequest),
+    "/v1/messages/count_tokens": (count_tokens, CountRequest),
     "/tokenize": (tokenize, TokenizeRequest),
     "/detokenize": (detokenize, DetokenizeRequest),
     "/score": (score, ScoreRequest),
@@ -81,6 +85,7 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
         _route(app, api, "POST", path, handler, request_body(model))
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(ClientGoneError, _nobody_reads)
+    app.add_exception_handler(ClientDisconnect, _nobody_reads)
     app.add_exception_handler(HTTPException, _render_http)
     app.add_exception_handler(Exception, _render_internal)
     return app
@@ -107,14 +112,19 @@ def _route(
 
 async def _render(request: Request, error: Exception) -> Response:
     known = error if isinstance(error, ApiError) else ApiError("internal")
-    return JSONAnswer(known.body, known.status, known.headers)
+    return _rendered(request, known, known.headers)
 
 
 async def _render_http(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = (error.headers if isinstance(error, HTTPException) else None) or {}
     known = ApiError.of_status(status)
-    return JSONAnswer(known.body, known.status, {**headers, **known.headers})
+    return _rendered(request, known, {**headers, **known.headers})
+
+
+def _rendered(request: Request, error: ApiError, headers: Mapping[str, str]) -> Response:
+    is_anthropic = request.url.path.startswith("/v1/messages")
+    return JSONAnswer(anthropic_error(error) if is_anthropic else error.body, error.status, headers)
 
 
 async def _render_internal(request: Request, error: Exception) -> Response:

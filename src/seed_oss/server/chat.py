@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import Ended, Started, Tokens
-from seed_oss.server.api import Api, namespace, now, request_id
+from seed_oss.server.api import Api, now, request_id
 from seed_oss.server.chat_chunks import choice_chunk, chunk, deltas, whole_choice
 from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.errors import ApiError
@@ -30,8 +30,6 @@ async def chat_completions(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     wanted = asked.conversation(body, api.settings)
-    if asked.reuse_reasoning:
-        wanted = replace(wanted, messages=api.recall.filled(namespace(request), wanted.messages))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
     runs, first = begun.runs, begun.first
     reply = _Reply(api, request, asked, begun.turn, params)
@@ -78,7 +76,7 @@ class _Reply:
             **self._head,
             "object": "chat.completion",
             "choices": choices,
-            "usage": self._usage.to_openai(),
+            "usage": self._usage_shown(),
             "system_fingerprint": None,
         }
 
@@ -97,8 +95,16 @@ class _Reply:
                 break
         self._usage.tell(self._request)
         if self._asked.wants_usage:
-            yield data(chunk(self._head, [], self._usage.to_openai()))
+            yield data(chunk(self._head, [], self._usage_shown()))
         yield DONE
+
+    def _usage_shown(self) -> dict[str, Any]:
+        """The usage, and what became of the answers in the history: why the cache does not know them."""
+        usage = self._usage.to_openai()
+        if self._turn.uses:
+            turns = [{"message": use.message_index, "missed": use.missed} for use in self._turn.uses]
+            usage["prompt_tokens_details"]["turns"] = turns
+        return usage
 
     def _chunks(self, event: RunEvent) -> list[dict[str, Any]]:
         """The chunks that an event brings."""
@@ -127,6 +133,7 @@ class _Reply:
         elif isinstance(said, Ended):
             choice = self._choice(said.choice)
             choice.ended = said
+            self._api.remember(self._request, choice.reader.written)
             self._usage.add(event.run, said, choice.reader.num_tokens)
             return self._kept(said.choice, choice.reader.finish(said))
         return Step()
@@ -134,11 +141,8 @@ class _Reply:
     def _kept(self, index: int, step: Step) -> Step:
         choice = self._choices[index]
         if not self._asked.stream:
-            choice.probs += step.probs
-        if not self._asked.stream or self._asked.reuse_reasoning:
             choice.parts += step.parts
-        if self._asked.reuse_reasoning and choice.ended is not None:
-            self._api.recall.keep(namespace(self._request), Answer.of(choice.parts))
+            choice.probs += step.probs
         return step
 
     def _start(self, started: Started) -> None:

@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from seed_oss.server.api import Api, namespace, now
 from seed_oss.server.errors import ApiError
-from seed_oss.server.parts import Answer, Call
 from seed_oss.server.responses_items import Event, ItemWriter
 from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.stored import StoredResponse
@@ -25,8 +24,6 @@ async def create_response(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     messages = [*_earlier(api, request, asked), *asked.messages()]
-    if asked.reuse_reasoning:
-        messages = api.recall.filled(namespace(request), messages)
     wanted = asked.conversation(messages, body, api.settings)
     begun = await begin(api, request, wanted, params, param="input", priority=asked.priority, adapter=adapter)
     reply = _Reply(api, request, asked, messages, Talk(api, request, begun, params))
@@ -109,10 +106,6 @@ class _Reply:
         owner, message = namespace(self._request), _as_message(self._writer.items)
         if self._asked.store is not False:
             self._api.responses.put(owner, StoredResponse(body, [*self._messages, message]))
-        if self._asked.reuse_reasoning:
-            calls = [Call(call["id"], call["name"], call["arguments"], True) for call in message.get("tool_calls", ())]
-            answer = Answer(message.get("reasoning_content", ""), message["content"], dict(enumerate(calls)))
-            self._api.recall.keep(owner, answer)
         return body
 
     def _body(self, status: str, usage: Usage | None = None) -> dict[str, Any]:

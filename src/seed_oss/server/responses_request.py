@@ -96,6 +96,7 @@ class ResponsesRequest(ThinkingFields):
             budget=self.budget(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
+            reuse_reasoning=bool(self.reuse_reasoning),
         )
 
     def _format(self) -> dict[str, Any] | None:

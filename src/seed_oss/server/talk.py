@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import Ended, Started, Tokens
-from seed_oss.server.api import Api
+from seed_oss.server.api import Api, namespace
 from seed_oss.server.errors import ApiError
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import unless_gone
@@ -54,7 +54,8 @@ async def begin(
         ApiError: it cannot be answered.
         ClientGoneError: nobody waits any more.
     """
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
+    owner = namespace(request)
+    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params)))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)
     runs, first = await api.start(request, [submit])
@@ -115,6 +116,7 @@ class Talk:
             return self._reader.feed(said)
         elif isinstance(said, Ended):
             self.ended = said
+            self._api.remember(self._request, self._reader.written)
             self.usage.add(event.run, said, self._reader.num_tokens)
             return self._reader.finish(said)
         return Step()
