@@ -200,11 +200,13 @@ def test_inputs_must_fit_the_rows() -> None:
         model.train().run_packed(random_ids(3), torch.arange(3), context)
 
 
-def test_angles_of_the_longest_sequence_are_refused() -> None:
+def test_lengths_are_asked_for_where_angles_depend_on_them() -> None:
     model = tiny_model(SeedOssModel, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
     context = PagedContext(PagedCache(model.config, 4), PackedRows((PackedSequence(0, 3, [0]),)))
-    with pytest.raises(StateError, match="rope_type is 'dynamic'"):
+    with pytest.raises(InputError, match=r"total_lens is None.*rope_type is 'dynamic'"):
         model.run_packed(random_ids(3), torch.arange(3), context)
+    found = model.run_packed(random_ids(3), torch.arange(3), context, torch.full((3,), 9))
+    torch.testing.assert_close(found, model(random_ids(3)[None]).last_hidden_state[0], atol=1e-5, rtol=0)
 
 
 def test_block_tables_of_the_tests_have_each_block_once() -> None:

@@ -73,7 +73,7 @@ def test_the_check_at_the_start_sees_results_that_depend_on_the_batch() -> None:
     assert _engine().core.ready().is_batch_invariant
 
     class Dependent:
-        def run(self, batch: Any) -> torch.Tensor:
+        def run(self, batch: Any, total_lens: Any) -> torch.Tensor:
             return torch.full((batch.num_tokens, 2), float(len(batch.rows)))
 
         def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -81,3 +81,31 @@ def test_the_check_at_the_start_sees_results_that_depend_on_the_batch() -> None:
 
     pool = _engine().core._scheduler.pool
     assert not is_batch_invariant(Dependent(), pool, 10)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "dynamic", "factor": 2.0},
+        {
+            "rope_type": "longrope",
+            "original_max_position_embeddings": 64,
+            "short_factor": [1.0] * 4,
+            "long_factor": [3.0] * 4,
+        },
+    ],
+    ids=lambda one: one["rope_type"],
+)
+def test_frequencies_that_depend_on_length_are_settled_when_a_request_comes(rope: dict[str, Any]) -> None:
+    model = tiny_model(SeedOssForCausalLM, max_position_embeddings=64, rope_parameters={"rope_theta": 1e4, **rope})
+    engine = LLM(model, max_model_len=160, max_num_batched_tokens=16)
+    short, prompt = SamplingParams(temperature=0, max_tokens=8, min_tokens=8), PROMPTS[3]
+    expected: Any = model.generate(torch.tensor([prompt]), max_new_tokens=8, min_new_tokens=8, do_sample=False)
+    assert list(engine.generate([prompt], short)[0].outputs[0].token_ids) == expected[0, len(prompt) :].tolist()
+    long = SamplingParams(temperature=0, max_tokens=100, min_tokens=100, logprobs=1)
+    first = engine.generate([prompt], long)[0]
+    assert first.num_cached_tokens == 0  # keys of the short request are others
+    again = engine.generate([prompt, prompt], [long, short])
+    assert [one.num_cached_tokens for one in again] == [32, 32]
+    assert again[0].outputs == first.outputs
+    assert first.outputs[0].token_ids[:8] != again[1].outputs[0].token_ids

@@ -40,6 +40,7 @@ from seed_oss.models import (
 )
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.ops.rope import length_variant
 from seed_oss.planning.memory import memory_bytes
 
 BLOCK_LEN = 32
@@ -187,6 +188,7 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
 def _intake(model: Any, tokenizer: SeedOssTokenizer | None, packed: PagedModel, ready: Ready) -> Intake:
     is_causal = "generate" in ready.tasks
     prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits)
-    served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, {})
+    variant = partial(length_variant, model.config)
+    served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, {}, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
     return Intake(served, defaults, tokenizer, prompt_tasks)

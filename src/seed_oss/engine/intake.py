@@ -1,7 +1,7 @@
 """A request made ready to run: checked, its prompt complete, one row for each answer that is wanted."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seed_oss.chat.budget import ThinkingBudget
@@ -27,12 +27,14 @@ class ServedTasks:
         vocab_size: length of the logits.
         max_model_len: most tokens of a prompt and its answer.
         adapters: digest of each adapter by its name.
+        length_variant: from the most tokens a row will have to a number for what keys depend on of that.
     """
 
     tasks: frozenset[str]
     vocab_size: int
     max_model_len: int
     adapters: Mapping[str, bytes]
+    length_variant: Callable[[int], int]
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,15 @@ class Intake:
         arrival: float,
     ) -> NewRow:
         adapter = submit.adapter
+        salt = b"" if adapter is None else self._served.adapters[adapter]
+        variant = self._served.length_variant(len(prompt_ids) + max_new)
         return NewRow(
             key=RowKey(submit.request_id, choice),
             prompt_ids=prompt_ids,
             max_new_tokens=max_new,
             priority=submit.priority,
             namespace=submit.namespace.encode(),
-            cache_salt=b"" if adapter is None else self._served.adapters[adapter],
+            cache_salt=salt + variant.to_bytes(8, "little") if variant else salt,
             wants_prompt_logits=needs_all,
             arrival=arrival,
         )

@@ -1,6 +1,6 @@
 """A model of ours run on packed rows over a paged cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class PagedModel(PackedModel):
     ) -> None:
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
         self._is_native = runs_natively(decoder)
+        self._depends_on_length = decoder.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
 
     @property
     def is_native(self) -> bool:
@@ -50,7 +51,7 @@ class PagedModel(PackedModel):
         if self._store is not None:
             self._store.close()
 
-    def run(self, batch: ScheduledBatch) -> Tensor:
+    def run(self, batch: ScheduledBatch, total_lens: Sequence[int]) -> Tensor:
         """See PackedModel."""
         rows = batch.rows
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row in rows))
@@ -58,7 +59,11 @@ class PagedModel(PackedModel):
         ids = torch.tensor([token for row in rows for token in row.token_ids], device=device)
         positions = [place for row in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
-        return self._decoder.run_packed(ids, torch.tensor(positions, device=device), context)
+        lens = None
+        if self._depends_on_length:
+            each = [length for row, length in zip(rows, total_lens, strict=True) for _ in row.token_ids]
+            lens = torch.tensor(each, device=device)
+        return self._decoder.run_packed(ids, torch.tensor(positions, device=device), context, lens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See PackedModel."""

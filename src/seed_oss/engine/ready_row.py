@@ -46,6 +46,11 @@ class ReadyRow:
         """Its name."""
         return self.row.key
 
+    @property
+    def total_len(self) -> int:
+        """Most tokens that it will have, prompt and new ones together."""
+        return len(self.row.prompt_ids) + self.row.max_new_tokens
+
     def end(self, reason: str) -> RowEnd:
         """The end of the row, seen from here.
 

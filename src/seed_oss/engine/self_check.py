@@ -33,6 +33,7 @@ def is_batch_invariant(model: PackedModel, pool: BlockPool, vocab_size: int) -> 
         )
         for index, (length, count) in enumerate(zip(_LENGTHS, needed, strict=True))
     ]
-    alone = torch.cat([model.logits(model.run(ScheduledBatch((row,)))) for row in rows])
-    together = model.logits(model.run(ScheduledBatch(tuple(rows))))
+    by_itself = [model.run(ScheduledBatch((row,)), [length]) for row, length in zip(rows, _LENGTHS, strict=True)]
+    alone = torch.cat([model.logits(hidden) for hidden in by_itself])
+    together = model.logits(model.run(ScheduledBatch(tuple(rows)), _LENGTHS))
     return torch.equal(alone, together)

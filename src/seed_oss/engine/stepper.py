@@ -33,8 +33,12 @@ class PackedModel(ABC):
         """Finish what goes on beside."""
 
     @abstractmethod
-    def run(self, batch: ScheduledBatch) -> Tensor:
+    def run(self, batch: ScheduledBatch, total_lens: Sequence[int]) -> Tensor:
         """Compute the batch's tokens, keys and values into their blocks.
+
+        Args:
+            batch: what to compute.
+            total_lens: most tokens that each row will have in the end.
 
         Returns:
             Hidden states behind the last norm, `[num_tokens, hidden_size]`, row after row.
@@ -106,7 +110,7 @@ class Stepper:
             return self._run(batch)
 
     def _run(self, batch: ScheduledBatch) -> StepOutcome:
-        hidden = self._model.run(batch)
+        hidden = self._model.run(batch, [self._rows[row.key].total_len for row in batch.rows])
         spans = _spans(batch.rows)
         errors = self._errors_of_numbers(batch.rows, spans, hidden)
         self._feed_prompts(batch.rows, spans, hidden, errors)

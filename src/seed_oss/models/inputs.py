@@ -135,29 +135,28 @@ def check_mask_length(attention_mask: Tensor | None, needed: int, at_most: int) 
         )
 
 
-def check_packed_inputs(model: Any, input_ids: Tensor, position_ids: Tensor, context: PagedContext) -> None:
+def check_packed_inputs(
+    model: Any, input_ids: Tensor, position_ids: Tensor, context: PagedContext, total_lens: Tensor | None
+) -> None:
     """Check what a packed forward is given.
 
     Raises:
-        InputError: ids or positions of a wrong type, or not one for each row; a cache of another model.
-        StateError: the model cannot do it.
+        InputError: ids, positions or lengths of a wrong type, or not one for each row; a cache of another model.
+        StateError: the model is in training mode.
     """
     context.cache.check_fits(model.config)
-    num_tokens = context.rows.num_tokens
-    for name, given in (("input_ids", input_ids), ("position_ids", position_ids)):
-        if given.dtype not in (torch.int64, torch.int32) or given.shape != (num_tokens,):
+    num_tokens, rope_type = context.rows.num_tokens, model.rotary_emb.rope_type
+    for name, given in (("input_ids", input_ids), ("position_ids", position_ids), ("total_lens", total_lens)):
+        if given is None and rope_type not in ("dynamic", "longrope"):
+            continue
+        if given is None or given.dtype not in (torch.int64, torch.int32) or given.shape != (num_tokens,):
+            found = "None" if given is None else f"{given.dtype} {list(given.shape)}"
             raise InputError(
-                f"{name} is {given.dtype} {list(given.shape)}; it must be an integer tensor [{num_tokens}], one entry "
-                "for each new token of the packed rows"
+                f"{name} is {found}; it must be an integer tensor [{num_tokens}], one entry for each new token of the "
+                f"packed rows (rope_type is {rope_type!r})"
             )
     if model.training:
         raise StateError("the model is in training mode; packed rows are for inference: call model.eval() first")
-    rope_type = model.rotary_emb.rope_type
-    if rope_type in ("dynamic", "longrope"):
-        raise StateError(
-            f"rope_type is {rope_type!r}, whose angles depend on the longest sequence of a batch; packed rows need "
-            "another: call forward() for each sequence, with a cache of its own"
-        )
 
 
 def embed(embedding: nn.Module, input_ids: Tensor) -> Tensor:

@@ -122,24 +122,29 @@ class SeedOssModel(SeedOssPreTrainedModel):
         return output if self._returns_dict(return_dict) else output.to_tuple()
 
     @torch.no_grad()
-    def run_packed(self, input_ids: Tensor, position_ids: Tensor, context: PagedContext) -> Tensor:
+    def run_packed(
+        self, input_ids: Tensor, position_ids: Tensor, context: PagedContext, total_lens: Tensor | None = None
+    ) -> Tensor:
         """Run the decoder on new tokens of several sequences in a row; a token's bits do not depend on the others.
 
         Args:
             input_ids: integer `[num_tokens]`, those of `context.rows` in order.
             position_ids: integer `[num_tokens]`.
             context: where each sequence keeps its keys and values.
+            total_lens: integer `[num_tokens]`, how long the sequence of each token will be in the end. Needed where
+                RoPE depends on that (`dynamic`, `longrope`), and then always the same for a sequence.
 
         Returns:
             The last hidden states `[num_tokens, hidden_size]`.
 
         Raises:
             InputError: inputs of a wrong shape or type, or not as many as the context has rows.
-            StateError: the model is in training mode, or its RoPE depends on the longest sequence of a batch.
+            StateError: the model is in training mode.
         """
-        check_packed_inputs(self, input_ids, position_ids, context)
+        check_packed_inputs(self, input_ids, position_ids, context, total_lens)
         hidden_states = embed(self.embed_tokens, input_ids[None])
-        cos, sin = self.rotary_emb(hidden_states, position_ids[None])
+        lens = None if total_lens is None else total_lens[None]
+        cos, sin = self.rotary_emb.of_sequences(hidden_states, position_ids[None], lens)
         hidden_states = self.layers.run_packed(hidden_states, cos, sin, context)
         return self.norm(hidden_states)[0]
 

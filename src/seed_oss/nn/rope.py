@@ -76,6 +76,33 @@ class SeedOssRotaryEmbedding(nn.Module):
         inv_freq = self._inv_freq_for(position_ids)
         return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
 
+    @torch.no_grad()
+    def of_sequences(
+        self, hidden_states: Tensor, position_ids: Tensor, total_lens: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[batch, length, head_dim]` that do not depend on the other tokens.
+
+        Args:
+            hidden_states: gives dtype and device.
+            position_ids: integer `[batch, length]`.
+            total_lens: integer `[batch, length]`, of the sequence that each token belongs to, tokens to come included;
+                only `dynamic` and `longrope` look at it.
+        """
+        inv_freq = self.inv_freq if total_lens is None else self._inv_freq_of(total_lens[..., None])
+        return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
+
+    def _inv_freq_of(self, total_lens: Tensor) -> Tensor:
+        if self.rope_type == "longrope":
+            trained_len = self.config.rope_parameters["original_max_position_embeddings"]
+            return torch.where(total_lens > trained_len, self.long_inv_freq, self.inv_freq)
+        if self.rope_type == "dynamic":
+            trained_len, rope = self.original_max_seq_len, self.config.rope_parameters
+            lens = total_lens.clamp(min=trained_len)
+            theta = dynamic_theta(rope["rope_theta"], rope["factor"], self.config.head_dim, trained_len, lens)
+            grown = default_inv_freq(theta, self.config.head_dim, lens.device)
+            return torch.where(lens > trained_len, grown, self.inv_freq)
+        return self.inv_freq
+
     def following(self, hidden_states: Tensor, start: int | Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines `[1, length, head_dim]` of consecutive positions.
 

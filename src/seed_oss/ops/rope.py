@@ -21,19 +21,19 @@ def default_inv_freq(theta: float | Tensor, dim: int, device: torch.device | Non
     """Inverse frequencies `theta ** (-i / dim)` for i = 0, 2, ..., dim - 2.
 
     Args:
-        theta: base of the geometric progression, a number or a 0-dim fp32 tensor.
+        theta: base of the geometric progression, a number or an fp32 tensor, 0-dim or `[..., 1]`.
         dim: number of rotated dimensions, even.
         device: where to put the result.
 
     Returns:
-        fp32 `[dim / 2]`.
+        fp32 `[dim / 2]`, or `[..., dim / 2]`.
     """
     exponents = torch.arange(0, dim, 2, dtype=torch.int64, device=device).float() / dim
     return 1.0 / (theta**exponents)
 
 
 def dynamic_theta(theta: float, factor: float, dim: int, trained_len: int, seq_len: Tensor) -> Tensor:
-    """The NTK-aware base for a sequence of `seq_len` tokens; `seq_len` is a 0-dim integer tensor >= `trained_len`."""
+    """The NTK-aware base for sequences of `seq_len` tokens, an integer tensor of any shape, each >= `trained_len`."""
     stretch = (factor * seq_len / trained_len) - (factor - 1)
     return theta * stretch ** (dim / (dim - 2))
 
@@ -155,12 +155,25 @@ def rope_frequencies(config: SeedOssConfig, device: torch.device | None = None) 
     return _FREQUENCIES[rope_type](config, rope, device)
 
 
+def length_variant(config: SeedOssConfig, total_len: int) -> int:
+    """Which frequencies a sequence gets that will have so many tokens: equal numbers, equal frequencies.
+
+    Returns:
+        0 where the length does not matter, or is one that the model was trained for.
+    """
+    rope = config.rope_parameters
+    if rope["rope_type"] == "longrope":
+        return int(total_len > rope["original_max_position_embeddings"])
+    is_stretched = rope["rope_type"] == "dynamic" and total_len > config.max_position_embeddings
+    return total_len if is_stretched else 0
+
+
 def cos_sin(position_ids: Tensor, inv_freq: Tensor, scaling: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of all angles, computed in fp32.
 
     Args:
         position_ids: integer `[batch, length]`.
-        inv_freq: fp32 `[head_dim / 2]`.
+        inv_freq: fp32 `[head_dim / 2]`, or `[batch, length, head_dim / 2]`.
         scaling: factor on both results.
         dtype: dtype of the results.
 
