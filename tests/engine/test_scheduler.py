@@ -1,8 +1,10 @@
 """The scheduler, rule by rule: what runs, who waits, who loses blocks. The simulator covers their combinations."""
 
+from dataclasses import replace
+
 import pytest
 
-from seed_oss.engine.batch import RowKey, RowResult, StepResult
+from seed_oss.engine.batch import NewRow, RowKey, RowResult, StepResult
 from seed_oss.engine.events import Ended, Tokens
 from seed_oss.errors import InputError, StateError
 from tests.engine.fake_model import generate_alone
@@ -166,22 +168,24 @@ def test_a_higher_priority_keeps_its_blocks() -> None:
     assert engine.ended("second").num_preemptions == 0
 
 
-def test_a_preempted_row_finds_its_own_blocks_again() -> None:
+@pytest.mark.parametrize("wants_prompt_logits", [False, True])
+def test_a_preempted_row_finds_its_own_blocks_again(wants_prompt_logits: bool) -> None:
     engine = Harness(11)
     engine.add(row("first", 8, 22))
-    engine.add(row("second", 8, 22, first=500))
+    engine.add(row("second", 8, 22, first=500, wants_prompt_logits=wants_prompt_logits))
     batches = engine.run()
     starts = [one.start for batch in batches for one in batch.rows if one.key.request_id == "second"]
     assert engine.ended("second").num_preemptions > 0
-    assert sum(start == 0 for start in starts) < 1 + engine.ended("second").num_preemptions
+    assert starts.count(0) < 1 + engine.ended("second").num_preemptions
+    assert engine.ended("second").num_cached_tokens == 0, "nobody's but its own"
 
 
 def test_no_row_is_let_in_to_be_sent_back_at_once() -> None:
-    engine = Harness(8)
+    engine = Harness(9)
     engine.add(row("first", 20, 8))
     engine.step()
     engine.add(row("second", 12, 8, first=500))
-    assert keys_of(engine.step()) == ["first"], "3 blocks are left, and the first row may soon need one of them"
+    assert keys_of(engine.step()) == ["first"], "after its 6th block 3 are left, and it may soon need a 7th"
 
 
 def test_one_that_finds_no_room_keeps_its_place() -> None:
@@ -299,9 +303,7 @@ def test_the_next_turn_finds_the_answer_of_the_last_one() -> None:
     engine.add(first)
     engine.run()
     turn = (*first.prompt_ids, *engine.new_tokens("a"), 1, 2, 3)
-    second = row("b", 0, 1)
-    second = type(second)(second.key, turn, 1)
-    engine.add(second)
+    engine.add(NewRow(RowKey("b", 0), turn, 1))
     engine.run()
     assert engine.ended("b").num_cached_tokens == 16, "its 17th token was never computed"
 
@@ -384,6 +386,50 @@ def test_each_block_is_hashed_once_whatever_happens_to_its_row(monkeypatch: pyte
     assert len(set(hashed)) == 4 + 6, "equal choices, computed at the same time"
 
 
+def test_a_digest_of_two_first_blocks_leads_nobody_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Harness()
+    cache = engine.pool.prefix_cache
+    digest = cache.digest
+    monkeypatch.setattr(cache, "digest", lambda it: b"1" * 32 if it.parent == cache.root else digest(it))
+    for check in ("_contents", "_nothing_idle"):
+        monkeypatch.setattr(engine.checker, check, lambda *_: None)
+    rows = [NewRow(RowKey(name, 0), (*first, 1, 2, 3, 4, 5), 6) for name, first in (("a", (7,) * 4), ("b", (8,) * 4))]
+    for new in rows:
+        engine.add(new)
+    engine.run()
+    assert [engine.new_tokens(new.key.request_id) for new in rows] == [generate_alone(new) for new in rows]
+
+
+def test_choices_share_digests_of_their_prompt_alone() -> None:
+    engine = Harness(max_num_seqs=1)
+    engine.add(*choices(row("a", 8, 9), 2))
+    while engine.scheduler.has_work:
+        batch = engine.schedule()
+        engine.runner.run(batch)
+        key = batch.rows[0].key
+        engine.update(batch, StepResult((RowResult(key, (1000 * key.choice + engine.num_steps,)),)))
+    assert engine.ended("a", 1).num_cached_tokens == 4
+
+
+def test_rows_of_one_request_may_be_of_two_namespaces() -> None:
+    engine, new = Harness(), row("a", 12, 3)
+    engine.add(new, replace(new, key=RowKey("a", 1), namespace=b"x"))
+    engine.run()
+    assert engine.ended("a", 1).num_cached_tokens == 0
+
+
+def test_nobody_waits_for_a_block_that_was_taken_out_of_the_cache() -> None:
+    engine = Harness()
+    engine.add(row("a", 9, 20))
+    engine.step()
+    engine.add(row("bad", 9, 20))
+    engine.runner.faults.nan[RowKey("bad", 0)] = 8
+    engine.step()
+    assert engine.ended("bad").num_cached_tokens == 8
+    engine.add(row("b", 9, 20))
+    assert keys_of(engine.step()) == ["a", "b"]
+
+
 # The store.
 
 
@@ -398,7 +444,7 @@ def test_full_blocks_are_saved_once_and_loaded_when_memory_has_lost_them() -> No
     engine.add(row("c", 16, 3))
     batch = engine.step()
     assert (len(batch.loads), batch.rows[0].start) == (3, 12)
-    engine.run()
+    assert not any(batch.saves for batch in engine.run())
     assert engine.ended("c").num_cached_tokens == 12
     assert engine.new_tokens("c") == generate_alone(new)
 
@@ -573,6 +619,15 @@ def test_a_clock_that_jumps_ends_nobody(jump: float) -> None:
     assert {engine.ended("a").reason, engine.ended("b").reason} == {"length"}
 
 
+def test_a_row_of_the_last_step_goes_on_whatever_the_clock_says() -> None:
+    engine = Harness(progress_timeout_s=5.0)
+    engine.add(row("a"))
+    engine.step()
+    assert engine.expire(1000.0) == []
+    engine.run()
+    assert engine.ended("a").reason == "length"
+
+
 # Failures.
 
 
@@ -598,6 +653,13 @@ def test_a_result_that_cannot_be_ends_its_row(token_ids: tuple[int, ...] | None)
     engine.update(batch, StepResult(rows))
     assert engine.ended("a").reason == "error"
     assert "the step gave" in (engine.ended("a").message or "")
+
+
+def test_a_token_from_within_a_prompt_ends_its_row() -> None:
+    engine = Harness(max_num_batched_tokens=8)
+    engine.add(row("a", 20))
+    engine.update(engine.schedule(), StepResult((RowResult(RowKey("a", 0), (1,)),)))
+    assert "1 tokens for this row and at most 0" in (engine.ended("a").message or "")
 
 
 def test_a_known_culprit_ends_and_the_others_are_computed_again() -> None:
