@@ -409,6 +409,7 @@ def test_choices_share_digests_of_their_prompt_alone() -> None:
         key = batch.rows[0].key
         engine.update(batch, StepResult((RowResult(key, (1000 * key.choice + engine.num_steps,)),)))
     assert engine.ended("a", 1).num_cached_tokens == 4
+    assert len(engine.pool.prefix_cache) == 2 + 2 + 2, "the prompt, and what each has made of it"
 
 
 def test_rows_of_one_request_may_be_of_two_namespaces() -> None:

@@ -180,9 +180,8 @@ class BlockTables:
 
     def take_saves(self) -> tuple[BlockTransfer, ...]:
         """The blocks to write to the store, without those whose place was used again meanwhile."""
-        entries = [
-            (block_id, *self._cache.entry(block_id)) for block_id in self._saves if self._cache.is_known(block_id)
-        ]
+        known = [block_id for block_id in self._saves if self._cache.is_known(block_id)]
+        entries = [(block_id, *self._cache.entry(block_id)) for block_id in known]
         self._saves.clear()
         return tuple(BlockTransfer(digest, block_id, content.token_ids) for block_id, digest, content in entries)
 
