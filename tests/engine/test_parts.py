@@ -1,4 +1,4 @@
-"""Small parts of the core: limits, clock, shares of the budget."""
+"""Small parts of the core: limits, clock, shares of the budget, suspects."""
 
 import math
 
@@ -6,10 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from seed_oss.engine.batch import RowKey, ScheduledRow
 from seed_oss.engine.budget import split_budget
 from seed_oss.engine.clock import SteadyClock
 from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.rows import RowTable
+from seed_oss.engine.sequence import Sequence
+from seed_oss.engine.suspects import Suspects
 from seed_oss.errors import ConfigError
+from tests.engine.harness import row
 
 
 @pytest.mark.parametrize(
@@ -62,3 +67,21 @@ def test_a_long_prompt_leaves_room_for_short_ones() -> None:
     assert split_budget([10_000], 512) == [512]
     assert split_budget([10_000, 100, 100], 512) == [333, 100, 79]
     assert split_budget([10_000, 10_000, 10_000], 512) == [319, 128, 65]
+
+
+def test_suspects_that_were_not_in_the_failed_batch_remain_to_be_tried() -> None:
+    keys = [RowKey(str(index), 0) for index in range(6)]
+    scheduled = tuple(ScheduledRow(key, 0, (1,), 0, (0,), True) for key in keys)
+    table, suspects, seen = RowTable(), Suspects(), []
+    for index, key in enumerate(keys):
+        table.add(Sequence(row(key.request_id), (0.0, index), 0.0, [1]))
+    assert suspects.blame(scheduled, keys) == frozenset()
+    assert suspects.blame(scheduled[:2], keys[:2]) == frozenset()
+    while suspects.group is not None:
+        seen.append("".join(sorted(key.request_id for key in suspects.group)))
+        for key in suspects.group:
+            sequence = table.get(key)
+            assert sequence is not None
+            table.remove(sequence)
+        assert suspects.review(table) == (suspects.group is not None)
+    assert seen == ["0", "1", "2", "345"]

@@ -35,7 +35,7 @@ class BlockTables:
         self._cache = pool.prefix_cache
         self._store = store
         self._promised: dict[bytes, Sequence] = {}  # blocks that a running row is about to compute
-        self._saves: dict[int, bytes] = {}
+        self._saves: list[int] = []
         self.total_query_tokens = 0
         self.total_hit_tokens = 0
 
@@ -169,7 +169,8 @@ class BlockTables:
             sequence.is_hashed = False  # two contents with one digest: what follows could be found under either
         else:
             self._cache.register(block_id, digest, content)
-            self._save(block_id, digest)
+            if self._store is not None and digest not in self._store:
+                self._saves.append(block_id)
 
     def _move(self, sequence: Sequence, index: int, twin: int) -> None:
         """Use the block that is in the cache already, so that a chain's blocks are kept and evicted together."""
@@ -177,18 +178,12 @@ class BlockTables:
         self._pool.release(sequence.block_ids[index : index + 1])
         sequence.block_ids = sequence.block_ids[:index] + (twin,) + sequence.block_ids[index + 1 :]
 
-    def _save(self, block_id: int, digest: bytes) -> None:
-        if self._store is not None and digest not in self._store:
-            self._saves[block_id] = digest
-
     def take_saves(self) -> tuple[BlockTransfer, ...]:
         """The blocks to write to the store, without those whose place was used again meanwhile."""
-        saves: list[BlockTransfer] = []
-        for block_id, digest in self._saves.items():
-            if self._cache.is_known(block_id) and self._cache.entry(block_id)[0] == digest:
-                saves.append(BlockTransfer(digest, block_id, self._cache.entry(block_id)[1].token_ids))
+        known = [block_id for block_id in self._saves if self._cache.is_known(block_id)]
+        entries = [(block_id, *self._cache.entry(block_id)) for block_id in known]
         self._saves.clear()
-        return tuple(saves)
+        return tuple(BlockTransfer(digest, block_id, content.token_ids) for block_id, digest, content in entries)
 
     def release(self, sequence: Sequence) -> None:
         """Take all blocks from a row. What is in the prefix cache stays there."""
