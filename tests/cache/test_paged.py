@@ -171,9 +171,9 @@ def test_caches_that_cannot_be(arguments: dict[str, Any], message: str) -> None:
         (((31, 2, [0]),), "1 blocks of 32 tokens; 33 tokens need 2"),
         (((0, 1, [4]),), "block 4; the cache has blocks 0 to 3"),
         (((0, 1, [-1]),), "block -1"),
-        (((0, 1, [0]), (0, 1, [0])), "block 0 is written and belongs to two places"),
-        (((32, 1, [0, 1]), (10, 3, [0])), "block 0 is written"),
-        (((32, 1, [2, 2]),), "block 2 is written"),
+        (((0, 1, [0]), (0, 1, [0])), "belongs to two places"),
+        (((32, 1, [0, 1]), (10, 3, [0])), r"blocks \[0, 1\] are written"),
+        (((32, 1, [2, 2]),), r"blocks \[2\] are written"),
     ],
 )
 def test_rows_that_cannot_be(sequences: Any, message: str) -> None:

@@ -6,6 +6,7 @@ products around attention need the same care, see `SeedOssLayers.run_packed`.
 """
 
 from collections.abc import Iterator
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -38,8 +39,8 @@ class PagedContext(AttentionContext):
     def slabs(self, num_rows: int) -> Iterator["PagedContext"]:
         """Contexts of `num_rows` rows each, in order; they are to be run in order, too."""
         for rows in self.rows.slabs(num_rows):
-            part = PagedContext.__new__(PagedContext)  # checked as a whole
-            part.cache, part.rows, part._slots = self.cache, rows, None
+            part = copy(self)  # checked as a whole
+            part.rows, part._slots = rows, None
             yield part
 
     def attend(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from seed_oss.errors import InputError
@@ -66,19 +67,32 @@ class PackedRows:
             raise InputError("packed rows have 0 sequences; give at least one")
         for index, sequence in enumerate(self.sequences):
             _check_sequence(index, sequence, num_blocks, block_len)
-        written = {block for sequence in self.sequences for block in _written(sequence, block_len)}
-        uses = [block for sequence in self.sequences for block in sequence.block_ids if block in written]
-        if len(uses) > len(written):
-            twice = next(block for block in uses if uses.count(block) > 1)
-            raise InputError(
-                f"block {twice} is written and belongs to two places; a block with new tokens needs one owner: copy it"
-            )
+        _check_owners(self.sequences, block_len)
+
+
+def _check_owners(sequences: Sequence[PackedSequence], block_len: int) -> None:
+    """A block with new tokens has one place in one sequence; blocks that are only read may be shared."""
+    owned = [_written(sequence, block_len) for sequence in sequences]
+    written = {block for blocks in owned for block in blocks}
+    twice = len(written) < sum(map(len, owned))
+    if twice or not all(written.isdisjoint(_read(sequence, block_len)) for sequence in sequences):
+        blocks = sorted(written)
+        raise InputError(
+            f"blocks {blocks!r:.80} are written, and one of them belongs to two places; a block with new tokens needs "
+            "one owner: copy it"
+        )
 
 
 def _written(sequence: PackedSequence, block_len: int) -> Sequence[int]:
     """Blocks that get new tokens."""
     end = sequence.start + sequence.length
     return sequence.block_ids[sequence.start // block_len : -(-end // block_len)]
+
+
+def _read(sequence: PackedSequence, block_len: int) -> Iterator[int]:
+    """Its other blocks."""
+    first, end = sequence.start // block_len, -(-(sequence.start + sequence.length) // block_len)
+    return chain(sequence.block_ids[:first], sequence.block_ids[end:])
 
 
 def _check_sequence(index: int, sequence: PackedSequence, num_blocks: int, block_len: int) -> None:
