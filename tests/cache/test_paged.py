@@ -125,6 +125,15 @@ def test_blocks_go_out_and_come_back(kind: torch.dtype) -> None:
     assert sum(one.nbytes for one in first.read_block(3) if one is not None) == block_bytes(model.config, dtype=kind)
 
 
+def test_elsewhere_all_rows_run_at_once() -> None:
+    """Only the CPU promises equal bits."""
+    model = tiny_model(SeedOssModel).to("meta")
+    cache = PagedCache(model.config, 4, dtype=torch.float32, device="meta")
+    context = PagedContext(cache, PackedRows((PackedSequence(0, 20, [0]), PackedSequence(3, 1, [2]))))
+    ids = torch.zeros(21, dtype=torch.int64, device="meta")
+    assert model.run_packed(ids, ids, context).shape == (21, 32)
+
+
 def test_blocks_of_another_kind_are_refused() -> None:
     cache, other = (PagedCache(tiny_config(), 2, dtype=dtype) for dtype in (torch.int8, torch.float32))
     with pytest.raises(InputError, match=r"keys of the block is torch\.float32 .* takes torch\.int8"):

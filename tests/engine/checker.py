@@ -83,6 +83,7 @@ class Checker:
                 self._learn(digest, content)
         for block_id, digest, content in entries:
             assert pool.prefix_cache.find(digest, content) == block_id, "I3"
+            assert digest in self._chains, f"I3 block {block_id} without parent"
             assert self.memory[(block_id + 1) * block_len - 1] == self._chains[digest][0], f"I3 block {block_id}"
 
     def _learn(self, digest: bytes, content: BlockContent) -> None:
@@ -154,9 +155,8 @@ class Checker:
         group = scheduler.suspects
         waiting = [sequence for sequence in scheduler.waiting if group is None or sequence.row.key in group]
         assert batch.rows or not waiting, "I14 nothing runs"
-        promised = self._promised()
-        first = next((sequence for sequence in waiting if not self._awaits(sequence, promised)), None)
-        if first is None or len(scheduler.running) >= scheduler.limits.max_num_seqs or first.num_preemptions:
+        first = self._first_to_run(waiting)
+        if first is None or len(scheduler.running) >= scheduler.limits.max_num_seqs:
             return
         ahead = sum(
             max(pool.num_blocks_for(len(sequence.token_ids)) - len(sequence.block_ids), 0)
@@ -164,6 +164,15 @@ class Checker:
         )
         needed = pool.num_blocks_for(len(first.token_ids)) + len(scheduler.running)
         assert needed > pool.num_available - ahead, f"I14 {first.row.key} could run"
+
+    def _first_to_run(self, waiting: list[Sequence]) -> Sequence | None:
+        promised = self._promised()
+        for sequence in waiting:
+            if not self._awaits(sequence, promised):
+                return sequence
+            if sequence.awaited is None or sequence.num_blocks_wanted:
+                return None  # when it was looked at it found no room; since then a block it had found was taken
+        return None
 
     def _promised(self) -> set[tuple[object, ...]]:
         block_len = self.scheduler.pool.block_len
@@ -175,9 +184,17 @@ class Checker:
         }
 
     def _awaits(self, sequence: Sequence, promised: set[tuple[object, ...]]) -> bool:
-        block_len = self.scheduler.pool.block_len
-        start = (sequence.row.namespace, sequence.row.cache_salt, *sequence.token_ids[:block_len])
-        return sequence.row.uses_prefix_cache and len(sequence.token_ids) > block_len and start in promised
+        """Whether the first block that is not in the cache is about to be computed."""
+        row, ids, block_len = sequence.row, sequence.token_ids, self.scheduler.pool.block_len
+        is_new = sequence.max_computed < len(row.prompt_ids)
+        is_looked_up = row.uses_prefix_cache and not (row.wants_prompt_logits and is_new)
+        parent = bytes(32)
+        for end in range(block_len, len(ids) if is_looked_up else 0, block_len):
+            content = BlockContent(parent, row.namespace, row.cache_salt, tuple(ids[end - block_len : end]))
+            parent = sha(self.secret, content)
+            if not self.scheduler.pool.prefix_cache.has(parent):
+                return (row.namespace, row.cache_salt, *ids[:end]) in promised
+        return False
 
     def end(self) -> None:
         """I12: nothing is held once every row has ended."""

@@ -39,15 +39,15 @@ def is_stop(token_id: int) -> bool:
     return token_id % STOP_EVERY == 0
 
 
-def generate_alone(row: NewRow) -> tuple[int, ...]:
-    """The new tokens of a row without blocks, batch or scheduler."""
+def generate_alone(row: NewRow, *, stops: bool = False) -> tuple[int, ...]:
+    """The new tokens of a row without blocks, batch or scheduler; `stops` is whether some tokens end it."""
     values: list[int] = []
     new: list[int] = []
     value = space_value(row.namespace, row.cache_salt)
     for token_id in row.prompt_ids:
         value = value_of(value, len(values), token_id)
         values.append(value)
-    while len(new) < row.max_new_tokens and not (new and is_stop(new[-1])):
+    while len(new) < row.max_new_tokens and not (stops and new and is_stop(new[-1])):
         new.append(token_of(values))
         value = value_of(value, len(values), new[-1])
         values.append(value)
@@ -112,6 +112,7 @@ class FakeRunner:
         self.memory: dict[int, int] = {}
         self.store: FakeStore | None = None
         self.right_drafts = 0.7
+        self.stops = False
 
     def run(self, batch: ScheduledBatch) -> StepResult:
         """One step, as a runner has to do it."""
@@ -165,7 +166,7 @@ class FakeRunner:
         return RowResult(
             row.key,
             token_ids,
-            finish="stop" if is_stop(token_ids[-1]) else None,
+            finish="stop" if self.stops and is_stop(token_ids[-1]) else None,
             drafts=tuple(self._drafts(new, row, token_ids)),
         )
 
@@ -189,12 +190,12 @@ class FakeRunner:
         for index in range(row.num_drafts + 1):
             token_id = token_of(values[: len(values) - row.num_drafts + index])
             yield token_id
-            if is_stop(token_id) or index == row.num_drafts or drafts[index] != token_id:
+            if (self.stops and is_stop(token_id)) or index == row.num_drafts or drafts[index] != token_id:
                 return
 
     def _drafts(self, new: NewRow, row: ScheduledRow, token_ids: tuple[int, ...]) -> Iterator[int]:
         num_known = row.start + len(row.token_ids) - row.num_drafts - len(new.prompt_ids) + len(token_ids)
-        following = generate_alone(new)[num_known:] if new.num_draft_tokens else ()
+        following = generate_alone(new, stops=self.stops)[num_known:] if new.num_draft_tokens else ()
         for token_id in following[: new.num_draft_tokens + 1]:  # one more than allowed
             yield token_id if self.rng.random() < self.right_drafts else token_id + 1
 

@@ -44,7 +44,10 @@ class Simulation:
         self.num_steps = num_steps
         self.rows: dict[RowKey, NewRow] = {}
         self.runner = FakeRunner(rng.choice((1, 2, 4, 8)), self.rows, rng)
-        self.pool = FlakyPool(rng.randint(3, 24), self.runner.block_len, PrefixCache(SECRET))
+        self.runner.stops = True
+        self.pool = FlakyPool(
+            rng.randint(3, 12) * 8 // min(self.runner.block_len, 4), self.runner.block_len, PrefixCache(SECRET)
+        )
         self.pool.rng = rng
         self.limits = self._limits()
         self.runner.store = FakeStore() if rng.random() < 0.5 else None
@@ -64,7 +67,7 @@ class Simulation:
         rng = self.rng
         num_seqs = rng.randint(1, 6)
         return EngineLimits(
-            max_model_len=rng.choice((16, 40, 64)),
+            max_model_len=rng.choice((40, 80)),
             max_num_seqs=num_seqs,
             max_num_batched_tokens=num_seqs + rng.choice((0, 1, 4, 32)),
             max_num_waiting=rng.choice((None, 12)),
@@ -210,7 +213,7 @@ class Simulation:
         """Each row has the tokens that it has alone, all of them where it ended by itself."""
         self.checker.end()
         for key, ended in self.checker.ended.items():
-            new, alone = tuple(self.checker.new_tokens[key]), generate_alone(self.rows[key])
+            new, alone = tuple(self.checker.new_tokens[key]), generate_alone(self.rows[key], stops=True)
             assert new == alone[: len(new)], key
             assert ended.reason not in DONE or new == alone, key
             assert ended.reason != "abort" or key.request_id in self.aborted, key

@@ -12,10 +12,11 @@ from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext,
 from seed_oss.errors import InputError, StateError
 from seed_oss.nn.fused import FusedLayers, fuse_, logits_of_rows, unfuse_
 from seed_oss.ops.grouped_weight import QuantFormat
+from seed_oss.ops.logits import argmax_rows
 from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
 from tests.factory import random_ids, tiny_config, tiny_model
 from tests.nn.test_fused import quantized
-from tests.packed import block_tables, num_different, run_alone, run_at_random, run_rows, sequences_of
+from tests.packed import block_tables, cache_for, num_different, run_alone, run_at_random, run_rows, sequences_of
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "max_position_embeddings": 1024}
 SHAPES = {
@@ -171,6 +172,34 @@ def test_logits_of_a_row_do_not_depend_on_others(weights: str, restores_threads:
     torch.set_num_threads(3)
     assert num_different([logits_of_rows(head, states)], [alone]) == 0
     assert torch.allclose(alone, head(states).float(), atol=1e-5 if dtype == torch.float32 else 0.02)
+
+
+def greedy_together(model: Any, prompts: list[Tensor], num_new: int, dtype: torch.dtype) -> list[Tensor]:
+    """Prompts with their next tokens, from packed forwards of all of them."""
+    lengths = [len(one) + num_new for one in prompts]
+    cache = cache_for(model, lengths, dtype=dtype)
+    tables, ids, done = block_tables(cache, lengths, seed=1), prompts, [0] * len(prompts)
+    for _ in range(num_new):
+        parts = zip(done, ids, tables, strict=True)
+        rows = [PackedSequence(start, len(one) - start, table) for start, one, table in parts]
+        last = [states[-1] for states in run_rows(model.model, cache, ids, PackedRows(tuple(rows)))]
+        done = [len(one) for one in ids]
+        new = argmax_rows(logits_of_rows(model.lm_head, torch.stack(last)))
+        ids = [torch.cat((one, new[row, None])) for row, one in enumerate(ids)]
+    return ids
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused", "int4"])
+def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
+    model = tiny_model(SeedOssForCausalLM, **SHAPE).requires_grad_(False)
+    model = quantized(model, QuantFormat(4, 32)) if kind == "int4" else model
+    model = model if kind == "plain" else fuse_(model)
+    model.generation_config.eos_token_id = None
+    prompts = sequences_of((3, 20, 7))
+    together = greedy_together(model, prompts, 25, torch.bfloat16 if kind == "int4" else torch.float32)
+    for prompt, one in zip(prompts, together, strict=True):
+        expected = model.generate(prompt[None], max_new_tokens=25, do_sample=False)
+        assert one.tolist() == expected[0].tolist()
 
 
 def test_logits_with_a_gradient_are_refused() -> None:

@@ -53,10 +53,27 @@ def run_products(library: Any, structs: Any, rng: np.random.Generator) -> None:
     for kind, dtype in ((2, np.uint16), (3, np.float32)):
         data = np.ones((45, 37), dtype)
         struct = structs.WeightStruct(address(data), None, 45, 37, kind, 0, 0, 0)
-        x, out = np.ones((5, 37), np.float32), np.empty((5, 45), np.float32)
-        library.so_linear(ctypes.byref(struct), address(x), 5, address(out), 2)
+        for count in (5, 23):
+            x, out = np.ones((count, 37), np.float32), np.empty((count, 45), np.float32)
+            library.so_linear(ctypes.byref(struct), address(x), count, address(out), 2)
 
 
+def run_logits(library: Any, rng: np.random.Generator) -> None:
+    for count, cols in ((1, 1), (3, 17), (5, 256), (2, 700)):
+        x = rng.normal(size=(count, cols)).astype(np.float32)
+        x[-1, cols // 2], place = np.nan, (address(x), count, cols, cols)
+        k = min(cols, 20)
+        ids, sums = np.empty(count, np.int64), np.empty(count, np.float32)
+        best, best_ids = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        library.so_argmax(*place, address(ids), 2)
+        library.so_log_sum_exp(*place, address(sums), 2)
+        library.so_top_k(*place, k, address(best), address(best_ids), 2)
+        assert ids.tolist() == [*x[:-1].argmax(1), -1]
+        assert best_ids[:, 0].tolist() == [*x[:-1].argmax(1), cols // 2]
+        assert np.isnan(sums).tolist() == [False] * (count - 1) + [True]
+
+
+VOID = ctypes.c_void_p
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER = 64, 6, 2, 16, 96
 SIZES = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
 CACHE_DTYPES = (np.uint16, np.float32, np.int8)
@@ -136,7 +153,9 @@ def main() -> None:
     library.so_linear.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     library.so_embedding.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
     library.so_decoder.argtypes = (ctypes.c_void_p,)
-    for name in ("so_linear", "so_embedding", "so_decoder"):
+    library.so_argmax.argtypes = library.so_log_sum_exp.argtypes = (VOID, *[ctypes.c_int64] * 3, VOID, ctypes.c_int64)
+    library.so_top_k.argtypes = (VOID, *[ctypes.c_int64] * 4, VOID, VOID, ctypes.c_int64)
+    for name in ("so_linear", "so_embedding", "so_decoder", "so_argmax", "so_log_sum_exp", "so_top_k"):
         getattr(library, name).restype = None
     library.so_instruction_set.argtypes, library.so_instruction_set.restype = (ctypes.c_int64,), ctypes.c_int64
     rng = np.random.default_rng(0)
@@ -144,6 +163,7 @@ def main() -> None:
     for level in seen:
         library.so_instruction_set(level)
         run_products(library, structs, rng)
+        run_logits(library, rng)
         for batch, length, past in ((1, 1, 0), (2, 1, 300), (1, 3, 255), (2, 13, 250)):
             run_decoder(library, structs, rng, batch, length, past)
         for kind in range(3):

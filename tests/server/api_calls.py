@@ -94,7 +94,7 @@ def events(client: FakeEngine, path: str, body: dict[str, Any], **settings: Any)
         async with http(client, **settings) as caller:
             got = await caller.post(path, json=body)
             assert got.headers["content-type"].startswith("text/event-stream"), got.text
-            return [read(line) for line in got.text.split("\n\n") if line.startswith("data: ")]
+            return [read(line) for line in got.text.split("\n") if line.startswith("data: ")]
 
     def read(line: str) -> Any:
         text = line.removeprefix("data: ")

@@ -57,7 +57,7 @@ class FakeEngine(EngineClient):
         tokenizer: makes tokens of the scripts.
         scripts: what is said.
         refusal: makes what every request is refused with, or None.
-        computed: what tasks that give no text get.
+        computed: what tasks that give no text get, instead of `numbers`.
         prompt_logprobs: comes before the answer, if set.
         hold_after: tokens after which a stream waits for `gate`; None never waits, -1 waits
             before anything.
@@ -111,9 +111,10 @@ class FakeEngine(EngineClient):
     def _events(self, request: Submit) -> list[RequestEvent]:
         if self.refusal is not None:
             return [self.refusal(request)]
-        if self.computed is not None:
+        if self.computed is not None or request.task != "generate":
+            computed = self.computed or numbers
             ended = Ended(request.request_id, 0, "length", num_prompt_tokens=len(request.prompt_ids))
-            return [Started(request.request_id), self.computed(request), ended]
+            return [Started(request.request_id), computed(request), ended]
         scripts = [self.next_script() for _ in range(request.params.n)]
         suffix = tuple(self.encode(scripts[0].suffix))
         events: list[RequestEvent] = [Started(request.request_id, suffix, 100)]
@@ -150,6 +151,12 @@ class FakeEngine(EngineClient):
             script.stop,
         )
         return [*said, end] if script.ends else said
+
+
+def numbers(request: Submit) -> Computed:
+    """Two numbers for each token of a prompt, and their log-probabilities."""
+    rows = tuple((float(token), 1.0) for token in request.prompt_ids)
+    return Computed(request.request_id, rows, probs(request.prompt_ids, request.params.prompt_logprobs or 0))
 
 
 def probs(ids: Sequence[int], num_top: int, *, first: bool = True) -> LogProbs:

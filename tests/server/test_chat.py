@@ -6,6 +6,7 @@ import pytest
 
 from seed_oss.chat import OutputFormat
 from seed_oss.engine.messages import AnswerForm
+from seed_oss.server.streaming import data
 from tests.server.api_calls import ASK, chat, engine, joined, streamed
 from tests.server.fake_engine import Script
 
@@ -295,6 +296,20 @@ def test_the_last_message_can_be_continued() -> None:
     assert client.tokenizer.decode(client.submits[0].prompt_ids).endswith("Birds fly")
 
 
+def test_blanks_at_the_start_of_what_goes_on_are_kept() -> None:
+    begun = [*ASK, {"role": "assistant", "content": "Birds fly"}]
+    fields: dict[str, Any] = {"messages": begun, "continue_final_message": True, "logprobs": True}
+    (choice,) = chat(engine(" by day.<seed:eos>"), **fields).body["choices"]
+    assert choice["message"]["content"] == " by day."
+    assert "".join(one["token"] for one in choice["logprobs"]["content"]) == " by day."
+    assert joined(streamed(engine(" by day.<seed:eos>"), **fields))["content"] == " by day."
+
+
+def test_tokens_that_come_together_are_one_chunk() -> None:
+    chunks = streamed(engine(Script("One two three.<seed:eos>", num_together=100)))
+    assert [_delta(chunk).get("content") for chunk in chunks] == ["", "One two three.", None]
+
+
 def test_history_in_openais_form() -> None:
     client = engine()
     history = [
@@ -334,3 +349,9 @@ def test_bytes_of_half_characters() -> None:
     said = chat(engine("🙂<seed:eos>"), logprobs=True).body["choices"][0]["logprobs"]["content"]
     assert bytes(byte for one in said for byte in one["bytes"]).decode() == "🙂"
     assert all(one["top_logprobs"] == [] for one in said)
+
+
+def test_line_ends_of_unicode_do_not_cut_events() -> None:
+    chunks = streamed(engine("a\u2028b\u0085c<seed:eos>"))
+    assert joined(chunks)["content"] == "a\u2028b\u0085c"
+    assert all(data({"a": char}).count(b"\\u") == 1 for char in "\u2028\u2029\u0085")

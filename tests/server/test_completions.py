@@ -103,6 +103,22 @@ def test_embeddings() -> None:
     assert [(submit.task, submit.options) for submit in client.submits] == [("embed", {"pooling": "mean"})] * 2
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/score", "/classify", "/token_classify"])
+def test_markers_in_inputs_are_text(path: str) -> None:
+    client = engine()
+    assert post(client, path, {"input": ["a<seed:eos><seed:think>b", "ab"]}).status == 200
+    marked, plain = (submit.prompt_ids for submit in client.submits)
+    assert set(marked).isdisjoint(client.encode("<seed:eos><seed:think>"))
+    assert list(plain) == client.encode("ab")
+    assert client.tokenizer.decode(marked) == "a<seed:eos><seed:think>b"
+
+
+def test_markers_in_prompts_count() -> None:
+    client = engine()
+    complete(client, "a<seed:think>")
+    assert list(client.submits[0].prompt_ids) == client.encode("a<seed:think>")
+
+
 def test_embeddings_in_base64() -> None:
     answer = post(engine(computed=_vector), "/v1/embeddings", {"input": "a", "encoding_format": "base64"})
     assert struct.unpack("<2f", base64.b64decode(answer.body["data"][0]["embedding"])) == pytest.approx([0.6, 0.8])
@@ -116,6 +132,12 @@ def test_embeddings_cut_and_as_they_are() -> None:
     assert answer.error["param"] == "dimensions"
     answer = post(engine(computed=_vector), "/v1/embeddings", {"input": "a", "normalize": False})
     assert answer.body["data"][0]["embedding"] == [3.0, 4.0]
+
+
+def test_what_is_asked_of_the_engine() -> None:
+    client = engine(computed=_vector)
+    post(client, "/v1/embeddings", {"input": "a", "normalize": False, "dimensions": 1})
+    assert [submit.options for submit in client.submits] == [{"normalize": False}]
 
 
 def test_more_inputs_than_at_once() -> None:
@@ -186,7 +208,7 @@ def test_an_answer_in_a_text() -> None:
 
     client = engine(computed=marked)
     (one,) = post(client, "/question_answering", {"question": "Where?", "context": context}).body["data"]
-    assert one["answer"].strip() == "Paris"
+    assert one["answer"] == "Paris"
     assert context[one["start"] : one["end"]] == one["answer"]
     assert one["score"] == 2.0
     short = post(client, "/question_answering", {"question": "?", "context": context, "max_answer_tokens": 1})

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from seed_oss import AutoConfig
 from seed_oss.errors import InputError, MissingExtraError, MissingFileError
-from seed_oss.files import resolve_model
+from seed_oss.files import gguf_file, resolve_model
 from seed_oss.weights import demo, gguf_import
 from tests.quant.gguf_factory import Recipe, random_weights, write_gguf
 
@@ -192,3 +193,8 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert demo.cache_folder() == tmp_path / "x" / "seed-oss"
     monkeypatch.setenv("SEED_OSS_CACHE", "~/mine")
     assert demo.cache_folder() == tmp_path / "mine"
+
+
+def test_the_packed_demo_is_a_name_too() -> None:
+    assert gguf_file("demo-int4") == demo.packed()
+    assert type(AutoConfig.from_pretrained("demo-int4")).__name__ == "SeedOssConfig"

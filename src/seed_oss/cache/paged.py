@@ -7,9 +7,11 @@ Token t of a sequence is in its block number t // block_len, at t % block_len. W
 know; keys are stored after rotation.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -173,10 +175,17 @@ def _check_kind(block_len: int, dtype: torch.dtype) -> None:
 
 
 def _new_room(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Room:
-    numbers = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)]
+    numbers = [_zeros(shape, dtype, device) for _ in range(2)]
     if dtype != torch.int8:
         return Room(*numbers)
-    return Room(*numbers, *(torch.zeros(shape[:-1], dtype=torch.float32, device=device) for _ in range(2)))
+    return Room(*numbers, *(_zeros(shape[:-1], torch.float32, device) for _ in range(2)))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that take memory only where they are written to, which `torch.zeros` does everywhere on the CPU."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def _as_chunk(blocks: Tensor, num_tokens: int) -> Tensor:

@@ -32,6 +32,8 @@ def _problem_of(row: NewRow, limits: EngineLimits, pool: BlockPool) -> str | Non
         return "the prompt has no tokens; give at least one"
     if num_new < 0 or row.num_draft_tokens < 0:
         return f"max_new_tokens is {num_new} and num_draft_tokens {row.num_draft_tokens}; neither may be negative"
+    if abs(row.priority) > limits.max_priority:
+        return f"priority is {row.priority}; give one from {-limits.max_priority} to {limits.max_priority}"
     if num_prompt + num_new > limits.max_model_len:
         return (
             f"a prompt of {num_prompt} tokens and {num_new} new ones are more than the context of "

@@ -16,6 +16,7 @@ class EngineLimits:
         max_num_batched_tokens: most tokens in a step; at least `max_num_seqs`, so that each running row goes on.
         max_num_waiting: most rows in the queue; None means four times `max_num_seqs`.
         max_queued_tokens: most tokens of the rows in the queue together.
+        max_priority: largest priority; the smallest is its negative.
         queue_timeout_s: seconds after which a row ends that has never run.
         progress_timeout_s: seconds after which a row ends that got no further; a chunk of its prompt is progress.
         total_timeout_s: seconds after which any row ends, or None.
@@ -31,6 +32,7 @@ class EngineLimits:
     max_num_batched_tokens: int = 512
     max_num_waiting: int | None = None
     max_queued_tokens: int = 1_048_576
+    max_priority: int = 100
     queue_timeout_s: float = 60.0
     progress_timeout_s: float = 120.0
     total_timeout_s: float | None = None
@@ -40,7 +42,7 @@ class EngineLimits:
     def __post_init__(self) -> None:
         """Check."""
         counts = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "max_num_waiting", "max_queued_tokens")
-        for name in counts:
+        for name in (*counts, "max_priority"):
             _check_count(name, getattr(self, name), optional=name == "max_num_waiting")
         for name in ("queue_timeout_s", "progress_timeout_s", "total_timeout_s", "ageing_s", "max_tick_s"):
             _check_seconds(name, getattr(self, name), optional=name == "total_timeout_s")

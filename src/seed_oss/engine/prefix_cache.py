@@ -2,13 +2,12 @@
 
 import hashlib
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from seed_oss.errors import InputError
 
 
-@dataclass(frozen=True, slots=True)
-class BlockContent:
+class BlockContent(NamedTuple):
     """What keys and values of a full block depend on; equal contents have equal keys and values.
 
     Args:

@@ -18,6 +18,7 @@ from seed_oss.engine.budget import Share, share_budget
 from seed_oss.engine.clock import SteadyClock
 from seed_oss.engine.events import Counters, Ended, Event, Refusal, Tokens
 from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.results import problem_with
 from seed_oss.engine.rows import RowTable
 from seed_oss.engine.sequence import Sequence
 from seed_oss.engine.suspects import Suspects
@@ -96,9 +97,19 @@ class Scheduler:
         refusal = self.refusal(rows)
         if refusal is not None:
             return [self._refused(row, refusal) for row in rows]
+        elder: Sequence | None = None
         for row in rows:
-            self._rows.add(self._sequence(row))
+            elder = self._add(row, elder)
         return []
+
+    def _add(self, row: NewRow, elder: Sequence | None) -> Sequence:
+        """Take in a row; gives the one that the next row of the request may be like."""
+        sequence = self._sequence(row)
+        self._rows.add(sequence)
+        if elder is None or not elder.may_be_elder_of(row):
+            return sequence
+        sequence.elder = elder
+        return elder
 
     def _check_new(self, keys: list[RowKey]) -> None:
         for key in keys:
@@ -175,7 +186,7 @@ class Scheduler:
         """Blocks beyond what the running rows still need for the tokens they know."""
         tables = self._tables
         missing = (tables.num_blocks_missing(sequence, len(sequence.token_ids)) for sequence in self._rows.running)
-        return self.pool.num_available - sum(max(count, 0) for count in missing)
+        return self.pool.num_available - sum(missing)
 
     def _admit_one(self, sequence: Sequence, room: int) -> int | None:
         """Blocks that a row uses up by running; 0 where it waits for a block of another one, None without room."""
@@ -195,12 +206,12 @@ class Scheduler:
 
     def _find(self, sequence: Sequence) -> Match | None:
         """What the prefix cache has of a row; None while it waits for another row, whose progress is its own."""
-        if not self._tables.is_promised(sequence.awaited):
+        if not self._tables.is_awaited(sequence.awaited):
             match = self._tables.find(sequence)
             sequence.awaited = match.awaited
             if match.awaited is None:
                 return match
-        sequence.progressed_at = self._clock.now
+        sequence.progressed_at, sequence.num_blocks_wanted = self._clock.now, 0
         return None
 
     def _start(self, sequence: Sequence) -> None:
@@ -210,19 +221,14 @@ class Scheduler:
 
     def _place(self, shares: list[Share]) -> tuple[ScheduledRow, ...]:
         """Give each row the blocks for its share, the first to serve first, at the cost of the last ones."""
-        rows: list[ScheduledRow] = []
-        for sequence, num_tokens, num_drafts in shares:
-            if sequence.is_running and self._make_room(sequence, sequence.num_computed + num_tokens):
-                rows.append(self._scheduled(sequence, num_tokens, num_drafts))
-        return tuple(rows)
+        for sequence, num_tokens, _ in shares:
+            if sequence.is_running:
+                self._make_room(sequence, sequence.num_computed + num_tokens)
+        return tuple(self._scheduled(*share) for share in shares if share.sequence.is_running)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
-        while not self._tables.grow(sequence, num_tokens):
-            victim = self._rows.running[-1]
-            self._preempt(victim)
-            if victim is sequence:
-                return False
-        return True
+    def _make_room(self, sequence: Sequence, num_tokens: int) -> None:
+        while sequence.is_running and not self._tables.grow(sequence, num_tokens):
+            self._preempt(self._rows.running[-1])  # at worst the row itself
 
     def _scheduled(self, sequence: Sequence, num_tokens: int, num_drafts: int) -> ScheduledRow:
         start, end = sequence.num_computed, sequence.num_computed + num_tokens
@@ -272,7 +278,7 @@ class Scheduler:
         self._clock.read(now)
 
     def _take(self, sequence: Sequence, row: ScheduledRow, result: RowResult | None, events: list[Event]) -> None:
-        problem = _problem_with(sequence, row, result)
+        problem = problem_with(sequence, row, result)
         if result is None or problem is not None:
             events.append(self._end_with_error(sequence, problem))
             return
@@ -290,6 +296,8 @@ class Scheduler:
         num_computed = row.start + len(row.token_ids) - row.num_drafts + num_accepted
         sequence.advance(result.token_ids, num_computed, result.drafts)
         sequence.progressed_at = self._clock.now
+        if row.num_drafts > num_accepted:
+            self._tables.trim(sequence)
         if num_computed // self.pool.block_len > sequence.num_registered:
             self._tables.register(sequence)
         tally = self._tally
@@ -384,17 +392,3 @@ class Scheduler:
     def counters(self) -> Counters:
         """All figures at this moment."""
         return counters_of(self._tally, self._rows, self._tables, self.pool)
-
-
-def _problem_with(sequence: Sequence, row: ScheduledRow, result: RowResult | None) -> str | None:
-    """Why a row cannot go on, or None."""
-    if result is None:
-        return "the step gave no result for this row"
-    if result.error is not None:
-        return result.error
-    num_most = 1 + row.num_drafts if row.is_sampled and sequence.num_remaining else 0
-    num_new = len(result.token_ids)
-    is_idle = row.is_sampled and sequence.num_remaining > 0 and not num_new and result.finish is None
-    if num_new > num_most or is_idle:
-        return f"the step gave {num_new} tokens for this row and at most {num_most}, at least one, can come"
-    return None

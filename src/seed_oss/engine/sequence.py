@@ -14,12 +14,14 @@ class Sequence:
         order: who is first: the smaller one is served earlier, and loses its blocks later.
         arrived: seconds on the scheduler's clock.
         token_ids: known tokens: the prompt and what was generated.
+        elder: an earlier row with the same prompt, whose digests are its own, too; or None.
     """
 
     row: NewRow
     order: tuple[float, int]
     arrived: float
     token_ids: list[int]
+    elder: "Sequence | None" = None
     num_computed: int = 0
     block_ids: tuple[int, ...] = ()
     digests: list[bytes] = field(default_factory=list[bytes])  # of full blocks, as far as anybody asked
@@ -55,6 +57,12 @@ class Sequence:
     def num_missing(self) -> int:
         """Known tokens that are not computed."""
         return len(self.token_ids) - self.num_computed
+
+    def may_be_elder_of(self, row: NewRow) -> bool:
+        """Whether the blocks of the row's prompt have the digests of this one's."""
+        own = self.row
+        same_space = (own.namespace, own.cache_salt) == (row.namespace, row.cache_salt)
+        return same_space and own.prompt_ids == row.prompt_ids
 
     def advance(self, token_ids: tuple[int, ...], num_computed: int, drafts: tuple[int, ...]) -> None:
         """Take the result of a step.

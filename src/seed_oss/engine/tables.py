@@ -77,9 +77,9 @@ class BlockTables:
             last = later
         return self._digest(sequence, last)
 
-    def is_promised(self, digest: bytes | None) -> bool:
-        """Whether a running row is about to compute the block."""
-        return digest in self._promised
+    def is_awaited(self, digest: bytes | None) -> bool:
+        """Whether the block is not there yet, and a running row is about to compute it."""
+        return digest is not None and digest in self._promised and not self._cache.has(digest)
 
     def _match(self, block_ids: list[int | None], awaited: bytes | None) -> Match:
         owned = sum(block_id is not None and self._pool.num_owners(block_id) > 0 for block_id in block_ids)
@@ -126,9 +126,7 @@ class BlockTables:
         if not self._may_register(sequence):
             return
         for index in range(sequence.num_registered, len(sequence.token_ids) // self._pool.block_len):
-            digest = self._digest(sequence, index)
-            if not self._cache.has(digest):
-                self._promised.setdefault(digest, sequence)
+            self._promised.setdefault(self._digest(sequence, index), sequence)
 
     def _may_register(self, sequence: Sequence) -> bool:
         return sequence.is_hashed and sequence.row.uses_prefix_cache
@@ -144,6 +142,13 @@ class BlockTables:
         sequence.block_ids += taken
         return True
 
+    def trim(self, sequence: Sequence) -> None:
+        """Take back blocks that were for drafts alone, so that nobody lacks them."""
+        count = self._pool.num_blocks_for(len(sequence.token_ids))
+        if len(sequence.block_ids) > count:
+            self._pool.release(reversed(sequence.block_ids[count:]))
+            sequence.block_ids = sequence.block_ids[:count]
+
     def register(self, sequence: Sequence) -> None:
         """Enter the full blocks of a row that are computed now."""
         num_full = sequence.num_computed // self._pool.block_len
@@ -152,11 +157,11 @@ class BlockTables:
             sequence.num_registered += 1
 
     def _register_block(self, sequence: Sequence, index: int) -> None:
-        block_id = sequence.block_ids[index]
+        block_id, digest = sequence.block_ids[index], self._digest(sequence, index)
+        self._promised.pop(digest, None)
         if self._cache.is_known(block_id):
             return
-        digest, content = self._digest(sequence, index), self._content(sequence, index)
-        self._promised.pop(digest, None)
+        content = self._content(sequence, index)
         twin = self._cache.find(digest, content)
         if twin is not None:
             self._move(sequence, index, twin)
@@ -199,7 +204,9 @@ class BlockTables:
             self._pool.forget(block_id)
 
     def _digest(self, sequence: Sequence, index: int) -> bytes:
-        digests = sequence.digests
+        digests, elder = sequence.digests, sequence.elder
+        if not digests and elder is not None:
+            digests += elder.digests[: sequence.num_prompt // self._pool.block_len]
         while len(digests) <= index:
             digests.append(self._cache.digest(self._content(sequence, len(digests))))
         return digests[index]

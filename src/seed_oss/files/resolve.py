@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from seed_oss.errors import CheckpointError, InputError, MissingFileError, UnsafeFileError, UnsupportedModelError
-from seed_oss.files.named_models import GGUF_TEXTS, NAMED_MODELS
+from seed_oss.files.named_models import GGUF_TEXTS, NAMED_FILES, NAMED_MODELS
 from seed_oss.files.names import check_subfolder, short
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
@@ -71,11 +71,14 @@ def resolve_model(
 
 
 def gguf_file(path_or_id: str | os.PathLike[str]) -> Path | None:
-    """What a user wrote for a model, where that is a GGUF file on this machine; else None.
+    """What a user wrote for a model, where that is a GGUF file on this machine, or names one; else None.
 
     Raises:
         InputError: It is no text and no path.
+        MissingExtraError, MissingFileError: It is the name of a file that is not installed.
     """
+    if isinstance(path_or_id, str) and path_or_id in NAMED_FILES:
+        return Path(_looked_up(NAMED_FILES[path_or_id])())
     path = Path(_as_text(path_or_id))
     try:
         return path if path.suffix.lower() == ".gguf" and path.is_file() else None
@@ -147,5 +150,5 @@ def _not_a_folder(path: Path) -> CheckpointError | MissingFileError:
 def _neither_message(text: str) -> str:
     return (
         f"{short(text, 200)} is not a folder here (looked in {Path.cwd()}), and not a hub id either, which has the "
-        f"form organisation/name; named models: {', '.join(NAMED_MODELS)}"
+        f"form organisation/name; named models: {', '.join((*NAMED_MODELS, *NAMED_FILES))}"
     )

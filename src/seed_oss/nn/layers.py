@@ -48,8 +48,8 @@ class SeedOssLayers(nn.ModuleList):
     def run_packed(self, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: PagedContext) -> Tensor:
         """Run all layers on packed sequences so that a row's bits do not depend on the others.
 
-        Torch's products sum in another order for another number of rows or threads. So 16 rows go through all layers
-        at a time, always as many, in one thread; a sequence's next 16 find the ones before in the cache.
+        Torch's products sum in another order for another number of rows or threads. So on the CPU 16 rows go through
+        all layers at a time, always as many, in one thread; a sequence's next 16 find the ones before in the cache.
 
         Args:
             hidden_states: `[1, num_tokens, hidden_size]`.
@@ -60,9 +60,11 @@ class SeedOssLayers(nn.ModuleList):
         Returns:
             `[1, num_tokens, hidden_size]`.
         """
+        if hidden_states.device.type != "cpu":  # nothing is promised there
+            return SeedOssLayers.forward(self, hidden_states, cos, sin, context, len(self), None)
         parts = (one.split(ROWS_AT_ONCE, dim=1) for one in (hidden_states, cos, sin))
         done = list[Tensor]()
-        with alone(hidden_states.device.type == "cpu"):
+        with alone():
             for slab, *rows in zip(context.slabs(ROWS_AT_ONCE), *parts, strict=True):
                 x, slab_cos, slab_sin = (pad_rows(one, dim=1) for one in rows)
                 output = SeedOssLayers.forward(self, x, slab_cos, slab_sin, slab, len(self), None)

@@ -12,8 +12,10 @@ from seed_oss.engine.client import EngineClient
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
 from seed_oss.server.bodies import Body, checked, read_json, unwrapped
 from seed_oss.server.errors import ApiError
+from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
+from seed_oss.server.stored import ResponseStore
 from seed_oss.server.streaming import unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.work import WorkPool
@@ -34,6 +36,8 @@ class Api:
     def __init__(self, client: EngineClient, served: ServedModel, settings: ApiSettings) -> None:
         self.client, self.served, self.settings = client, served, settings
         self.texts = Texts(served.tokenizer)
+        self.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
+        self.memory = ConversationMemory(self.texts, served.generation, settings.max_remembered_tokens)
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:
@@ -48,6 +52,11 @@ class Api:
     async def work(self, work: Callable[[], _T]) -> _T:
         """The result of what takes too long for the event loop."""
         return await self._pool.run(work)
+
+    def remember(self, request: Request, answer: WrittenAnswer) -> None:
+        """Keep an answer for the next prompt of its conversation, when there is time."""
+        owner = namespace(request)
+        self._pool.later(lambda: self.memory.remember(owner, answer))
 
     @property
     def ready(self) -> Ready:

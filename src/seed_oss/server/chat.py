@@ -16,8 +16,9 @@ from seed_oss.server.errors import ApiError
 from seed_oss.server.parts import Answer, Part
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
-from seed_oss.server.turn import AnswerReader, Step, Turn, prepare
+from seed_oss.server.turn import AnswerReader, Step, Turn
 from seed_oss.server.usage import Usage
 
 
@@ -29,11 +30,9 @@ async def chat_completions(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     wanted = asked.conversation(body, api.settings)
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, wanted, params)))
-    api.check_length(len(turn.prompt_ids), params.max_tokens, "messages")
-    submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=asked.priority, adapter=adapter)
-    runs, first = await api.start(request, [submit])
-    reply = _Reply(api, request, asked, turn, params)
+    begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
+    runs, first = begun.runs, begun.first
+    reply = _Reply(api, request, asked, begun.turn, params)
     if asked.stream:
         return EventStream(reply.stream(runs, first), _last, runs.close)
     try:
@@ -77,7 +76,7 @@ class _Reply:
             **self._head,
             "object": "chat.completion",
             "choices": choices,
-            "usage": self._usage.to_openai(),
+            "usage": self._usage_shown(),
             "system_fingerprint": None,
         }
 
@@ -96,8 +95,16 @@ class _Reply:
                 break
         self._usage.tell(self._request)
         if self._asked.wants_usage:
-            yield data(chunk(self._head, [], self._usage.to_openai()))
+            yield data(chunk(self._head, [], self._usage_shown()))
         yield DONE
+
+    def _usage_shown(self) -> dict[str, Any]:
+        """The usage, and what became of the answers in the history: why the cache does not know them."""
+        usage = self._usage.to_openai()
+        if self._turn.uses:
+            turns = [{"message": use.message_index, "missed": use.missed} for use in self._turn.uses]
+            usage["prompt_tokens_details"]["turns"] = turns
+        return usage
 
     def _chunks(self, event: RunEvent) -> list[dict[str, Any]]:
         """The chunks that an event brings."""
@@ -126,14 +133,16 @@ class _Reply:
         elif isinstance(said, Ended):
             choice = self._choice(said.choice)
             choice.ended = said
+            self._api.remember(self._request, choice.reader.written)
             self._usage.add(event.run, said, choice.reader.num_tokens)
             return self._kept(said.choice, choice.reader.finish(said))
         return Step()
 
     def _kept(self, index: int, step: Step) -> Step:
+        choice = self._choices[index]
         if not self._asked.stream:
-            self._choices[index].parts += step.parts
-            self._choices[index].probs += step.probs
+            choice.parts += step.parts
+            choice.probs += step.probs
         return step
 
     def _start(self, started: Started) -> None:

@@ -181,4 +181,5 @@ class ChatRequest(ThinkingFields):
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
             goes_on=bool(self.continue_final_message),
+            reuse_reasoning=bool(self.reuse_reasoning),
         )

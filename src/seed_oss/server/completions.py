@@ -116,7 +116,7 @@ async def completions(api: Api, request: Request) -> Response:
 
 def _prepared(texts: Texts, given: Sequence[GivenText], params: SamplingParams, echo: bool) -> list[_Prompt]:
     longest = max(map(len, params.stops), default=0)
-    rows = encode_all(texts, given, "prompt")
+    rows = encode_all(texts, given, "prompt", markers_count=True)
     return [
         _Prompt(
             ids,

@@ -53,7 +53,8 @@ async def embeddings(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     api.check_task("embed")
     rows = await asked.rows(api, request)
-    options = {} if asked.pooling is None else {"pooling": asked.pooling}
+    options = {"pooling": asked.pooling, "normalize": asked.normalize}
+    options = {name: value for name, value in options.items() if value is not None}
     results, usage = await compute(
         api, request, "embed", rows, param="input", priority=asked.priority, adapter=adapter, options=options
     )

@@ -77,8 +77,8 @@ Part = ReasoningPart | ContentPart | CallPart | ArgumentsPart | CallEndPart | Al
 class _Trimmed:
     """Text without outer whitespace, while it comes."""
 
-    def __init__(self) -> None:
-        self.has_begun = False
+    def __init__(self, *, has_begun: bool = False) -> None:
+        self.has_begun = has_begun
         self._blanks: list[str] = []
 
     def put(self, text: str) -> str:
@@ -98,11 +98,12 @@ class PartMaker:
 
     Args:
         has_tools: there are tools to call; otherwise what is written as a call is content.
+        goes_on: the content's beginning stands in the prompt, so that blanks at its start belong to it.
     """
 
-    def __init__(self, has_tools: bool) -> None:
+    def __init__(self, has_tools: bool, *, goes_on: bool = False) -> None:
         self._has_tools = has_tools
-        self._content, self._thinking = _Trimmed(), _Trimmed()
+        self._content, self._thinking = _Trimmed(has_begun=goes_on), _Trimmed()
         self._thoughts_before = False
         self._all: list[str] = []
         self._opening = ""
@@ -180,6 +181,22 @@ class PartMaker:
         text = "".join(self._block).removeprefix(self._opening)
         self._block = []
         return self._say(text) if text.strip() else []
+
+
+def merged(parts: Iterable[Part]) -> list[Part]:
+    """Fewer parts that say the same: neighbouring texts of one kind are joined."""
+    together: list[Part] = []
+    for part in parts:
+        last = together[-1] if together else None
+        if isinstance(part, ContentPart) and isinstance(last, ContentPart):
+            together[-1] = ContentPart(last.text + part.text)
+        elif isinstance(part, ReasoningPart) and isinstance(last, ReasoningPart):
+            together[-1] = ReasoningPart(last.text + part.text)
+        elif isinstance(part, ArgumentsPart) and isinstance(last, ArgumentsPart) and part.index == last.index:
+            together[-1] = ArgumentsPart(part.index, last.text + part.text)
+        else:
+            together.append(part)
+    return together
 
 
 _OF_CALLS = (CallBlockOpened, CallBlockClosed, CallMarkup, ToolCallStarted, ToolCallDelta)

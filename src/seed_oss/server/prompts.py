@@ -26,9 +26,11 @@ class GivenText:
     text: str | None = None
     ids: tuple[int, ...] = ()
 
-    def encoded(self, texts: Texts) -> tuple[int, ...]:
+    def encoded(self, texts: Texts, *, markers_count: bool) -> tuple[int, ...]:
         """Its ids."""
-        return self.ids if self.text is None else texts.encode(self.text)
+        if self.text is None:
+            return self.ids
+        return texts.encode(self.text) if markers_count else texts.encode_plain(self.text)
 
 
 def read_prompts(value: Any, param: str, *, max_prompts: int, vocab_size: int) -> list[GivenText]:
@@ -56,14 +58,22 @@ def read_prompts(value: Any, param: str, *, max_prompts: int, vocab_size: int) -
     return [read(item, f"{param}[{index}]") for index, item in enumerate(items)]
 
 
-def encode_all(texts: Texts, prompts: Sequence[GivenText], param: str) -> list[tuple[int, ...]]:
+def encode_all(
+    texts: Texts, prompts: Sequence[GivenText], param: str, *, markers_count: bool = False
+) -> list[tuple[int, ...]]:
     """The ids of prompts. It may take long: not for the event loop.
+
+    Args:
+        texts: of the model.
+        prompts: what was given.
+        param: the field that it came from.
+        markers_count: control tokens that a text spells are control tokens.
 
     Raises:
         ApiError: a text cannot be encoded.
     """
     with refusing(param):
-        return [prompt.encoded(texts) for prompt in prompts]
+        return [prompt.encoded(texts, markers_count=markers_count) for prompt in prompts]
 
 
 def _text(value: Any, place: str) -> GivenText:

@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request
@@ -56,7 +56,7 @@ async def score(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     api.check_task("score")
     given = asked.context or ""
-    context = await unless_gone(request, api.work(lambda: api.texts.encode(given) if given else ()))
+    context = await unless_gone(request, api.work(lambda: api.texts.encode_plain(given) if given else ()))
     rows = [(*context, *row) for row in await asked.rows(api, request)]
     params = SamplingParams(prompt_logprobs=asked.logprobs or 0)
     results, usage = await compute(
@@ -156,7 +156,7 @@ async def question_answering(api: Api, request: Request) -> Response:
     first = len(ids) - len(spans)
     rows, longest = results[0].values[first:], asked.max_answer_tokens or 30
     start, end, value = await api.work(lambda: _best_span(rows, longest))
-    left, right = spans[start][0], spans[end][1]
+    left, right = _trimmed(asked.context, spans[start][0], spans[end][1])
     answer = {
         "object": "answer",
         "index": 0,
@@ -168,14 +168,17 @@ async def question_answering(api: Api, request: Request) -> Response:
     return _list(api, request, "question_answering", asked.model, [answer], usage)
 
 
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without outer whitespace; tokens have the blank before them."""
+    span = text[start:end]
+    return start + len(span) - len(span.lstrip()), end - len(span) + len(span.rstrip()) if span.strip() else end
+
+
 def _encoded(texts: Texts, question: str, context: str) -> tuple[list[int], list[tuple[int, int]]]:
     """Ids of a question and a text, and the characters of the text that its tokens are; the text comes last."""
     with refusing("context"):
-        before = list(texts.encode(question))
-        encoded = texts.tokenizer(
-            context, add_special_tokens=False, return_offsets_mapping=True, split_special_tokens=True, verbose=False
-        )
-    ids, spans = cast("list[int]", encoded["input_ids"]), cast("list[tuple[int, int]]", encoded["offset_mapping"])
+        before = texts.encode_plain(question)
+        ids, spans = texts.encode_with_spans(context)
     if not ids:
         raise ApiError("invalid", "context has no tokens; give a text", param="context")
     return [*before, *ids], spans

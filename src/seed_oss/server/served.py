@@ -59,7 +59,8 @@ class ApiSettings:
         loop_guard: end answers that repeat themselves, where a request does not say.
         max_stored_responses: answers of /v1/responses that are kept in memory.
         max_stored_bytes: their size together.
-        max_recalled_bytes: size of the thinking that is kept for `reuse_reasoning`.
+        max_remembered_tokens: of the prompts and answers that later prompts of their conversations are matched with;
+            0 remembers none.
     """
 
     keep_alive_seconds: float = 15.0
@@ -71,4 +72,4 @@ class ApiSettings:
     loop_guard: bool = False
     max_stored_responses: int = 1024
     max_stored_bytes: int = 64 * 2**20
-    max_recalled_bytes: int = 64 * 2**20
+    max_remembered_tokens: int = 2**20

@@ -31,7 +31,14 @@ def data(value: Any, event: str | None = None) -> bytes:
         event: its name, for protocols that name events.
     """
     name = b"" if event is None else b"event: " + event.encode() + b"\n"
-    return name + b"data: " + to_json(value) + b"\n\n"
+    return name + b"data: " + _one_line(to_json(value)) + b"\n\n"
+
+
+def _one_line(text: bytes) -> bytes:
+    """JSON without what some clients take for line ends."""
+    for char in ("\u0085", "\u2028", "\u2029"):
+        text = text.replace(char.encode(), b"\\u%04x" % ord(char))
+    return text
 
 
 class JSONAnswer(Response):

@@ -1,14 +1,19 @@
 """What the endpoints ask of a tokenizer again and again."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, cast
 
+from tokenizers import Tokenizer
+
+from seed_oss.chat.backend import backend_errors, twin
 from seed_oss.chat.control_tokens import Piece, join
+from seed_oss.chat.control_vocabulary import without_surrogates
 from seed_oss.chat.decoder_stages import token_bytes
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
+_NUM_CACHED = 8192
 _PARTS_PER_CHAR = 4  # bytes of a character; a token has at least one
 
 
@@ -22,6 +27,7 @@ class Texts:
     def __init__(self, tokenizer: SeedOssTokenizer) -> None:
         self.tokenizer = tokenizer
         self._fresh = tokenizer.detokenizer(skip_special_tokens=True)
+        self.bytes = lru_cache(_NUM_CACHED)(self._bytes)
         self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
 
     @property
@@ -36,6 +42,29 @@ class Texts:
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text as a prompt: markers in it count, as in a call of the tokenizer."""
         return tuple(cast("list[int]", self.tokenizer(text, verbose=False)["input_ids"]))
+
+    def encode_plain(self, text: str) -> tuple[int, ...]:
+        """Ids of a text that somebody else may have written: markers in it are text."""
+        before, after = self._around
+        with backend_errors("the text cannot be encoded"):
+            return (*before, *self._plain.encode(without_surrogates(text), add_special_tokens=False).ids, *after)
+
+    def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """The same, nothing put around it; and the characters that each token is."""
+        with backend_errors("the text cannot be encoded"):
+            encoded = self._plain.encode(without_surrogates(text), add_special_tokens=False)
+        return encoded.ids, encoded.offsets
+
+    @cached_property
+    def _plain(self) -> Tokenizer:
+        return twin(self.tokenizer.backend_tokenizer, added_tokens=False)
+
+    @cached_property
+    def _around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """What the checkpoint puts around a text."""
+        bare, whole = self._plain.encode("a", add_special_tokens=False).ids, list(self.encode("a"))
+        start = next((at for at in range(len(whole)) if whole[at : at + len(bare)] == bare), 0)
+        return tuple(whole[:start]), tuple(whole[start + len(bare) :])
 
     def pieces(self, ids: Sequence[int]) -> list[Piece]:
         """The pieces of some ids."""
@@ -57,7 +86,7 @@ class Texts:
         """The text of one token, markers spelled out; U+FFFD stands for parts of characters."""
         return self.bytes(token_id).decode("utf-8", errors="replace")
 
-    def bytes(self, token_id: int) -> bytes:
+    def _bytes(self, token_id: int) -> bytes:
         """The UTF-8 bytes of one token."""
         added = self._added.get(token_id)
         if added is not None:

@@ -37,13 +37,14 @@ class TokenProbs:
         texts: of the model.
         num_top: how many probable tokens are shown beside each.
         start: the pieces of the prompt's last turn; None where all text is content.
+        goes_on: the prompt ends inside the content; else blanks at its start are none of it.
     """
 
-    def __init__(self, texts: Texts, num_top: int, start: Sequence[Piece] | None) -> None:
+    def __init__(self, texts: Texts, num_top: int, start: Sequence[Piece] | None, *, goes_on: bool = False) -> None:
         self._texts, self._num_top = texts, num_top
         self._is_content = start is None or answer_start(start) in ("absent", "closed")
         self._has_markers = start is not None
-        self._has_begun = start is None
+        self._has_begun = start is None or goes_on
         self._waiting: list[TokenProb] = []
 
     def put(self, tokens: Tokens, place: int, pieces: Sequence[Piece], start: int, end: int) -> None:

@@ -4,7 +4,7 @@ request -> Conversation -> prepare() -> Turn -> Submit ... Tokens -> AnswerReade
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from seed_oss.chat.budget import ThinkingBudget
@@ -15,8 +15,10 @@ from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse
 from seed_oss.server.errors import refusing
-from seed_oss.server.parts import Part, PartMaker
+from seed_oss.server.memory import ConversationMemory, WrittenAnswer
+from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.stops import StopCutter
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
@@ -35,6 +37,7 @@ class Conversation:
         variables: of the template.
         goes_on: the last message is the beginning of the answer.
         is_answered: an answer follows, so that its turn is opened.
+        reuse_reasoning: answers whose thinking the client left out keep it, where it is remembered.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -47,6 +50,7 @@ class Conversation:
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     goes_on: bool = False
     is_answered: bool = True
+    reuse_reasoning: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Turn:
         tools: the tools in the prompt.
         open_turn: the pieces of the prompt's last turn.
         before: the end of the prompt's text, as long as the longest stop string.
+        goes_on: the prompt ends inside the answer.
+        uses: what became of the answers in the history.
     """
 
     prompt_ids: tuple[int, ...]
@@ -66,10 +72,21 @@ class Turn:
     tools: Sequence[Mapping[str, Any]] | None
     open_turn: tuple[Piece, ...]
     before: str = ""
+    goes_on: bool = False
+    uses: tuple[TurnUse, ...] = ()
 
 
-def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
+def prepare(
+    texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation, params: SamplingParams
+) -> Turn:
     """Check, render and encode a conversation. It may take long: not for the event loop.
+
+    Args:
+        texts: of the model.
+        memory: of what was generated before.
+        namespace: whose conversation it is.
+        wanted: the conversation.
+        params: how it is continued.
 
     Raises:
         ApiError: what cannot be shown to the model, or an answer that cannot be held to its form.
@@ -78,7 +95,8 @@ def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
         _check_form(wanted, tools)
-        ids = prompt_ids(texts, wanted)
+        prompt = _remembered(texts, memory, namespace, wanted)
+    ids = prompt.ids
     form = AnswerForm(
         thinking_budget=wanted.budget.tokens,
         budget_mode=wanted.budget.mode,
@@ -89,7 +107,17 @@ def prepare(texts: Texts, wanted: Conversation, params: SamplingParams) -> Turn:
         loop_guard=wanted.loop_guard,
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
-    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before)
+    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns)
+
+
+def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
+    if wanted.goes_on:
+        return RememberedPrompt(prompt_ids(texts, wanted))
+
+    def render(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> Sequence[int]:
+        return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
+
+    return memory.prompt(namespace, wanted.messages, render, reuse_reasoning=wanted.reuse_reasoning)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
@@ -166,9 +194,10 @@ class AnswerReader:
         self._detokenizer = texts.detokenizer()
         self._cutter = StopCutter(stops, before)
         self._parser = StreamParser(turn.tools, start, text_is_plain=True)
-        self._maker = PartMaker(has_tools=bool(turn.tools))
-        self._probs = None if num_top is None else TokenProbs(texts, num_top, start)
-        self.num_tokens = 0
+        self._maker = PartMaker(bool(turn.tools), goes_on=turn.goes_on)
+        self._probs = None if num_top is None else TokenProbs(texts, num_top, start, goes_on=turn.goes_on)
+        self._turn, self._suffix_ids, self._start = turn, tuple(suffix_ids), tuple(start)
+        self._token_ids: list[int] = []
         self.num_whole_calls = 0
         self.truncated: str | None = None
 
@@ -183,7 +212,8 @@ class AnswerReader:
                 self._probs.put(tokens, place, pieces, start, self._cutter.num_taken)
                 step.probs += self._probs.let(self._cutter.num_let)
             step.parts += self._read(shown)
-        self.num_tokens += len(tokens.token_ids)
+        self._token_ids += tokens.token_ids
+        step.parts = merged(step.parts)
         return step
 
     def finish(self, ended: Ended) -> Step:
@@ -195,9 +225,21 @@ class AnswerReader:
         if self._probs is not None:
             was_cut = self._cutter.num_let < self._cutter.num_taken
             step.probs += self._probs.rest(self._cutter.num_let if was_cut else None)
+        step.parts = merged(step.parts)
         if self._maker.finished is not None:
             self.truncated = self._maker.finished.truncated
         return step
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the answer, so far."""
+        return len(self._token_ids)
+
+    @property
+    def written(self) -> WrittenAnswer:
+        """The answer as it was generated."""
+        turn = self._turn
+        return WrittenAnswer(turn.prompt_ids, self._suffix_ids, tuple(self._token_ids), turn.tools, self._start)
 
     def finish_reason(self, reason: str) -> str:
         """OpenAI's word for why the answer ended.

@@ -43,6 +43,11 @@ class WorkPool:
                 "unavailable", f"making tokens of the prompt took more than {self._seconds:g} s; send less"
             ) from None
 
+    def later(self, work: Callable[[], object]) -> None:
+        """Do some work when there is time for it; not at all where too much is waiting."""
+        if self._room.acquire(blocking=False):
+            self._threads.submit(work).add_done_callback(self._leave)
+
     def close(self) -> None:
         """Take no more work."""
         self._threads.shutdown(wait=False, cancel_futures=True)

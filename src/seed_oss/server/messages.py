@@ -1,0 +1,195 @@
+"""POST /v1/messages and /v1/messages/count_tokens, as Anthropic has them."""
+
+import secrets
+from collections.abc import AsyncGenerator, Iterable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seed_oss.chat.normalize import normalize_chat
+from seed_oss.errors import CheckpointError
+from seed_oss.files import parse_json
+from seed_oss.server.api import Api
+from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.messages_request import CountRequest, MessagesRequest
+from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
+from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.talk import Talk, begin
+from seed_oss.server.texts import Texts
+from seed_oss.server.turn import Conversation, prompt_ids
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
+_STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
+
+
+async def create_message(api: Api, request: Request) -> Response:
+    """Answer a conversation."""
+    asked, body = await api.read(request, MessagesRequest)
+    api.check_task("generate")
+    adapter = api.adapter_of(asked.model)
+    params = asked.params(api.vocab_size)
+    wanted = asked.conversation(body, api.settings)
+    begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
+    reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
+    if asked.stream:
+        return EventStream(reply.stream(), _last, begun.runs.close)
+    try:
+        return JSONAnswer(await unless_gone(request, reply.whole()))
+    finally:
+        await begun.runs.close()
+
+
+async def count_tokens(api: Api, request: Request) -> Response:
+    """How many tokens a conversation has."""
+    asked, body = await api.read(request, CountRequest)
+    api.adapter_of(asked.model)
+    wanted = asked.conversation(body, api.settings)
+    num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted)))
+    return JSONAnswer({"input_tokens": num_tokens})
+
+
+def anthropic_error(error: ApiError) -> dict[str, Any]:
+    """An error as Anthropic's clients read it, and OpenAI's too."""
+    body = error.body["error"]
+    return {"type": "error", "error": {**body, "type": _TYPES.get(error.status, body["type"])}}
+
+
+def _count(texts: Texts, wanted: Conversation) -> int:
+    with refusing():
+        normalize_chat(wanted.messages, wanted.tools, strict=True)
+        return len(prompt_ids(texts, wanted))
+
+
+def _last(error: ApiError) -> bytes:
+    return _event("error", anthropic_error(error))
+
+
+def _event(kind: str, body: dict[str, Any]) -> bytes:
+    return data({"type": kind, **body}, kind)
+
+
+class _Blocks:
+    """The events of a message's blocks."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        self._kind: str | None = None
+
+    def take(self, parts: Iterable[Part]) -> list[bytes]:
+        return [event for part in parts for event in self._take(part)]
+
+    def close(self) -> list[bytes]:
+        if self._kind is None:
+            return []
+        signed: list[bytes] = []
+        if self._kind == "thinking":
+            signed = [self._delta({"type": "signature_delta", "signature": ""})]
+        self._kind = None
+        return [*signed, _event("content_block_stop", {"index": self._index})]
+
+    def _take(self, part: Part) -> list[bytes]:
+        if isinstance(part, ReasoningPart):
+            opened = self._open({"type": "thinking", "thinking": "", "signature": ""})
+            return [*opened, self._delta({"type": "thinking_delta", "thinking": part.text})]
+        if isinstance(part, ContentPart):
+            return [*self._open({"type": "text", "text": ""}), self._delta({"type": "text_delta", "text": part.text})]
+        if isinstance(part, CallPart):
+            return self._open({"type": "tool_use", "id": part.id, "name": part.name, "input": {}})
+        if isinstance(part, ArgumentsPart):
+            return [self._delta({"type": "input_json_delta", "partial_json": part.text})]
+        return self.close() if isinstance(part, CallEndPart) else []
+
+    def _open(self, block: dict[str, Any]) -> list[bytes]:
+        if self._kind == block["type"]:
+            return []
+        before = self.close()
+        self._kind = block["type"]
+        self._index += 1
+        return [*before, _event("content_block_start", {"index": self._index, "content_block": block})]
+
+    def _delta(self, delta: dict[str, Any]) -> bytes:
+        return _event("content_block_delta", {"index": self._index, "delta": delta})
+
+
+class _Reply:
+    """One message."""
+
+    def __init__(self, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
+        self._asked, self._talk, self._num_prompt = asked, talk, num_prompt
+        self._id = f"msg_{secrets.token_hex(12)}"
+        self._parts: list[Part] = []
+
+    async def whole(self) -> dict[str, Any]:
+        """The message in one."""
+        async for step in self._talk.steps():
+            self._parts += step.parts if step is not None else ()
+        return {**self._head(_content(Answer.of(self._parts))), **self._ending(), "usage": self._usage()}
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The message as events."""
+        usage = {"input_tokens": self._num_prompt, "output_tokens": 0}
+        start = {**self._head([]), "stop_reason": None, "stop_sequence": None, "usage": usage}
+        yield _event("message_start", {"message": start})
+        blocks = _Blocks()
+        async for step in self._talk.steps():
+            if step is None:
+                yield _event("ping", {})
+                continue
+            for event in blocks.take(step.parts):
+                yield event
+        for event in blocks.close():
+            yield event
+        yield _event("message_delta", {"delta": self._ending(), "usage": self._usage()})
+        yield _event("message_stop", {})
+
+    def _head(self, content: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._asked.model,
+            "content": content,
+        }
+
+    def _ending(self) -> dict[str, Any]:
+        reason, ended = self._talk.finish_reason, self._talk.ended
+        stop = ended.stop if ended is not None and ended.reason == "stop_string" else None
+        usual = "end_turn" if stop is None else "stop_sequence"
+        return {"stop_reason": _STOPS.get(reason, usual), "stop_sequence": stop}
+
+    def _usage(self) -> dict[str, Any]:
+        usage = self._talk.usage
+        return {
+            "input_tokens": usage.prompt_tokens - usage.cached_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": usage.cached_tokens,
+            "output_tokens": usage.completion_tokens,
+        }
+
+
+def _content(answer: Answer) -> list[dict[str, Any]]:
+    blocks: list[dict[str, Any]] = []
+    if answer.reasoning:
+        blocks.append({"type": "thinking", "thinking": answer.reasoning, "signature": ""})
+    if answer.content or not answer.tool_calls:
+        blocks.append({"type": "text", "text": answer.content})
+    return blocks + [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": _input(call)} for call in answer.tool_calls
+    ]
+
+
+def _input(call: Call) -> Any:
+    """A call's arguments; whatever is in them, the answer is not thrown away."""
+    try:
+        return parse_json(call.arguments, source="arguments")
+    except CheckpointError:
+        return {"arguments": call.arguments}

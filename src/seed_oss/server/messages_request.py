@@ -1,0 +1,196 @@
+"""What Anthropic's /v1/messages takes."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import FailFast, Field
+
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.server.bodies import Body
+from seed_oss.server.chat_request import ThinkingFields
+from seed_oss.server.errors import ApiError
+from seed_oss.server.sampling_fields import MAX_TOKENS
+from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.turn import Conversation
+
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+class AnthropicMessage(Body):
+    """A message: text, or a list of blocks."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Any = None
+
+
+class AnthropicTool(Body):
+    """A tool that the client runs."""
+
+    name: Annotated[str, Field(max_length=128)]
+    description: str | None = None
+    input_schema: dict[str, Any]
+    type: Literal["custom"] | None = None
+    cache_control: dict[str, Any] | None = None
+    strict: bool | None = None
+    eager_input_streaming: bool | None = None
+
+
+class AnthropicChoice(Body):
+    """Whether tools are called."""
+
+    type: Literal["auto", "any", "tool", "none"]
+    name: Annotated[str | None, Field(max_length=128)] = None
+    disable_parallel_tool_use: bool | None = None
+
+
+class OutputOptions(Body):
+    """The form of the answer."""
+
+    format: dict[str, Any] | None = None
+    effort: Annotated[str | None, Field(max_length=16)] = None
+
+
+class CountRequest(ThinkingFields):
+    """A body of /v1/messages/count_tokens."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "container": "tools run at the client's",
+        "mcp_servers": "tools run at the client's",
+        "n": "a message is one answer; send several requests",
+        "stop": "give stop_sequences",
+    }
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    messages: Annotated[list[AnthropicMessage], Field(min_length=1, max_length=MAX_MESSAGES), FailFast()]
+    system: Any = None
+    tools: Annotated[list[AnthropicTool] | None, Field(max_length=128), FailFast()] = None
+    tool_choice: AnthropicChoice | None = None
+    output_config: OutputOptions | None = None
+    output_format: dict[str, Any] | None = None
+    # Ignored, like those of `Ignored`.
+    metadata: dict[str, Any] | None = None  # pyright: ignore[reportIncompatibleVariableOverride]
+    cache_control: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
+
+    def conversation(self, body: Mapping[str, Any], settings: ApiSettings) -> Conversation:
+        """What is to be answered.
+
+        Args:
+            body: the request as it came.
+            settings: for what it does not say.
+
+        Raises:
+            ApiError: a block that the model cannot read, a budget or a form that is not allowed.
+        """
+        system = _text(self.system, "system") if self.system is not None else ""
+        messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        for index, message in enumerate(self.messages):
+            messages += _messages(message, f"messages[{index}].content")
+        choice = self.tool_choice
+        return Conversation(
+            messages=messages,
+            tools=[_tool(tool) for tool in self.tools or ()] or None,
+            tool_choice=None if choice is None else _choice(choice),
+            response_format=self._format(),
+            parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
+            budget=self.budget(body, settings),
+            loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
+            variables=self.variables(),
+            reuse_reasoning=bool(self.reuse_reasoning),
+            goes_on=self.messages[-1].role == "assistant",
+        )
+
+    def _format(self) -> dict[str, Any] | None:
+        given = self.output_format or (self.output_config.format if self.output_config is not None else None)
+        if given is None or given.get("type") != "json_schema":
+            return given
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.get("schema")}}
+
+
+class MessagesRequest(CountRequest):
+    """A body of /v1/messages."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)]
+    stop_sequences: Annotated[list[str] | None, Field(max_length=16)] = None
+    stream: bool | None = None
+
+    def params(self, vocab_size: int) -> SamplingParams:
+        """How the answer is continued.
+
+        Raises:
+            ApiError: a value that is not allowed.
+        """
+        if self.stop_sequences and not all(0 < len(stop) <= 256 for stop in self.stop_sequences):
+            raise ApiError("invalid", "stop_sequences must have 1 to 256 characters each", param="stop_sequences")
+        return self.model_copy(update={"stop": self.stop_sequences}).sampling(vocab_size, max_tokens=self.max_tokens)
+
+
+def _tool(tool: AnthropicTool) -> dict[str, Any]:
+    described = {} if tool.description is None else {"description": tool.description}
+    return {"type": "function", "function": {"name": tool.name, **described, "parameters": tool.input_schema}}
+
+
+def _choice(choice: AnthropicChoice) -> Any:
+    """The choice as chat completions have it; None for the usual one."""
+    if choice.type == "tool":
+        return {"type": "function", "function": {"name": choice.name}}
+    return None if choice.type == "auto" and not choice.disable_parallel_tool_use else _CHOICES[choice.type]
+
+
+def _messages(message: AnthropicMessage, place: str) -> list[dict[str, Any]]:
+    """A message as chat completions have it; results of tools are messages of their own."""
+    content: Any = message.content
+    if not isinstance(content, list):
+        return [{"role": message.role, "content": _text(content, place)}]
+    made: dict[str, Any] = {"role": message.role, "content": ""}
+    results: list[dict[str, Any]] = []
+    for index, given in enumerate(cast("list[Any]", content)):
+        block = _block(given, f"{place}[{index}]")
+        if block.get("type") == "tool_result":
+            said = _text(block.get("content") or "", f"{place}[{index}].content")
+            results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": said})
+        else:
+            _put(made, block, f"{place}[{index}]", message.role)
+    is_empty = message.role != "assistant" and not made["content"]
+    return [*results, *([] if is_empty and results else [made])]
+
+
+def _put(made: dict[str, Any], block: dict[str, Any], place: str, role: str) -> None:
+    """Add a block to a message."""
+    kind = block.get("type")
+    if kind == "text":
+        made["content"] += _text_of(block, "text", place)
+    elif kind == "thinking" and role == "assistant":
+        made["reasoning_content"] = made.get("reasoning_content", "") + _text_of(block, "thinking", place)
+    elif kind == "tool_use" and role == "assistant":
+        call = {"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}
+        made.setdefault("tool_calls", []).append(call)
+    elif kind != "redacted_thinking":
+        raise ApiError(
+            "invalid",
+            f"{place}.type is of a kind that the model cannot read here; it reads text, thinking, tool_use and "
+            "tool_result",
+            param=f"{place}.type",
+        )
+
+
+def _text(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ApiError("invalid", f"{place} must be a text, or a list of blocks", param=place)
+    blocks = [_block(one, f"{place}[{index}]") for index, one in enumerate(cast("list[Any]", content))]
+    return "".join(_text_of(block, "text", f"{place}[{index}]") for index, block in enumerate(blocks))
+
+
+def _block(value: Any, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ApiError("invalid", f"{place} must be a block, with a type", param=place)
+    return cast("dict[str, Any]", value)
+
+
+def _text_of(block: dict[str, Any], kind: str, place: str) -> str:
+    text = block.get(kind)
+    if block.get("type") != kind or not isinstance(text, str):
+        raise ApiError("invalid", f"{place} must be a block of {kind}; the model reads nothing else here", param=place)
+    return text

@@ -1,0 +1,164 @@
+"""/v1/responses: create, retrieve, delete."""
+
+import secrets
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from seed_oss.server.api import Api, namespace, now
+from seed_oss.server.errors import ApiError
+from seed_oss.server.responses_items import Event, ItemWriter
+from seed_oss.server.responses_request import ResponsesRequest
+from seed_oss.server.stored import StoredResponse
+from seed_oss.server.streaming import KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.talk import Talk, begin
+from seed_oss.server.usage import Usage
+
+
+async def create_response(api: Api, request: Request) -> Response:
+    """Answer an input."""
+    asked, body = await api.read(request, ResponsesRequest)
+    api.check_task("generate")
+    adapter = api.adapter_of(asked.model)
+    params = asked.params(api.vocab_size)
+    messages = [*_earlier(api, request, asked), *asked.messages()]
+    wanted = asked.conversation(messages, body, api.settings)
+    begun = await begin(api, request, wanted, params, param="input", priority=asked.priority, adapter=adapter)
+    reply = _Reply(api, request, asked, messages, Talk(api, request, begun, params))
+    if asked.stream:
+        return EventStream(reply.stream(), reply.last, begun.runs.close)
+    try:
+        return JSONAnswer(await unless_gone(request, reply.whole()))
+    finally:
+        await begun.runs.close()
+
+
+async def get_response(api: Api, request: Request) -> Response:
+    """A response that was stored."""
+    return JSONAnswer(api.responses.get(namespace(request), request.path_params["response_id"]).body)
+
+
+async def delete_response(api: Api, request: Request) -> Response:
+    """Forget a response."""
+    name = str(request.path_params["response_id"])
+    api.responses.delete(namespace(request), name)
+    return JSONAnswer({"id": name, "object": "response", "deleted": True})
+
+
+def _earlier(api: Api, request: Request, asked: ResponsesRequest) -> Sequence[Mapping[str, Any]]:
+    if asked.previous_response_id is None:
+        return []
+    return api.responses.get(namespace(request), asked.previous_response_id, "previous_response_id").messages
+
+
+class _Reply:
+    """One response."""
+
+    def __init__(
+        self, api: Api, request: Request, asked: ResponsesRequest, messages: Sequence[Mapping[str, Any]], talk: Talk
+    ) -> None:
+        self._api, self._request, self._asked, self._messages, self._talk = api, request, asked, messages, talk
+        self._writer = ItemWriter(is_streamed=bool(asked.stream))
+        self._id, self._created = f"resp_{secrets.token_hex(16)}", now()
+        self._num_events = 0
+
+    async def whole(self) -> dict[str, Any]:
+        """The response in one."""
+        async for step in self._talk.steps():
+            self._writer.take(step.parts if step is not None else ())
+        self._writer.finish(self._status)
+        return self._ended()
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The response as events."""
+        for kind in ("response.created", "response.in_progress"):
+            yield self._sent({"type": kind, "response": self._body("in_progress")})
+        async for step in self._talk.steps():
+            if step is None:
+                yield KEEP_ALIVE
+            for event in self._writer.take(step.parts) if step is not None else ():
+                yield self._sent(event)
+        for event in self._writer.finish(self._status):
+            yield self._sent(event)
+        yield self._sent({"type": f"response.{self._status}", "response": self._ended()})
+
+    def last(self, error: ApiError) -> bytes:
+        """The events that end a stream in which something went wrong."""
+        told = {"code": error.body["error"]["code"] or error.type, "message": error.message}
+        failed = {**self._body("failed"), "error": told}
+        return self._sent({"type": "error", **told, "param": error.param}) + self._sent(
+            {"type": "response.failed", "response": failed}
+        )
+
+    @property
+    def _status(self) -> str:
+        return "incomplete" if self._talk.finish_reason == "length" else "completed"
+
+    def _sent(self, event: Event) -> bytes:
+        self._num_events += 1
+        return data({**event, "sequence_number": self._num_events - 1}, event["type"])
+
+    def _ended(self) -> dict[str, Any]:
+        """The response at its end, which is kept if it may be."""
+        body = self._body(self._status, self._talk.usage)
+        owner, message = namespace(self._request), _as_message(self._writer.items)
+        if self._asked.store is not False:
+            self._api.responses.put(owner, StoredResponse(body, [*self._messages, message]))
+        return body
+
+    def _body(self, status: str, usage: Usage | None = None) -> dict[str, Any]:
+        asked = self._asked
+        is_over = status in ("completed", "incomplete")
+        return {
+            "id": self._id,
+            "object": "response",
+            "created_at": self._created,
+            "completed_at": now() if is_over else None,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": asked.instructions,
+            "max_output_tokens": asked.max_output_tokens,
+            "model": asked.model,
+            "output": [dict(item) for item in self._writer.items] if is_over else [],
+            "parallel_tool_calls": asked.parallel_tool_calls is not False,
+            "previous_response_id": asked.previous_response_id,
+            "reasoning": {"effort": asked.reasoning_effort, "summary": None},
+            "store": asked.store is not False,
+            "temperature": asked.temperature,
+            "text": {"format": (asked.text.format if asked.text else None) or {"type": "text"}},
+            "tool_choice": "auto" if asked.tool_choice is None else asked.tool_choice,
+            "tools": asked.tools or [],
+            "top_p": asked.top_p,
+            "truncation": "disabled",
+            "usage": None if usage is None else _usage(usage),
+            "user": asked.user,
+            "metadata": asked.metadata or {},
+        }
+
+
+def _usage(usage: Usage) -> dict[str, Any]:
+    return {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+
+
+def _as_message(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """An answer as a message of the conversation."""
+    message: dict[str, Any] = {"role": "assistant", "content": ""}
+    for item in items:
+        if item["type"] == "reasoning":
+            message["reasoning_content"] = message.get("reasoning_content", "") + item["content"][0]["text"]
+        elif item["type"] == "message":
+            message["content"] += item["content"][0]["text"]
+        else:
+            call = {"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]}
+            message.setdefault("tool_calls", []).append(call)
+    return message

@@ -1,0 +1,189 @@
+"""What /v1/responses takes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import Field
+
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.server.bodies import Body
+from seed_oss.server.chat_request import ThinkingFields
+from seed_oss.server.errors import ApiError
+from seed_oss.server.sampling_fields import Count
+from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.turn import Conversation
+
+_TEXT_PARTS = ("input_text", "output_text", "text")
+
+
+class TextOptions(Body):
+    """The form of the answer."""
+
+    format: dict[str, Any] | None = None
+    verbosity: Annotated[str | None, Field(max_length=64)] = None
+
+
+class ResponsesRequest(ThinkingFields):
+    """A body of /v1/responses."""
+
+    refused: ClassVar[dict[str, str]] = {
+        "conversation": "give previous_response_id",
+        "prompt": "give instructions and input",
+        "messages": "give input, or use /v1/chat/completions",
+        "max_tokens": "give max_output_tokens",
+        "n": "a response is one answer; send several requests",
+    }
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    previous_response_id: Annotated[str | None, Field(min_length=1, max_length=128)] = None
+    max_output_tokens: Count = None
+    stream: bool | None = None
+    tools: Annotated[list[dict[str, Any]] | None, Field(max_length=128)] = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    truncation: Literal["disabled"] | None = None
+    background: Literal[False] | None = None
+    # Ignored, like those of `Ignored`.
+    include: list[str] | None = None
+    max_tool_calls: int | None = None
+    stream_options: dict[str, Any] | None = None
+    top_logprobs: Literal[0] | None = None
+
+    def params(self, vocab_size: int) -> SamplingParams:
+        """How the answer is continued.
+
+        Raises:
+            ApiError: a value that is not allowed.
+        """
+        return self.sampling(vocab_size, max_tokens=self.max_output_tokens)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The input as messages of a chat.
+
+        Raises:
+            ApiError: an item that the model cannot read.
+        """
+        if isinstance(self.input, str):
+            return [{"role": "user", "content": self.input}]
+        builder = _Messages()
+        for index, item in enumerate(self.input):
+            builder.add(item, f"input[{index}]")
+        return builder.messages
+
+    def conversation(
+        self, messages: Sequence[Mapping[str, Any]], body: Mapping[str, Any], settings: ApiSettings
+    ) -> Conversation:
+        """What is to be answered.
+
+        Args:
+            messages: earlier ones, and those of the input.
+            body: the request as it came.
+            settings: for what it does not say.
+
+        Raises:
+            ApiError: a budget or a form that is not allowed.
+        """
+        system = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        return Conversation(
+            messages=[*system, *messages],
+            tools=[_tool(tool) for tool in self.tools or ()] or None,
+            tool_choice=self.tool_choice,
+            response_format=self._format(),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            budget=self.budget(body, settings),
+            loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
+            variables=self.variables(),
+            reuse_reasoning=bool(self.reuse_reasoning),
+        )
+
+    def _format(self) -> dict[str, Any] | None:
+        """The form as chat completions have it."""
+        given = None if self.text is None else self.text.format
+        if given is None or given.get("type") != "json_schema":
+            return given
+        return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if name != "type"}}
+
+
+def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as chat completions have it; one of another kind is refused where tools are checked."""
+    if tool.get("type") != "function" or "function" in tool:
+        return tool
+    names = ("name", "description", "parameters")
+    return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
+
+
+class _Messages:
+    """Puts items together: thinking, text and calls of one answer are one message."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._is_open = False  # the last message is an assistant's that may go on
+
+    def add(self, item: dict[str, Any], place: str) -> None:
+        """Take the next item."""
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._add_message(item, place)
+        elif kind == "reasoning":
+            self._assistant(is_new=True)["reasoning_content"] = _reasoning(item)
+        elif kind == "function_call":
+            call = {"id": item.get("call_id"), "name": item.get("name"), "arguments": item.get("arguments")}
+            self._assistant().setdefault("tool_calls", []).append(call)
+        elif kind == "function_call_output":
+            said = _text(item.get("output"), f"{place}.output")
+            self._append({"role": "tool", "tool_call_id": item.get("call_id"), "content": said})
+        else:
+            raise ApiError(
+                "invalid",
+                f"{place}.type is of a kind that the model cannot read; it reads message, reasoning, function_call and "
+                "function_call_output",
+                param=f"{place}.type",
+            )
+
+    def _add_message(self, item: dict[str, Any], place: str) -> None:
+        role, content = item.get("role"), _text(item.get("content"), f"{place}.content")
+        if role == "assistant":
+            last = self.messages[-1] if self._is_open else {}
+            self._assistant(is_new="tool_calls" in last or bool(last.get("content")))["content"] = content
+        elif role in ("user", "system", "developer"):
+            self._append({"role": "system" if role == "developer" else role, "content": content})
+        else:
+            raise ApiError(
+                "invalid", f"{place}.role must be user, assistant, system or developer", param=f"{place}.role"
+            )
+
+    def _append(self, message: dict[str, Any]) -> None:
+        self.messages.append(message)
+        self._is_open = False
+
+    def _assistant(self, *, is_new: bool = False) -> dict[str, Any]:
+        if is_new or not self._is_open:
+            self.messages.append({"role": "assistant", "content": ""})
+            self._is_open = True
+        return self.messages[-1]
+
+
+def _text(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ApiError("invalid", f"{place} must be a text, or a list of parts", param=place)
+    return "".join(_part(part, f"{place}[{index}]") for index, part in enumerate(cast("list[Any]", content)))
+
+
+def _part(part: Any, place: str) -> str:
+    fields = cast("dict[str, Any]", part if isinstance(part, dict) else {})
+    text = fields.get("refusal") if fields.get("type") == "refusal" else fields.get("text")
+    if fields.get("type") not in (*_TEXT_PARTS, "refusal") or not isinstance(text, str):
+        raise ApiError("invalid", f"{place} must be a part with text; the model reads nothing else", param=place)
+    return text
+
+
+def _reasoning(item: dict[str, Any]) -> str:
+    """The thinking of an item, as far as it is there."""
+    parts = [*cast("list[Any]", item.get("content") or []), *cast("list[Any]", item.get("summary") or [])]
+    texts = [cast("dict[str, Any]", part).get("text") for part in parts if isinstance(part, dict)]
+    return "".join(text for text in texts if isinstance(text, str))

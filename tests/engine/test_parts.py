@@ -1,0 +1,64 @@
+"""Small parts of the core: limits, clock, shares of the budget."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from seed_oss.engine.budget import split_budget
+from seed_oss.engine.clock import SteadyClock
+from seed_oss.engine.limits import EngineLimits
+from seed_oss.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_model_len": 0},
+        {"max_num_seqs": True},
+        {"max_num_seqs": 1.5},
+        {"max_num_waiting": 0},
+        {"max_queued_tokens": -1},
+        {"queue_timeout_s": 0},
+        {"progress_timeout_s": math.inf},
+        {"total_timeout_s": math.nan},
+        {"ageing_s": "10"},
+        {"max_num_seqs": 9, "max_num_batched_tokens": 8},
+    ],
+)
+def test_limits_that_cannot_be(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(options))}.* is "):
+        EngineLimits(**({"max_model_len": 100} | options))  # type: ignore[arg-type]
+
+
+def test_the_queue_is_four_times_the_running_rows() -> None:
+    assert EngineLimits(100, max_num_seqs=3).queue_len == 12
+    assert EngineLimits(100, max_num_seqs=3, max_num_waiting=5).queue_len == 5
+
+
+def test_the_clock_never_goes_back_nor_far() -> None:
+    clock = SteadyClock(10.0)
+    read = [clock.read(now) for now in (1e9, 1e9 + 1, 5.0, 6.0, math.nan, 7.0, 1e6, math.inf, 1e6 + 1)]
+    assert read == [0, 1, 1, 2, 2, 3, 13, 13, 14]
+
+
+def test_an_arrival_lies_a_little_before_now() -> None:
+    clock = SteadyClock(10.0)
+    clock.read(100.0)
+    clock.read(109.0)
+    assert [clock.time_of(moment) for moment in (108.0, 200.0, -1e9, math.nan)] == [8, 9, -1, 9]
+
+
+@given(st.lists(st.integers(1, 1000), max_size=20), st.integers(0, 500))
+def test_shares_use_up_the_budget(wanted: list[int], spare: int) -> None:
+    budget = len(wanted) + spare
+    shares = split_budget(wanted, budget)
+    assert sum(shares) == min(budget, sum(wanted))
+    assert all(1 <= share <= want for share, want in zip(shares, wanted, strict=True))
+
+
+def test_a_long_prompt_leaves_room_for_short_ones() -> None:
+    assert split_budget([10_000], 512) == [512]
+    assert split_budget([10_000, 100, 100], 512) == [333, 100, 79]
+    assert split_budget([10_000, 10_000, 10_000], 512) == [319, 128, 65]

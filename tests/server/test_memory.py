@@ -1,0 +1,113 @@
+"""Answers that come back in a history are what was generated, to the token."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.server.api_calls import ASK, MODEL, app, engine, run
+from tests.server.fake_engine import FakeEngine
+from tests.server.raw_call import RawCall
+from tests.server.test_chat import CALL, TOOLS
+
+THOUGHT = "<seed:think> Two and  two. </seed:think>\n\n Four.<seed:eos>"  # blanks that no rendering would write
+CHAT = "/v1/chat/completions"
+
+
+def bodies(client: FakeEngine, *requests: tuple[str, dict[str, Any], str], **settings: Any) -> list[Any]:
+    """The answers to requests, one after the other; each is a path, a body and a namespace."""
+
+    async def work() -> list[Any]:
+        application = app(client, num_threads=1, **settings)
+        found = []
+        for path, body, namespace in requests:
+            call = RawCall(application, path, body, {"namespace": namespace})
+            await call.task
+            assert call.status == 200, call.sent
+            sent = b"".join(call.sent)
+            found.append(None if body.get("stream") else json.loads(sent))
+        return found
+
+    return run(work())
+
+
+def history(message: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*ASK, {"role": "assistant", **message}, {"role": "user", "content": "And 3 + 3?"}]
+
+
+def followed(client: FakeEngine, *, is_known: bool) -> None:
+    """Whether the second prompt goes on from the tokens of the first answer."""
+    first, second = (submit.prompt_ids for submit in client.submits)
+    answered = (*first, *client.encode(THOUGHT))
+    assert (second[: len(answered)] == answered) is is_known
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("message", "reuse", "missed"),
+    [
+        ({"content": "Four.", "reasoning_content": "Two and  two."}, False, None),
+        ({"content": "Four."}, True, None),
+        ({"content": "Four."}, False, "reasoning_not_returned"),
+        ({"content": "Five."}, True, "content_changed"),
+        ({"content": "Four.", "reasoning": "Something else."}, True, "reasoning_changed"),
+    ],
+)
+def test_an_answer_in_a_history(message: dict[str, Any], reuse: bool, missed: str | None, stream: bool) -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    body = {"model": MODEL, "messages": ASK, "stream": stream}
+    again = {"model": MODEL, "messages": history(message), "reuse_reasoning": reuse}
+    _, second = bodies(client, (CHAT, body, "me"), (CHAT, again, "me"))
+    followed(client, is_known=missed is None)
+    assert second["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+
+
+def test_others_answers_are_unknown() -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    body = {"model": MODEL, "messages": ASK}
+    again = {"model": MODEL, "messages": history({"content": "Four."}), "reuse_reasoning": True}
+    _, second = bodies(client, (CHAT, body, "me"), (CHAT, again, "you"))
+    followed(client, is_known=False)
+    assert second["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unknown"}]
+
+
+def test_nothing_is_remembered_where_that_is_switched_off() -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    body = {"model": MODEL, "messages": ASK}
+    again = {"model": MODEL, "messages": history({"content": "Four."}), "reuse_reasoning": True}
+    bodies(client, (CHAT, body, ""), (CHAT, again, ""), max_remembered_tokens=0)
+    followed(client, is_known=False)
+
+
+def test_calls_are_compared_as_values() -> None:
+    client = engine(f"<seed:think>Up, then.</seed:think>{CALL}<seed:eos>", "Done.<seed:eos>")
+    call = {"id": "1", "type": "function", "function": {"name": "fly", "arguments": '{"note": "a\\nb", "height": 3}'}}
+    said = {"role": "assistant", "content": None, "tool_calls": [call]}
+    messages = [*ASK, said, {"role": "tool", "tool_call_id": "1", "content": "ok"}]
+    body = {"model": MODEL, "messages": ASK, "tools": TOOLS}
+    bodies(client, (CHAT, body, ""), (CHAT, {**body, "messages": messages, "reuse_reasoning": True}, ""))
+    assert "<seed:think>Up, then.</seed:think>" in client.tokenizer.decode(client.submits[1].prompt_ids)
+
+
+def test_responses_go_on_from_what_was_generated() -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+
+    async def work() -> None:
+        application = app(client, num_threads=1)
+        first = RawCall(application, "/v1/responses", {"model": MODEL, "input": "2 + 2?"})
+        await first.task
+        name = json.loads(b"".join(first.sent))["id"]
+        body = {"model": MODEL, "input": "3 + 3?", "previous_response_id": name}
+        await RawCall(application, "/v1/responses", body).task
+
+    run(work())
+    followed(client, is_known=True)
+
+
+def test_anthropics_messages_go_on_from_what_was_generated() -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    body = {"model": MODEL, "max_tokens": 9, "messages": ASK}
+    said = [{"type": "thinking", "thinking": "Two and  two.", "signature": ""}, {"type": "text", "text": "Four."}]
+    again = {**body, "messages": history({"content": said})}
+    bodies(client, ("/v1/messages", body, ""), ("/v1/messages", again, ""))
+    followed(client, is_known=True)
