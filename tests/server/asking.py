@@ -50,7 +50,7 @@ class Echo:
         if scope["path"] == "/fail":
             raise ValueError("a prompt that nobody may read")
         body = json.dumps({name: value for name, value in scope["state"].items() if isinstance(value, str)}).encode()
-        headers = [(b"content-type", b"application/json")]
+        headers = [(b"content-type", b"application/json"), (b"x-request-id", b"of-the-app")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": scope["path"] == "/half"})
         if scope["path"] == "/half":

@@ -227,6 +227,29 @@ def test_what_is_refused_before_anything_starts() -> None:
         serve(ServeSettings(EngineSpec("demo"), port=taken.getsockname()[1]))
 
 
+APPLICATION = """
+import asyncio, json, sys
+from seed_oss.engine.process_client import ProcessClient
+from seed_oss.engine.spec import EngineSpec
+from seed_oss.server.application import api_application
+from seed_oss.server.serve import serve
+from seed_oss.server.settings import ServeSettings
+from tests.server.asking import ask
+settings = ServeSettings(EngineSpec(sys.argv[1], max_model_len=100), names=("a", "b"))
+app = api_application(ProcessClient(["none"]), settings)
+models = asyncio.run(ask(app, "/v1/models")).json()["data"]
+print(json.dumps([[one["id"], one["max_model_len"]] for one in models]), "torch" in sys.modules)
+"""
+
+
+def test_the_servers_process_has_the_endpoints_and_no_torch(tmp_path: Path) -> None:
+    from tests.cli.conftest import make_checkpoint
+
+    command = [sys.executable, "-c", APPLICATION, str(make_checkpoint(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
+    assert done.stdout.split("\n")[0] == '[["a", 100], ["b", 100]] False'
+
+
 def test_a_secret_is_kept_beside_cached_prompts(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     kept = namespace_secret(str(folder))

@@ -146,6 +146,16 @@ def test_the_number_of_chunks(num_chunks: int, status: int) -> None:
     run(scenario())
 
 
+def test_the_bounds_are_those_of_one_request() -> None:
+    async def scenario() -> None:
+        async with serving(SMALL) as served, await served.connect() as raw:
+            for _ in range(4):
+                await raw.send(post(600, close=False) + b"x" * 600)
+                assert (await raw.answer()).status == 200
+
+    run(scenario())
+
+
 def test_a_body_without_end() -> None:
     async def scenario() -> None:
         async with serving(SMALL) as served:
@@ -375,8 +385,13 @@ def test_a_client_that_leaves_is_noticed_although_more_requests_wait() -> None:
     async def scenario() -> None:
         async with serving() as served:
             async with await served.connect() as raw:
-                await raw.send(b"GET /watch HTTP/1.1\r\nhost: a\r\n\r\n" + KEPT)
+                await raw.send(b"GET /watch HTTP/1.1\r\nhost: a\r\n\r\n")
                 await served.app.started.wait()
+                await asyncio.sleep(0)  # it waits for its client's end
+                await raw.send(KEPT)
+                (connection,) = served.state.connections
+                while not connection.limited.num_buffered:
+                    await asyncio.sleep(0)
             await served.app.left.wait()
             assert served.app.gone == ["/watch"]
 

@@ -22,7 +22,7 @@ from seed_oss.errors import InputError, SeedOssError
 
 BUILD_CORE = "seed_oss.engine.build:build_core"
 _PULSE_S = 1.0
-_GRACE_S = 5.0  # to end a step, once the parent is gone
+GRACE_S = 5.0  # to end a step, once the parent is gone
 _PR_SET_PDEATHSIG = 1
 
 
@@ -176,7 +176,7 @@ def _end_with_parent() -> None:
 
 def _end_soon() -> None:
     """The parent is gone: a step that runs may end, but not run on for ever."""
-    timer = threading.Timer(_GRACE_S, os._exit, (1,))
+    timer = threading.Timer(GRACE_S, os._exit, (1,))
     timer.daemon = True
     timer.start()
 

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def _served_model(settings: ServeSettings) -> Any:
         tokenizer=tokenizer,
         context_length=min(longest, spec.max_model_len or longest),
         generation=_generation_config(settings),
+        created=int(time.time()),
         labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)),
     )
 
