@@ -205,6 +205,7 @@ def test_thinking_that_is_cut_off() -> None:
 def test_the_engines_suffix_says_where_the_answer_starts() -> None:
     opened = Script("Hm.</seed:think>Four.<seed:eos>", suffix="<seed:think>")
     assert message(chat(engine(opened)))["reasoning"] == "Hm."
+    assert joined(streamed(engine(opened)))["reasoning"] == "Hm."
     closed = Script("Four.<seed:eos>", suffix="<seed:think></seed:think>")
     assert message(chat(engine(closed)))["content"] == "Four."
 

@@ -7,16 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed_oss.chat.control_tokens import END_THINK, Piece, join
+from seed_oss.engine.messages import Ended
 from seed_oss.server.stops import StopCutter
-from tests.server.api_calls import chat, engine, events, joined, post, streamed
+from tests.server.api_calls import ASK, chat, engine, events, joined, post, streamed
 from tests.server.fake_engine import Script
 
 
-def cut(tokens: list[list[Piece]], stops: list[str], stop: str | None, before: str = "") -> list[str]:
+def cut(
+    tokens: list[list[Piece]], stops: list[str], stop: str | None, before: str = "", *, names_it: bool = True
+) -> list[str]:
     """What is shown with each token, and at the end."""
     cutter = StopCutter(stops, before)
     shown = [join(cutter.feed(pieces)) for pieces in tokens]
-    return [*shown, join(cutter.finish([], stop))]
+    ended = Ended("1", 0, "eos" if stop is None else "stop_string", stop=stop if names_it else None)
+    return [*shown, join(cutter.finish([], ended))]
 
 
 def test_nothing_to_look_for() -> None:
@@ -59,15 +63,16 @@ def test_a_string_that_begins_in_the_prompt() -> None:
 @given(st.text("ab", max_size=12), st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=3), st.data())
 def test_whatever_the_tokens(text: str, stops: list[str], data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 3), min_size=12, max_size=12))
-    ends = [match for stop in stops if (match := text.find(stop)) >= 0]
-    end, stop = min(((text.find(one) + len(one), one) for one in stops if one in text), default=(len(text), None))
+    found = [(text.find(one) + len(one), -len(one), one) for one in stops if one in text]
+    end, _, stop = min(found, default=(len(text), 0, None))
     tokens, at = [], 0
     for size in sizes:
         if at < end:
             tokens.append([text[at : at + size]])
             at += size
-    shown = "".join(cut(tokens, stops, stop))
-    assert shown == (text[: end - len(stop)] if stop is not None and ends else "".join(join(one) for one in tokens))
+    for names_it in (True, False):
+        shown = "".join(cut(tokens, stops, stop, names_it=names_it))
+        assert shown == (text[: end - len(stop)] if stop is not None else "".join(join(one) for one in tokens))
 
 
 def _answers(script: Script, **fields: Any) -> list[str]:
@@ -75,6 +80,17 @@ def _answers(script: Script, **fields: Any) -> list[str]:
         chat(engine(script), **fields).body["choices"][0]["message"]["content"],
         joined(streamed(engine(script), **fields))["content"],
     ]
+
+
+def test_an_engine_that_does_not_say_which() -> None:
+    script = Script("One. END of", "stop_string")
+    assert _answers(script, stop=["of", "END of", "other"]) == ["One."] * 2
+    assert chat(engine(script), stop=["END of"]).body["choices"][0]["stop_reason"] == "END of"
+    body = {"model": "seed", "prompt": "a", "stop": ["END of"]}
+    choice = post(engine(script), "/v1/completions", body).body["choices"][0]
+    assert (choice["text"], choice["stop_reason"]) == ("One. ", "END of")
+    body = {"model": "seed", "max_tokens": 9, "messages": ASK, "stop_sequences": ["END of"]}
+    assert post(engine(script), "/v1/messages", body).body["stop_sequence"] == "END of"
 
 
 def test_content_is_cut() -> None:

@@ -84,7 +84,7 @@ def message(answer: Answer) -> dict[str, Any]:
 
 def ending(reader: AnswerReader, ended: Ended) -> dict[str, Any]:
     """How an answer ended, in more words than OpenAI has: fields of our own."""
-    return {"stop_reason": ended.stop, "ended_by": ended.reason, "truncated": reader.truncated}
+    return {"stop_reason": reader.stop_of(ended), "ended_by": ended.reason, "truncated": reader.truncated}
 
 
 def _call(call: Call) -> dict[str, Any]:

@@ -223,7 +223,7 @@ class _Reply:
             "text": (prompt.text if echoes else "") + steps.text,
             "logprobs": self._logprobs(choice, prompt, steps, echoes),
             "finish_reason": None if ended is None else self._finish_reason(ended),
-            "stop_reason": None if ended is None else ended.stop,
+            "stop_reason": None if ended is None else choice.reader.stop_of(ended),
         }
 
     def _finish_reason(self, ended: Ended) -> str:

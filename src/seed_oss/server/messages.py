@@ -161,8 +161,7 @@ class _Reply:
         }
 
     def _ending(self) -> dict[str, Any]:
-        reason, ended = self._talk.finish_reason, self._talk.ended
-        stop = ended.stop if ended is not None and ended.reason == "stop_string" else None
+        reason, stop = self._talk.finish_reason, self._talk.stop
         usual = "end_turn" if stop is None else "stop_sequence"
         return {"stop_reason": _STOPS.get(reason, usual), "stop_sequence": stop}
 

@@ -6,6 +6,7 @@ Whether a string ends an answer is the engine's business: here is only what is s
 from collections.abc import Sequence
 
 from seed_oss.chat.control_tokens import Piece, join
+from seed_oss.engine.messages import Ended
 
 
 class StopCutter:
@@ -22,6 +23,7 @@ class StopCutter:
         self._hidden = len(before) - start  # characters of the prompt among those held
         self._held: list[Piece] = [before[start:]] if self._hidden else []
         self._num_old = self._hidden  # characters that were there before the newest token
+        self.stop: str | None = None  # that ended the answer
         self.num_taken = 0
         self.num_let = 0
 
@@ -40,21 +42,32 @@ class StopCutter:
         text = join(self._held)
         return self._let(min(self._first_match(text), self._start_of_prefix(text)))
 
-    def finish(self, pieces: Sequence[Piece], stop: str | None) -> list[Piece]:
+    def finish(self, pieces: Sequence[Piece], ended: Ended) -> list[Piece]:
         """Nothing follows.
 
         Args:
             pieces: the last ones, that belong to no token.
-            stop: the string that ended the answer, or None.
+            ended: why; where a string ended the answer and it does not say which, the one that is complete first.
 
         Returns:
             The rest of what is shown.
         """
         self.num_taken += sum(len(str(piece)) for piece in pieces)
         self._held += pieces
-        text = join(self._held)
-        start = -1 if stop is None else text.find(stop, max(0, self._num_old - len(stop) + 1))
-        return self._let(len(text) if start < 0 else start)
+        text, start = join(self._held), None
+        if ended.reason == "stop_string":
+            start, self.stop = self._match(text, ended.stop)
+        return self._let(len(text) if start is None else start)
+
+    def _match(self, text: str, named: str | int | None) -> tuple[int | None, str | None]:
+        """Where the string that ended the answer begins, and which it is."""
+        stops = [named] if isinstance(named, str) else self._stops
+        starts = [(text.find(stop, max(0, self._num_old - len(stop) + 1)), stop) for stop in stops]
+        found = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
+        if not found:
+            return None, named if isinstance(named, str) else None
+        _, start, stop = min(found)
+        return start, stop
 
     def _first_match(self, text: str) -> int:
         """Where a string begins that the newest token has completed: only this one may have ended the answer."""

@@ -106,6 +106,12 @@ class Talk:
             raise ApiError("internal")
         return self._reader.finish_reason(self.ended.reason)
 
+    @property
+    def stop(self) -> str | None:
+        """The stop string that ended the answer."""
+        found = None if self.ended is None or self._reader is None else self._reader.stop_of(self.ended)
+        return found if isinstance(found, str) else None
+
     def _take(self, event: RunEvent) -> Step:
         said = event.event
         if isinstance(said, Started):

@@ -67,10 +67,13 @@ class TextReader:
         self.num_tokens += len(tokens.token_ids)
         return step
 
+    def stop_of(self, ended: Ended) -> str | int | None:
+        """The text or token that ended the answer, once it has."""
+        return self._cutter.stop if ended.stop is None else ended.stop
+
     def finish(self, ended: Ended) -> TextStep:
         """Nothing follows."""
-        stop = ended.stop if ended.reason == "stop_string" and isinstance(ended.stop, str) else None
-        text = join(self._cutter.finish(self._detokenizer.finish_pieces(), stop))
+        text = join(self._cutter.finish(self._detokenizer.finish_pieces(), ended))
         if self._probs is None:
             return TextStep([text])
         was_cut = self._cutter.num_let < self._cutter.num_taken

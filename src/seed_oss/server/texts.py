@@ -28,6 +28,9 @@ class Texts:
         self.tokenizer = tokenizer
         self._fresh = tokenizer.detokenizer(skip_special_tokens=True)
         self.bytes = lru_cache(_NUM_CACHED)(self._bytes)
+        self._special = frozenset(
+            token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+        )
         self._added = {token_id: token.content for token_id, token in tokenizer.added_tokens_decoder.items()}
 
     @property
@@ -38,6 +41,10 @@ class Texts:
     def detokenizer(self) -> Detokenizer:
         """Start turning an answer's ids into pieces."""
         return self._fresh.copy()
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether answers leave a token out."""
+        return token_id in self._special
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a text as a prompt: markers in it count, as in a call of the tokenizer."""

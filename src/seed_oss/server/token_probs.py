@@ -59,7 +59,7 @@ class TokenProbs:
         markers = [piece for piece in pieces if isinstance(piece, ControlToken)]
         if markers and self._has_markers:
             self._pass(markers[-1])
-        elif self._is_content and tokens.logprobs is not None:
+        elif self._is_content and tokens.logprobs is not None and not self._is_unseen(tokens.token_ids[place]):
             token_id = tokens.token_ids[place]
             self._has_begun = self._has_begun or not self._texts.text(token_id).isspace()
             if self._has_begun:
@@ -74,6 +74,10 @@ class TokenProbs:
     def rest(self, cut: int | None) -> list[TokenProb]:
         """Those that are left; without those of tokens behind a cut."""
         return [one for one in self._waiting if cut is None or one.start < cut]
+
+    def _is_unseen(self, token_id: int) -> bool:
+        """Whether a chat shows nothing of a token, such as another template's end of a turn."""
+        return self._has_markers and self._texts.is_special(token_id)
 
     def _pass(self, marker: ControlToken) -> None:
         if marker in (THINK, TOOL_CALL):

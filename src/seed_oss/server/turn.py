@@ -216,10 +216,13 @@ class AnswerReader:
         step.parts = merged(step.parts)
         return step
 
+    def stop_of(self, ended: Ended) -> str | int | None:
+        """The text or token that ended the answer, once it has."""
+        return self._cutter.stop if ended.stop is None else ended.stop
+
     def finish(self, ended: Ended) -> Step:
         """Nothing follows."""
-        stop = ended.stop if ended.reason == "stop_string" and isinstance(ended.stop, str) else None
-        shown = self._cutter.finish(self._detokenizer.finish_pieces(), stop)
+        shown = self._cutter.finish(self._detokenizer.finish_pieces(), ended)
         step = Step(self._read(shown))
         step.parts += [part for event in self._parser.finish() for part in self._made(event)]
         if self._probs is not None:
