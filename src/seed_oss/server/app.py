@@ -16,6 +16,7 @@ from seed_oss.server.completions import completions
 from seed_oss.server.embeddings import embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
 from seed_oss.server.models import get_model, list_models
+from seed_oss.server.page_files import add_page
 from seed_oss.server.scoring import classify, question_answering, score, token_classify
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.streaming import JSONAnswer
@@ -61,6 +62,7 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
     _route(app, api, "GET", "/v1/models/{model_id:path}", get_model)
     for path, handler in _POSTS.items():
         _route(app, api, "POST", path, handler)
+    add_page(app)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(ClientGoneError, _nobody_reads)
     app.add_exception_handler(HTTPException, _render_http)

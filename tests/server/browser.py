@@ -1,0 +1,167 @@
+"""The chat page in a real browser: a server in a thread over a scripted engine, and pages that may not complain."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from shutil import which
+from typing import Any
+
+import pytest
+from uvicorn.server import Server
+
+from seed_oss.server.limits import TransportLimits
+from seed_oss.server.transport import server_config
+from tests.server.api_calls import app, engine
+from tests.server.fake_engine import FakeEngine, Script
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+CHAT = "/v1/chat/completions"
+KEY = "a-key-of-this-test-only"
+
+
+class Faults:
+    """ASGI middleware that asks for a key, or breaks the connection in the middle of an answer.
+
+    Attributes:
+        key: without it the API answers 401; None asks for none.
+        break_after: pieces of an answer after which the connection is cut; None cuts none.
+    """
+
+    def __init__(self, behind: Any) -> None:
+        self._app = behind
+        self.key: str | None = None
+        self.break_after: int | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Handle a request."""
+        self.loop = asyncio.get_running_loop()
+        if scope["type"] == "http" and scope["path"].startswith("/v1/") and not self._may(scope):
+            body = b'{"error": {"message": "the API key is missing", "type": "", "param": null, "code": null}}'
+            await send({"type": "http.response.start", "status": 401, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+            return
+        is_cut = scope.get("path") == CHAT and self.break_after is not None
+        await self._app(scope, receive, self._cut(send, self.break_after or 0) if is_cut else send)
+
+    def _may(self, scope: Any) -> bool:
+        return self.key is None or (b"authorization", f"Bearer {self.key}".encode()) in scope["headers"]
+
+    @staticmethod
+    def _cut(send: Any, num_pieces: int) -> Any:
+        left = num_pieces + 1  # the head counts as well
+
+        async def cut(message: Any) -> None:
+            nonlocal left
+            if left <= 0:
+                raise ConnectionResetError("cut by the test")
+            left -= 1
+            await send(message)
+
+        return cut
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        url: of the page.
+        engine: what answers.
+        faults: what goes wrong.
+    """
+
+    url: str
+    engine: FakeEngine
+    faults: Faults
+
+    def says(self, *scripts: Script | str, hold_after: int | None = None) -> None:
+        """What the engine answers from now on; `hold_after` waits after so many tokens until `go_on`."""
+        fake = self.engine
+        fake.scripts = [Script(one) if isinstance(one, str) else one for one in scripts]
+        fake.hold_after, fake._num_used = hold_after, 0  # noqa: SLF001
+        fake.gate, fake.was_closed = asyncio.Event(), asyncio.Event()
+        fake.refusal, fake.submits, fake.closed = None, [], []
+        self.faults.key = self.faults.break_after = None
+
+    def go_on(self) -> None:
+        """End the wait of `says`."""
+        assert self.faults.loop is not None
+        self.faults.loop.call_soon_threadsafe(self.engine.gate.set)
+
+    def prompt(self, index: int = -1) -> str:
+        """What the engine was asked."""
+        return self.engine.tokenizer.decode(self.engine.submits[index].prompt_ids)
+
+
+@contextmanager
+def serving() -> Generator[Served, None, None]:
+    """A server on a port of its own."""
+    fake = engine(max_model_len=2**20)
+    faults = Faults(app(fake, keep_alive_seconds=0.05))
+    listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+    server = Server(server_config(faults, TransportLimits(), drain_s=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/", fake, faults)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=10)
+        listening.close()
+
+
+@cache
+def chromium() -> str | None:
+    """Where the system's Chromium is, or None."""
+    return next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := which(name))), None)
+
+
+@contextmanager
+def browsing() -> Generator[Any, None, None]:
+    """A browser without windows; skips where there is none."""
+    path = chromium()
+    if path is None:
+        pytest.skip("there is no Chromium on this machine: make browser installs it")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Complaints:
+    """What a page's console said that it must not say.
+
+    Attributes:
+        allowed: parts of complaints that a test brings about.
+    """
+
+    allowed: list[str] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+
+    def listen(self, page: Any) -> None:
+        """Note errors, violations of the policy included."""
+        page.on("console", lambda message: message.type in ("error", "warning") and self.said.append(message.text))
+        page.on("pageerror", lambda error: self.said.append(f"uncaught: {error}"))
+
+    def check(self) -> None:
+        """Fail where there was one that is not allowed."""
+        unexpected = [text for text in self.said if not any(part in text for part in self.allowed)]
+        assert not unexpected, unexpected
+
+
+@contextmanager
+def opened(browser: Any, url: str, **options: Any) -> Generator[tuple[Any, Complaints], None, None]:
+    """A page with storages of its own. Complaints fail the test at its end."""
+    with browser.new_context(**options) as context:
+        context.set_default_timeout(8000)
+        page, complaints = context.new_page(), Complaints()
+        complaints.listen(page)
+        page.goto(url)
+        yield page, complaints
+        complaints.check()
