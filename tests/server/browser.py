@@ -14,6 +14,7 @@ import pytest
 from uvicorn.server import Server
 
 from seed_oss.server.limits import TransportLimits
+from seed_oss.server.streaming import KEEP_ALIVE
 from seed_oss.server.transport import server_config
 from tests.server.api_calls import app, engine
 from tests.server.fake_engine import FakeEngine, Script
@@ -36,6 +37,7 @@ class Faults:
         self.key: str | None = None
         self.break_after: int | None = None
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.kept_alive = threading.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle a request."""
@@ -46,10 +48,18 @@ class Faults:
             await send({"type": "http.response.body", "body": body})
             return
         is_cut = scope.get("path") == CHAT and self.break_after is not None
-        await self._app(scope, receive, self._cut(send, self.break_after or 0) if is_cut else send)
+        await self._app(scope, receive, self._cut(send, self.break_after or 0) if is_cut else self._watched(send))
 
     def _may(self, scope: Any) -> bool:
         return self.key is None or (b"authorization", f"Bearer {self.key}".encode()) in scope["headers"]
+
+    def _watched(self, send: Any) -> Any:
+        async def watched(message: Any) -> None:
+            await send(message)
+            if message.get("body") == KEEP_ALIVE:
+                self.kept_alive.set()
+
+        return watched
 
     @staticmethod
     def _cut(send: Any, num_pieces: int) -> Any:
@@ -83,15 +93,26 @@ class Served:
         """What the engine answers from now on; `hold_after` waits after so many tokens until `go_on`."""
         fake = self.engine
         fake.scripts = [Script(one) if isinstance(one, str) else one for one in scripts]
-        fake.hold_after, fake._num_used = hold_after, 0  # noqa: SLF001
+        fake.hold_after, fake._num_used = hold_after, 0
         fake.gate, fake.was_closed = asyncio.Event(), asyncio.Event()
         fake.refusal, fake.submits, fake.closed = None, [], []
         self.faults.key = self.faults.break_after = None
+        self.faults.kept_alive.clear()
 
     def go_on(self) -> None:
         """End the wait of `says`."""
         assert self.faults.loop is not None
         self.faults.loop.call_soon_threadsafe(self.engine.gate.set)
+
+    def until_kept_alive(self) -> None:
+        """Wait until a comment was sent."""
+        assert self.faults.kept_alive.wait(10)
+
+    def until_closed(self) -> None:
+        """Wait until the engine was told that nobody waits for an answer any more."""
+        assert self.faults.loop is not None
+        closed = asyncio.run_coroutine_threadsafe(self.engine.was_closed.wait(), self.faults.loop)
+        closed.result(timeout=10)
 
     def prompt(self, index: int = -1) -> str:
         """What the engine was asked."""

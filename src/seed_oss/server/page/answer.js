@@ -90,7 +90,8 @@ export function figures({ stats }) {
   const shown = [];
   if (firstAt !== null && lastAt > firstAt) {
     const number = (usage?.completion ?? stats.numDeltas) - 1; // the first one's time is the prompt's
-    shown.push(`${((1000 * Math.max(0, number)) / (lastAt - firstAt)).toFixed(1)} tokens/s`);
+    const speed = (1000 * Math.max(0, number)) / (lastAt - firstAt);
+    shown.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   }
   if (firstAt !== null) {
     shown.push(`first token after ${((firstAt - startedAt) / 1000).toFixed(2)} s`);

@@ -23,8 +23,8 @@ export class Chat {
 
   /**
    * @param {TurnsView} view
-   * @param {{settings: () => Object, apiKey: () => string, changed: (conversation) => void,
-   *   busy: (isBusy: boolean) => void}} deps
+   * @param {{settings: () => Object, whenReady: () => Promise<void>, apiKey: () => string,
+   *   changed: (conversation) => void, busy: (isBusy: boolean) => void}} deps whenReady waits for the model's name
    */
   constructor(view, deps) {
     this.#view = view;
@@ -80,21 +80,22 @@ export class Chat {
 
   async #answer() {
     const { conversation } = this;
-    const settings = this.#deps.settings();
-    const body = requestBody(conversation.turns, settings);
-    const answer = emptyAnswer(settings.budget, performance.now());
+    const asked = [...conversation.turns];
+    const answer = emptyAnswer(this.#deps.settings().budget, performance.now());
     const view = this.#view.add(answer, conversation.turns.push(answer) - 1);
     const stopper = (this.#stopper = new AbortController());
     this.#deps.changed(touched(conversation));
     this.#setBusy(true);
     this.#view.goToEnd();
-    await this.#receive(answer, view, body, stopper.signal);
+    await this.#receive(answer, view, asked, stopper.signal);
     view.finish();
     this.#ended(conversation, stopper);
   }
 
-  async #receive(answer, view, body, signal) {
+  async #receive(answer, view, asked, signal) {
     try {
+      await this.#deps.whenReady();
+      const body = requestBody(asked, this.#deps.settings());
       for await (const chunk of streamChat(body, this.#deps.apiKey(), signal)) {
         takeChunk(answer, chunk, performance.now());
         view.changed(() => this.#view.grown());

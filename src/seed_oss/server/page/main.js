@@ -16,7 +16,7 @@ import { TurnsView } from "./turns_view.js";
 const notice = new Notice();
 const store = new ConversationStore(openStorage("localStorage"));
 const settingsStore = new SettingsStore(openStorage("localStorage"), openStorage("sessionStorage"));
-const page = { settings: settingsStore.load(), models: [] };
+const page = { settings: settingsStore.load(), models: [], finding: null };
 
 const turnsView = new TurnsView({
   edit: (index, text) => {
@@ -30,6 +30,7 @@ const turnsView = new TurnsView({
 });
 const chat = new Chat(turnsView, {
   settings: () => page.settings,
+  whenReady: () => page.finding ?? (page.settings.model ? null : findModels()),
   apiKey: () => settingsStore.apiKey,
   changed: (conversation) => keeper.keep(conversation),
   busy: (isBusy) => composer.setBusy(isBusy),
@@ -82,7 +83,12 @@ function switchTheme() {
   showSettings();
 }
 
-async function findModels() {
+function findModels() {
+  page.finding = askForModels().finally(() => (page.finding = null));
+  return page.finding;
+}
+
+async function askForModels() {
   try {
     page.models = await listModels(settingsStore.apiKey);
     const { model } = page.settings;

@@ -4,12 +4,14 @@ import { thoughtTokens } from "./answer.js";
 import { element, grouped } from "./dom.js";
 import { TextFlow } from "./text_flow.js";
 
+const NEAR_END_PX = 40;
+
 /** A `details` element that appears with the first thought. */
 export class ThinkingView {
   #title = element("span", { className: "thinking-title" });
   #count = element("span", { className: "thinking-count" });
   #bar = element("progress", { ariaLabel: "Thinking budget used" });
-  #text = element("div", { className: "thinking-text" });
+  #text = element("div", { className: "thinking-text", tabIndex: 0, role: "region", ariaLabel: "Thoughts" });
   #flow = new TextFlow(this.#text);
 
   constructor() {
@@ -17,8 +19,14 @@ export class ThinkingView {
     this.node = element("details", { className: "thinking", hidden: true }, summary, this.#text);
   }
 
+  /** More of it came; who reads at its end stays there. */
   append(text) {
+    const { open } = this.node;
+    const { scrollTop, scrollHeight, clientHeight } = open ? this.#text : {};
     this.#flow.append(text);
+    if (open && scrollHeight - scrollTop - clientHeight < NEAR_END_PX) {
+      this.#text.scrollTop = this.#text.scrollHeight;
+    }
   }
 
   /** Shows how far the thinking of an answer is. */
