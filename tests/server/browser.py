@@ -1,6 +1,7 @@
 """The chat page in a real browser: a server in a thread over a scripted engine, and pages that may not complain."""
 
 import asyncio
+import json
 import socket
 import threading
 from collections.abc import Generator
@@ -20,6 +21,7 @@ from tests.server.api_calls import app, engine
 from tests.server.fake_engine import FakeEngine, Script
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+expect = playwright.expect
 CHAT = "/v1/chat/completions"
 KEY = "a-key-of-this-test-only"
 
@@ -29,13 +31,14 @@ class Faults:
 
     Attributes:
         key: without it the API answers 401; None asks for none.
-        break_after: pieces of an answer after which the connection is cut; None cuts none.
+        is_cut: from now on the connection of an answer breaks with the next piece.
+        kept_alive: an answer had a comment.
     """
 
     def __init__(self, behind: Any) -> None:
         self._app = behind
         self.key: str | None = None
-        self.break_after: int | None = None
+        self.is_cut = False
         self.loop: asyncio.AbstractEventLoop | None = None
         self.kept_alive = threading.Event()
 
@@ -47,32 +50,20 @@ class Faults:
             await send({"type": "http.response.start", "status": 401, "headers": []})
             await send({"type": "http.response.body", "body": body})
             return
-        is_cut = scope.get("path") == CHAT and self.break_after is not None
-        await self._app(scope, receive, self._cut(send, self.break_after or 0) if is_cut else self._watched(send))
+        await self._app(scope, receive, self._watched(send) if scope.get("path") == CHAT else send)
 
     def _may(self, scope: Any) -> bool:
         return self.key is None or (b"authorization", f"Bearer {self.key}".encode()) in scope["headers"]
 
     def _watched(self, send: Any) -> Any:
         async def watched(message: Any) -> None:
+            if self.is_cut:
+                raise ConnectionResetError("cut by the test")
             await send(message)
             if message.get("body") == KEEP_ALIVE:
                 self.kept_alive.set()
 
         return watched
-
-    @staticmethod
-    def _cut(send: Any, num_pieces: int) -> Any:
-        left = num_pieces + 1  # the head counts as well
-
-        async def cut(message: Any) -> None:
-            nonlocal left
-            if left <= 0:
-                raise ConnectionResetError("cut by the test")
-            left -= 1
-            await send(message)
-
-        return cut
 
 
 @dataclass
@@ -92,11 +83,11 @@ class Served:
     def says(self, *scripts: Script | str, hold_after: int | None = None) -> None:
         """What the engine answers from now on; `hold_after` waits after so many tokens until `go_on`."""
         fake = self.engine
-        fake.scripts = [Script(one) if isinstance(one, str) else one for one in scripts]
+        fake.scripts = [Script(one) if isinstance(one, str) else one for one in scripts] or [Script()]
         fake.hold_after, fake._num_used = hold_after, 0
         fake.gate, fake.was_closed = asyncio.Event(), asyncio.Event()
         fake.refusal, fake.submits, fake.closed = None, [], []
-        self.faults.key = self.faults.break_after = None
+        self.faults.key, self.faults.is_cut = None, False
         self.faults.kept_alive.clear()
 
     def go_on(self) -> None:
@@ -186,3 +177,53 @@ def opened(browser: Any, url: str, **options: Any) -> Generator[tuple[Any, Compl
         page.goto(url)
         yield page, complaints
         complaints.check()
+
+
+def message_field(page: Any) -> Any:
+    """Where a message is written."""
+    return page.get_by_label("Message", exact=True)
+
+
+def named(page: Any, name: str) -> Any:
+    """A button."""
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def turns(page: Any) -> Any:
+    """What was said."""
+    return page.locator(".turn")
+
+
+def say(page: Any, text: str = "What is 2 + 2?", *, waits: bool = True) -> None:
+    """Send a message, and wait for the whole answer."""
+    message_field(page).fill(text)
+    message_field(page).press("Enter")
+    if waits:
+        answered(page)
+
+
+def answered(page: Any) -> None:
+    """Wait until no answer is coming."""
+    expect(page.locator(".live")).to_have_count(0)
+
+
+def choose(page: Any, **fields: str) -> None:
+    """Change settings by the ids of their fields."""
+    named(page, "Settings").click()
+    page.locator("#settings summary").click()
+    for name, value in fields.items():
+        control = page.locator(f"#{name.replace('_', '-')}")
+        control.select_option(value) if name in ("model", "budget") else control.fill(value)
+    named(page, "Save").click()
+
+
+def asked(page: Any, work: Any) -> Any:
+    """The body of the request that some work sends."""
+    with page.expect_request(f"**{CHAT}") as sent:
+        work()
+    return json.loads(sent.value.post_data)
+
+
+def conversations(page: Any) -> Any:
+    """The titles at the side."""
+    return page.locator("#conversations .open")

@@ -85,7 +85,15 @@ def test_nothing_comes_from_elsewhere() -> None:
 def test_no_script_reads_markup() -> None:
     for one in files("seed_oss.server").joinpath("page").iterdir():
         text = one.read_text(encoding="utf-8")
-        for name in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function("):
+        for name in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "DOMParser",
+            "eval(",
+            "Function(",
+        ):
             assert name not in text, (one.name, name)
 
 

@@ -1,5 +1,6 @@
 """The chat page's modules by themselves, in a browser: events, Markdown, stores."""
 
+import json
 from collections.abc import Generator
 from typing import Any
 
@@ -21,12 +22,14 @@ def page() -> Generator[Any, None, None]:
 def call(page: Any, module: str, code: str, value: Any = None) -> Any:
     """What some code makes of a value; `m` is the module."""
     return page.evaluate(
-        f"async (value) => {{ const m = await import('/page/{module}.js'); return await (async () => {{ {code} }})(); }}",
+        f"async (value) => {{ const m = await import('/page/{module}.js'); return (async () => {{ {code} }})(); }}",
         value,
     )
 
 
-EVENTS = ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\n\r\ndata: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n'
+EVENTS = (
+    ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\n\r\ndata: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n'
+)
 SAID = ['{"a": 1}', "é€😀", "1\n2", "", "[DONE]"]
 
 
@@ -81,7 +84,10 @@ def markdown(page: Any, text: str, sizes: list[int]) -> list[str]:
         ("a\n\n---\n\nb", '<p class="">a</p><hr><p class="">b</p>'),
         ("a\r\nb", '<p class="">a\nb</p>'),
         ("<b>x</b> &amp; <!-- -->", '<p class="">&lt;b&gt;x&lt;/b&gt; &amp;amp; &lt;!-- --&gt;</p>'),
-        ("[a](javascript:alert(1)) [b](data:text/html,x)", '<p class="">[a](javascript:alert(1)) [b](data:text/html,x)</p>'),
+        (
+            "[a](javascript:alert(1)) [b](data:text/html,x)",
+            '<p class="">[a](javascript:alert(1)) [b](data:text/html,x)</p>',
+        ),
     ],
 )
 def test_markdown(page: Any, text: str, markup: str) -> None:
@@ -93,7 +99,7 @@ def test_links_lead_to_the_web_only(page: Any) -> None:
     kept = 'rel="noopener noreferrer" target="_blank"'
     assert markup.count(kept) == 2
     assert 'href="https://a.example/x_(y)"' in markup
-    assert '>http://b.example/z</a>.' in markup
+    assert ">http://b.example/z</a>." in markup
 
 
 def test_code_is_kept_as_it_is(page: Any) -> None:
@@ -202,8 +208,9 @@ def test_a_store_has_a_bound(page: Any) -> None:
 
 def test_the_browsers_own_limit_is_said_as_well(page: Any) -> None:
     code = """
-      const storage = { length: 0, getItem: () => null, setItem: () => { throw new DOMException("", "QuotaExceededError") } };
-      try { new m.ConversationStore(storage).put({ id: "a", turns: [] }); } catch (error) { return error.message; }"""
+      const refuse = () => { throw new DOMException("", "QuotaExceededError"); };
+      const store = new m.ConversationStore({ length: 0, getItem: () => null, setItem: refuse });
+      try { store.put({ id: "a", turns: [] }); } catch (error) { return error.message; }"""
     assert "Export your conversations and delete some" in call(page, "store", code)
 
 
@@ -221,16 +228,19 @@ def test_the_browsers_own_limit_is_said_as_well(page: Any) -> None:
     ],
 )
 def test_other_files_are_refused(page: Any, text: str, message: str) -> None:
-    code = "try { m.imported(value, () => 'id'); } catch (error) { return [error instanceof m.TransferError, error.message]; }"
+    code = """
+      try { m.imported(value, () => "id"); }
+      catch (error) { return [error instanceof m.TransferError, error.message]; }"""
     is_ours, said = call(page, "transfer", code, text)
     assert is_ours
     assert message in said
 
 
 def test_what_is_imported_has_the_right_types(page: Any) -> None:
-    turns = '[{"role": "user", "content": 3}, {"role": "assistant", "content": "x", "calls": [null], "stats": {"usage": {}}}]'
-    text = f'{{"format": "seed-oss-conversations", "version": 1, "conversations": [{{"title": {{}}, "turns": {turns}}}]}}'
-    ((found,),) = [call(page, "transfer", "return m.imported(value, () => 'new')", text)]
+    answer = {"role": "assistant", "content": "x", "calls": [None], "stats": {"usage": {}}}
+    given = [{"title": {}, "turns": [{"role": "user", "content": 3}, answer]}]
+    text = json.dumps({"format": "seed-oss-conversations", "version": 1, "conversations": given})
+    (found,) = call(page, "transfer", "return m.imported(value, () => 'new')", text)
     assert (found["id"], found["title"]) == ("new", "")
     assert found["turns"][0]["content"] == ""
     assert found["turns"][1]["calls"] == [{"id": "", "name": "", "arguments": ""}]
