@@ -31,7 +31,7 @@ pytest: .venv/.dev
 	$(BIN)/python -m pytest -n $(JOBS)
 
 browser:
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || echo "No Chromium, and it cannot be installed here: the tests of the chat page are skipped"
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq -o Acquire::http::Timeout=20 update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::http::Timeout=20 install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || echo "No Chromium, and it cannot be installed here: the tests of the chat page are skipped"
 
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
