@@ -1,7 +1,8 @@
 # Two commands on a fresh machine with Python 3.11 or newer and make:
 #   make demo [PROMPT="..."]   an answer from real weights        make test   every check there is
-# The rest: lint, pytest, docs, dist, bench, on demand trust and test-lowest, and clean. What is done is not done again:
-# the stamps .venv/.demo, .venv/.dev, .venv/.bench and .venv/.docs stand for "installed since these files last changed".
+# The rest: lint, pytest, docs, dist, bench, on demand trust and test-lowest, and clean; browser installs the Chromium in
+# which the chat page is tested. What is done is not done again: the stamps .venv/.demo, .venv/.dev, .venv/.bench and
+# .venv/.docs stand for "installed since these files last changed".
 PYTHON ?= python3
 PROMPT ?= What is the capital of France?
 JOBS ?= 2
@@ -13,7 +14,7 @@ NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|co
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
-.PHONY: demo test lint pytest docs dist bench trust test-lowest constraints render clean
+.PHONY: demo test lint pytest browser docs dist bench trust test-lowest constraints render clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -28,6 +29,9 @@ lint: .venv/.dev
 
 pytest: .venv/.dev
 	$(BIN)/python -m pytest -n $(JOBS)
+
+browser:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get -qq -o Acquire::http::Timeout=20 update && DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::http::Timeout=20 install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || echo "No Chromium, and it cannot be installed here: the tests of the chat page are skipped"
 
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -14,7 +14,11 @@ import pytest
 from tests.architecture.source import ROOT
 
 HEAVY = ("torch", "transformers", "numpy", "tokenizers", "huggingface_hub", "safetensors", "gguf", "jinja2", "fastapi")
-TORCH_FREE = ("seed_oss", "seed_oss.errors", "seed_oss.files", "seed_oss.config", "seed_oss.chat", "seed_oss.cli")
+TORCH_FREE = (
+    *("seed_oss", "seed_oss.errors", "seed_oss.files", "seed_oss.config", "seed_oss.chat", "seed_oss.cli"),
+    *("seed_oss.engine.scheduler", "seed_oss.engine.turn_memory", "seed_oss.engine.process_client"),
+    *("seed_oss.server.app", "seed_oss.server.serve"),
+)
 HELP_SECONDS = 0.5
 
 

@@ -202,7 +202,8 @@ def test_inputs_must_fit_the_rows() -> None:
 
 def test_lengths_are_asked_for_where_angles_depend_on_them() -> None:
     model = tiny_model(SeedOssModel, rope_scaling={"rope_type": "dynamic", "factor": 2.0})
-    context = PagedContext(PagedCache(model.config, 4), PackedRows((PackedSequence(0, 3, [0]),)))
+    cache = PagedCache(model.config, 4, dtype=torch.float32)
+    context = PagedContext(cache, PackedRows((PackedSequence(0, 3, [0]),)))
     with pytest.raises(InputError, match=r"total_lens is None.*rope_type is 'dynamic'"):
         model.run_packed(random_ids(3), torch.arange(3), context)
     found = model.run_packed(random_ids(3), torch.arange(3), context, torch.full((3,), 9))

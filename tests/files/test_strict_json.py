@@ -150,3 +150,12 @@ def test_a_vocabulary_of_155_thousand_words_parses_in_a_second_or_two() -> None:
     parsed = parse_json(data, source="x", max_bytes=2**26)
     assert time.process_time() - start < 3
     assert len(parsed["model"]["vocab"]) == 155_000
+
+
+def test_depth_counts_brackets_of_both_kinds_together() -> None:
+    def nested(depth: int) -> str:
+        return '{"a":[' * (depth // 2) + "]}" * (depth // 2)
+
+    assert parse_json(nested(64), source="f") is not None
+    with pytest.raises(CheckpointError, match="nested"):
+        parse_json(nested(66), source="f")

@@ -63,7 +63,7 @@ class EngineCore:
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self._events or self._preparing or self._requests)
+        return bool(self._events or self._preparing or self._requests or self._scheduler.has_work)
 
     def stats(self) -> dict[str, float]:
         """Numbers for a metrics page, by name; those of ends have the reason in theirs."""

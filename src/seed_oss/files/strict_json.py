@@ -69,16 +69,15 @@ def _check_structure(raw: bytes, source: str, max_values: int) -> None:
     structure = _without_strings(raw).translate(None, _NOT_STRUCTURE)
     if len(structure) > max_values:
         raise CheckpointError(f"{source} holds more than {max_values} commas and brackets, the limit")
-    brackets = structure.translate(None, b",")
+    brackets = structure.translate(bytes.maketrans(b"{}", b"[]"), b",")
     # Removing the innermost pairs lowers the depth by one: what is empty after n rounds is at most n deep.
     for _ in range(MAX_DEPTH):
-        rest = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        rest = brackets.replace(b"[]", b"")
         if len(rest) == len(brackets):
             break
         brackets = rest
     # At most MAX_DEPTH brackets left over are a plain syntax error, which the scanner reports with its place.
-    still_nested = b"[]" in brackets or b"{}" in brackets
-    if len(brackets) > MAX_DEPTH or still_nested:
+    if len(brackets) > MAX_DEPTH or b"[]" in brackets:
         raise CheckpointError(f"{source} is nested deeper than {MAX_DEPTH} levels, the limit")
 
 

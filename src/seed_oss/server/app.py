@@ -22,6 +22,7 @@ from seed_oss.server.messages import anthropic_error, count_tokens, create_messa
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.models import get_model, list_models
 from seed_oss.server.openapi import DescribedApp, path_parameters, request_body, responses
+from seed_oss.server.page_files import add_page
 from seed_oss.server.responses import create_response, delete_response, get_response
 from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.scoring import (
@@ -83,6 +84,7 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
     _route(app, api, "DELETE", "/v1/responses/{response_id}", delete_response, stored)
     for path, (handler, model) in _POSTS.items():
         _route(app, api, "POST", path, handler, request_body(model))
+    add_page(app)
     app.add_exception_handler(ApiError, _render)
     app.add_exception_handler(ClientGoneError, _nobody_reads)
     app.add_exception_handler(ClientDisconnect, _nobody_reads)
