@@ -312,6 +312,8 @@ def test_the_list_of_models() -> None:
 
 def test_routes_that_are_not_there() -> None:
     assert _get("/nowhere").error["code"] == "not_found"
+    assert post(engine(), f"{CHAT}/", {"model": MODEL, "messages": ASK}).error["code"] == "not_found"
+    assert post(engine(), f"/{CHAT}", {"model": MODEL, "messages": ASK}).error["code"] == "not_found"
     answer = _get(CHAT)
     assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
     assert answer.headers["allow"] == "POST"

@@ -75,7 +75,14 @@ def create_app(client: EngineClient, served: ServedModel, settings: ApiSettings)
         yield
         api.close()
 
-    app = DescribedApp(title="seed-oss", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = DescribedApp(
+        title="seed-oss",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,  # a path is one of those that keys are asked for, or none
+        lifespan=lifespan,
+    )
     app.state.bodies = [model for _, model in _POSTS.values()]
     _route(app, api, "GET", "/v1/models", list_models)
     _route(app, api, "GET", "/v1/models/{model_id:path}", get_model, path_parameters("model_id"))
