@@ -58,10 +58,11 @@ static void quantize(const float *x, int64_t rows, int64_t groups, int64_t group
         }
 }
 
-// Products with packed weights. One pass over a block of 32 rows for T tokens.
+// Products with packed weights. One pass over a block of 32 rows for T tokens. `ahead` bytes further on lies what comes
+// next: a pass over a block that is near already has time to fetch it.
 
 template <int T, int Kind, int Zero, bool Wide>
-static inline void packed_tile(const Weight &w, const uint8_t *record, const Acts &acts, int64_t t0, float *out) {
+static inline void packed_tile(const Weight &w, const uint8_t *record, int64_t ahead, const Acts &acts, int64_t t0, float *out) {
     constexpr int64_t kParam = Wide ? 128 : 64;
     constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
     constexpr int64_t kQuad = Kind == kNibbles ? 64 : 128;
@@ -96,6 +97,7 @@ static inline void packed_tile(const Weight &w, const uint8_t *record, const Act
             const int8_t *a = acts.q + t0 * acts.cols + unit * acts.group;
             for (int64_t quad = 0; quad < quads; quad++, record += kQuad, a += 4) {
                 B64 first = load_bytes(record);
+                __builtin_prefetch(record + ahead);
                 if (Kind == kNibbles) {
                     B64 low = low_nibbles(first), high = high_nibbles(first);
                     for (int t = 0; t < T; t++) {
@@ -104,6 +106,7 @@ static inline void packed_tile(const Weight &w, const uint8_t *record, const Act
                     }
                 } else {
                     B64 second = load_bytes(record + 64);
+                    __builtin_prefetch(record + ahead + 64);
                     for (int t = 0; t < T; t++) {
                         acc[t][0] = dot_bytes(acc[t][0], first, a + t * acts.cols);
                         acc[t][1] = dot_bytes(acc[t][1], second, a + t * acts.cols);
@@ -133,15 +136,17 @@ static void packed_product(const Weight &w, int64_t block, const Acts &acts, int
     constexpr int64_t kParam = Wide ? 128 : 64;
     constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
     const int64_t record = kParam + kExtra + w.group * (Kind == kNibbles ? 16 : 32);
-    const uint8_t *data = static_cast<const uint8_t *>(w.data) + block * (w.cols / w.group) * record;
-    for (; t1 - t0 >= kMaxTile; t0 += kMaxTile, out += kMaxTile * kBlockRows)
-        packed_tile<kMaxTile, Kind, Zero, Wide>(w, data, acts, t0, out);
+    const int64_t block_len = (w.cols / w.group) * record;
+    const uint8_t *data = static_cast<const uint8_t *>(w.data) + block * block_len;
+    int64_t ahead = 0;  // the first pass has enough to fetch
+    for (; t1 - t0 >= kMaxTile; t0 += kMaxTile, out += kMaxTile * kBlockRows, ahead = block_len)
+        packed_tile<kMaxTile, Kind, Zero, Wide>(w, data, ahead, acts, t0, out);
     switch (t1 - t0) {
-        case 1: packed_tile<1, Kind, Zero, Wide>(w, data, acts, t0, out); break;
-        case 2: packed_tile<2, Kind, Zero, Wide>(w, data, acts, t0, out); break;
-        case 3: packed_tile<3, Kind, Zero, Wide>(w, data, acts, t0, out); break;
-        case 4: packed_tile<4, Kind, Zero, Wide>(w, data, acts, t0, out); break;
-        case 5: packed_tile<5, Kind, Zero, Wide>(w, data, acts, t0, out); break;
+        case 1: packed_tile<1, Kind, Zero, Wide>(w, data, ahead, acts, t0, out); break;
+        case 2: packed_tile<2, Kind, Zero, Wide>(w, data, ahead, acts, t0, out); break;
+        case 3: packed_tile<3, Kind, Zero, Wide>(w, data, ahead, acts, t0, out); break;
+        case 4: packed_tile<4, Kind, Zero, Wide>(w, data, ahead, acts, t0, out); break;
+        case 5: packed_tile<5, Kind, Zero, Wide>(w, data, ahead, acts, t0, out); break;
         default: break;
     }
 }
