@@ -11,6 +11,8 @@ const ENDINGS = {
   stopped: "You stopped this answer.",
 };
 
+const KEPT = "What had come is kept. Regenerate asks for the whole answer again.";
+
 /** Shows an answer and what is added to it, at most once for each frame of the screen. */
 export class AnswerView {
   #answer;
@@ -69,10 +71,13 @@ export class AnswerView {
   }
 
   #showEnding() {
-    const { problem, ended } = this.#answer;
+    const { problem, ended, content, reasoning } = this.#answer;
     const text = problem || ENDINGS[ended] || "";
-    this.#problem.textContent = text;
+    this.#problem.replaceChildren(text);
     this.#problem.hidden = !text;
+    if (problem && (content || reasoning)) {
+      this.#problem.append(element("span", { className: "hint", textContent: KEPT }));
+    }
     this.#problem.classList.toggle("error", Boolean(problem));
   }
 
