@@ -28,9 +28,10 @@ def call(page: Any, module: str, code: str, value: Any = None) -> Any:
 
 
 EVENTS = (
-    ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\n\r\ndata: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n'
+    ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\ndata: more\r\n\r\n'
+    "data: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n"
 )
-SAID = ['{"a": 1}', "é€😀", "1\n2", "", "[DONE]"]
+SAID = ['{"a": 1}', "é€😀\nmore", "1\n2", "", "[DONE]"]
 
 
 def test_events_may_be_cut_anywhere(page: Any) -> None:
@@ -206,6 +207,14 @@ def test_a_text_flow_loses_nothing(page: Any) -> None:
     assert kept == text
     assert "".join(parts).replace("\n", "") == text.replace("\n", "")
     assert max(map(len, parts)) <= 16_000
+
+
+def test_a_text_flow_does_not_cut_characters(page: Any) -> None:
+    code = """
+      const parent = document.createElement("div");
+      new m.TextFlow(parent).append("x" + "😀".repeat(20_000));
+      return [...parent.children].map((part) => part.textContent.isWellFormed());"""
+    assert call(page, "text_flow", code) == [True, True, True]
 
 
 def test_a_store_has_a_bound(page: Any) -> None:
