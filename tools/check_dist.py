@@ -13,7 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_SDIST = ("pyproject.toml", "LICENSE", "NOTICE", "README.md", "Makefile", "constraints.txt", "tests/factory.py")
-IN_WHEEL = ("seed_oss/py.typed", "seed_oss/__init__.py", "seed_oss/cli/__init__.py")
+IN_WHEEL = ("seed_oss/py.typed", "seed_oss/cli/__init__.py", "seed_oss/server/page/index.html")
 IMPORT_TEST = """
 import importlib.util, pathlib, sys
 import seed_oss

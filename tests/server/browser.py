@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from uvicorn.server import Server
 
+from seed_oss.server.auth import Gate, local_hosts
 from seed_oss.server.limits import TransportLimits
 from seed_oss.server.streaming import KEEP_ALIVE
 from seed_oss.server.transport import server_config
@@ -114,7 +115,8 @@ class Served:
 def serving() -> Generator[Served, None, None]:
     """A server on a port of its own."""
     fake = engine(max_model_len=2**20)
-    faults = Faults(app(fake, keep_alive_seconds=0.05))
+    gate = Gate(app(fake, keep_alive_seconds=0.05), None, local_hosts("127.0.0.1"))
+    faults = Faults(gate)
     listening = socket.create_server(("127.0.0.1", 0), backlog=64)
     server = Server(server_config(faults, TransportLimits(), drain_s=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

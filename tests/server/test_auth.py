@@ -8,6 +8,7 @@ import pytest
 
 from seed_oss.errors import ConfigError, InputError, MissingFileError
 from seed_oss.server.auth import (
+    OPEN_PATHS,
     ApiKeys,
     Gate,
     check_address,
@@ -16,6 +17,7 @@ from seed_oss.server.auth import (
     local_hosts,
     read_keys,
 )
+from seed_oss.server.page_files import read_page
 from seed_oss.server.request_log import RequestLog
 from tests.server.asking import Echo, Lines, ask, error_of, log_to
 
@@ -51,6 +53,12 @@ def test_open_paths_answer_without_a_key_but_only_to_get(path: str) -> None:
     gate = Gate(Echo(), keys())
     assert status_of(gate, path) == 200
     assert status_of(gate, path, "POST") == 401
+
+
+def test_the_files_of_the_page_are_open_and_nothing_beside_them() -> None:
+    gate = Gate(Echo(), keys(), open_paths=OPEN_PATHS | read_page().keys())
+    assert {status_of(gate, path) for path in read_page()} == {200}
+    assert [status_of(gate, path) for path in ("/page", "/page/", "/page/none.js", "/page/../v1/models")] == [401] * 4
 
 
 @pytest.mark.parametrize(

@@ -185,3 +185,19 @@ def test_what_came_is_kept_when_the_page_is_left(page: Any, served: Served) -> N
     page.reload()
     conversations(page).click()
     expect(page.locator(".markdown")).to_have_text(re.compile("^One"))
+
+
+def test_a_damaged_conversation_is_said(page: Any) -> None:
+    page.evaluate(
+        "() => { const put = (id, turns) => localStorage.setItem(`seed-oss.chat.${id}`, JSON.stringify({title: id, id, "
+        "turns}));"
+        "put('gone', []); put('odd', [{role: 'judge'}]); put('bare', [{role: 'assistant', ended: 'constructor'}]); }"
+    )
+    page.reload()
+    page.evaluate("() => localStorage.removeItem('seed-oss.chat.gone')")
+    conversations(page).filter(has_text="gone").click()
+    expect(page.get_by_role("alert")).to_have_text("This conversation is no longer in the browser.")
+    conversations(page).filter(has_text="odd").click()
+    expect(page.get_by_role("alert")).to_contain_text("neither user nor assistant")
+    conversations(page).filter(has_text="bare").click()
+    expect(page.locator(".problem")).to_have_text("The model said nothing.")

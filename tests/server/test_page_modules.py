@@ -28,9 +28,10 @@ def call(page: Any, module: str, code: str, value: Any = None) -> Any:
 
 
 EVENTS = (
-    ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\n\r\ndata: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n'
+    ': keep-alive\n\ndata: {"a": 1}\n\nevent: x\r\ndata: é€😀\r\ndata: more\r\n\r\n'
+    "data: 1\rdata: 2\r\rdata\n\n:\n\ndata: [DONE]\n\n"
 )
-SAID = ['{"a": 1}', "é€😀", "1\n2", "", "[DONE]"]
+SAID = ['{"a": 1}', "é€😀\nmore", "1\n2", "", "[DONE]"]
 
 
 def test_events_may_be_cut_anywhere(page: Any) -> None:
@@ -68,6 +69,13 @@ def markdown(page: Any, text: str, sizes: list[int]) -> list[str]:
     return call(page, "markdown", code, {"text": text, "sizes": sizes})
 
 
+TABLE = (
+    '<div class="table" tabindex="0" role="region" aria-label="Table"><table><thead><tr>{head}</tr></thead>'
+    "<tbody>{rows}</tbody></table></div>"
+)
+ROWS = "<tr><td>1</td><td><code>2</code></td></tr><tr><td>x</td><td></td></tr>"
+
+
 @pytest.mark.parametrize(
     ("text", "markup"),
     [
@@ -83,6 +91,12 @@ def markdown(page: Any, text: str, sizes: list[int]) -> list[str]:
         ("1. a\n- b", '<ol start="1"><li>a</li></ol><ul><li>b</li></ul>'),
         ("a\n\n---\n\nb", '<p class="">a</p><hr><p class="">b</p>'),
         ("a\r\nb", '<p class="">a\nb</p>'),
+        (
+            "|a|*b*|\n|:-|-:|\n| 1 | `2` |\n|x|\n\nend | of it",
+            TABLE.format(head='<th scope="col">a</th><th scope="col"><em>b</em></th>', rows=ROWS)
+            + '<p class="">end | of it</p>',
+        ),
+        ("a | b\nc", '<p class="">a | b\nc</p>'),
         ("<b>x</b> &amp; <!-- -->", '<p class="">&lt;b&gt;x&lt;/b&gt; &amp;amp; &lt;!-- --&gt;</p>'),
         (
             "[a](javascript:alert(1)) [b](data:text/html,x)",
@@ -120,7 +134,15 @@ def test_a_fence_that_never_ends_is_code(page: Any) -> None:
     "bomb",
     ["*" * 50000, "[" * 50000, "`" * 30001 + "a`" * 9999, "**a " * 20000, "_a *b " * 9999, "[a](" * 20000, "> " * 20000]
     + ["- " * 20000, "\n".join(" " * (2 * depth) + "- a" for depth in range(2000)), "#" * 50000, "(http://a" * 9999]
-    + ["*a_" * 20000 + "_a*" * 20000, "\\" * 50000, "1. " * 20000, "http://a" + ")" * 50000],
+    + [
+        "|" * 50000,
+        "a|\n" + "|-" * 20000 + "\n" + "|a" * 20000,
+        "-" * 50000 + "|",
+        "*a_" * 20000 + "_a*" * 20000,
+        "\\" * 50000,
+        "1. " * 20000,
+        "http://a" + ")" * 50000,
+    ],
     ids=lambda bomb: bomb[:8],
 )
 def test_bombs_are_harmless(page: Any, bomb: str) -> None:
@@ -141,11 +163,12 @@ LONG = [
     "\n\n".join(f"Paragraph {number}." for number in range(5000)),
     "```\n" + "\n".join(f"code {number}" for number in range(10_000)),
     "\n".join(f"- item {number}" for number in range(10_000)),
+    "a | b\n-|-\n" + "\n".join(f"{number} | x" for number in range(10_000)),
     "é€😀x" * 50_000,
 ]
 
 
-@pytest.mark.parametrize("text", LONG, ids=["lines", "paragraphs", "code", "items", "one line"])
+@pytest.mark.parametrize("text", LONG, ids=["lines", "paragraphs", "code", "items", "rows", "one line"])
 def test_what_is_finished_is_not_drawn_again(page: Any, text: str) -> None:
     code = """
       const parent = document.createElement("div"), view = new m.MarkdownView(parent);
@@ -160,7 +183,7 @@ def test_what_is_finished_is_not_drawn_again(page: Any, text: str) -> None:
       }
       view.finish();
       note(watch.takeRecords());
-      for (const node of parent.querySelectorAll("p, li, .part")) size = Math.max(size, node.textContent.length);
+      for (const node of parent.querySelectorAll("p, li, .part, table")) size = Math.max(size, node.textContent.length);
       return [worst, size, parent.textContent];"""
     worst, size, shown = call(page, "markdown", code, text)
     assert worst <= 20_000
@@ -184,6 +207,14 @@ def test_a_text_flow_loses_nothing(page: Any) -> None:
     assert kept == text
     assert "".join(parts).replace("\n", "") == text.replace("\n", "")
     assert max(map(len, parts)) <= 16_000
+
+
+def test_a_text_flow_does_not_cut_characters(page: Any) -> None:
+    code = """
+      const parent = document.createElement("div");
+      new m.TextFlow(parent).append("x" + "😀".repeat(20_000));
+      return [...parent.children].map((part) => part.textContent.isWellFormed());"""
+    assert call(page, "text_flow", code) == [True, True, True]
 
 
 def test_a_store_has_a_bound(page: Any) -> None:

@@ -11,9 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from seed_oss.engine.client import EngineClient
 from seed_oss.errors import MissingFileError
 from seed_oss.server.asgi import App
-from seed_oss.server.auth import ApiKeys, Gate, local_hosts
+from seed_oss.server.auth import OPEN_PATHS, ApiKeys, Gate, local_hosts
 from seed_oss.server.metrics import EngineView, Metrics
 from seed_oss.server.operations import Operations, Phase
+from seed_oss.server.page_files import read_page
 from seed_oss.server.request_log import JsonLog, RequestLog
 from seed_oss.server.settings import ServeSettings
 
@@ -83,7 +84,7 @@ def surrounded(
     inner: App = Operations(app, engine, metrics, phase, settings.health_s)
     keys = ApiKeys(settings.keys, namespace_secret(settings.spec.cache_dir)) if settings.keys else None
     hosts = None if settings.allow_unauthenticated else local_hosts(settings.host, settings.allowed_hosts)
-    inner = Gate(inner, keys, hosts, settings.origins)
+    inner = Gate(inner, keys, hosts, settings.origins, OPEN_PATHS | read_page().keys())
     if settings.origins:
         inner = _with_cors(inner, settings)
     return RequestLog(inner, log, metrics.observe_http)

@@ -157,12 +157,19 @@ class Gate:
         keys: None lets everybody in whose request is for one of `hosts` and of no other page than `origins`.
         hosts: see `local_hosts`.
         origins: of pages that may ask.
+        open_paths: that anybody may read: the page's files, which a browser asks for without a key.
     """
 
     def __init__(
-        self, app: App, keys: ApiKeys | None, hosts: frozenset[str] | None = None, origins: Sequence[str] = ()
+        self,
+        app: App,
+        keys: ApiKeys | None,
+        hosts: frozenset[str] | None = None,
+        origins: Sequence[str] = (),
+        open_paths: frozenset[str] = OPEN_PATHS,
     ) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._keys = keys
         self._hosts = hosts
         self._origins = frozenset(origins)
@@ -174,7 +181,7 @@ class Gate:
             return
         state = state_of(scope)
         state["namespace"] = ""
-        if scope["path"] in OPEN_PATHS and scope["method"] in ("GET", "HEAD"):
+        if scope["path"] in self._open_paths and scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
         elif self._keys is None:
             await self._pass_local(scope, receive, send)

@@ -6,10 +6,13 @@ import { button, copyFrom, element } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
 import { ThinkingView } from "./thinking_view.js";
 
-const ENDINGS = {
-  length: "The answer was cut off at its limit of tokens.",
-  stopped: "You stopped this answer.",
-};
+const ENDINGS = new Map([
+  ["length", "The answer was cut off at its limit of tokens."],
+  ["stopped", "You stopped this answer."],
+]);
+const EMPTY = "The model said nothing.";
+
+const KEPT = "What had come is kept. Regenerate asks for the whole answer again.";
 
 /** Shows an answer and what is added to it, at most once for each frame of the screen. */
 export class AnswerView {
@@ -69,10 +72,13 @@ export class AnswerView {
   }
 
   #showEnding() {
-    const { problem, ended } = this.#answer;
-    const text = problem || ENDINGS[ended] || "";
-    this.#problem.textContent = text;
+    const { problem, ended, content, reasoning, calls } = this.#answer;
+    const text = problem || (ENDINGS.get(ended) ?? (content || calls.length ? "" : EMPTY));
+    this.#problem.replaceChildren(text);
     this.#problem.hidden = !text;
+    if (problem && (content || reasoning)) {
+      this.#problem.append(element("span", { className: "hint", textContent: KEPT }));
+    }
     this.#problem.classList.toggle("error", Boolean(problem));
   }
 

@@ -1,6 +1,7 @@
 // Markdown's blocks, line by line: a state and a line give a new state and the pieces that have become certain.
 //
 //   nothing -> paragraph | item -> nothing       ``` -> fence -> ``` -> nothing
+//   paragraph with | -> |---| -> table -> nothing
 //
 // Pieces are bounded, whatever the text: a paragraph that does not end is handed on in parts.
 
@@ -10,7 +11,10 @@ const FENCE = /^( {0,12})(`{3,}|~{3,})[ \t]*([^\s`]{0,40})[^`]*$/;
 const HEADING = /^(#{1,6})[ \t]+(.*)$/;
 const RULE = /^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$/;
 const ITEM = /^([ \t]*)([-*+]|\d{1,9}[.)])[ \t]+(.*)$/;
-const NOTHING = Object.freeze({ open: null, fence: null, isAfterBlank: false });
+const DIVIDER = /^ {0,3}\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?[ \t]*$/;
+const MAX_COLUMNS = 50;
+const MAX_ROWS = 200; // a browser lays out a whole table again for each row
+const NOTHING = Object.freeze({ open: null, fence: null, table: null, isAfterBlank: false });
 
 /** The state before the first line. */
 export function initialState() {
@@ -27,7 +31,7 @@ export function mayBeFence(state, line) {
  * @param {Object} state a value; it is not changed
  * @param {string} line without its end
  * @returns {[Object, Object[]]} the new state, and pieces: {type: "paragraph" | "heading" | "item" | "rule" | "fence" |
- *   "code" | "end", text, ...}
+ *   "code" | "end", text, ...} or {type: "table" | "row", cells}
  */
 export function step(state, line) {
   if (state.fence) {
@@ -41,7 +45,7 @@ export function step(state, line) {
   if (!line.trim()) {
     return blank(state);
   }
-  return heading(state, line) ?? rule(state, line) ?? item(state, line) ?? words(state, line);
+  return table(state, line) ?? heading(state, line) ?? rule(state, line) ?? item(state, line) ?? words(state, line);
 }
 
 /** The pieces of a state after which nothing comes. */
@@ -78,6 +82,34 @@ function codePiece(fence, line) {
   }
   const indent = Math.min(fence.indent, line.length - line.trimStart().length);
   return { type: "code", text: (fence.isEmpty ? "" : "\n") + line.slice(indent) };
+}
+
+/** A line of a table, or the one that makes the paragraph above it a table's head. */
+function table(state, line) {
+  const { open } = state;
+  if (state.table && line.includes("|")) {
+    return row(state, line);
+  }
+  const isHead = open?.type === "paragraph" && open.text.includes("|") && !open.text.includes("\n");
+  if (!isHead || !line.includes("|") || !DIVIDER.test(line)) {
+    return null;
+  }
+  const cells = cellsOf(open.text);
+  return [{ ...NOTHING, table: { numColumns: cells.length, numRows: 0 } }, [{ type: "table", cells }]];
+}
+
+function row(state, line) {
+  const { numColumns, numRows } = state.table;
+  const found = cellsOf(line);
+  const cells = Array.from({ length: numColumns }, (_, index) => found[index] ?? "");
+  const isFull = numRows >= MAX_ROWS;
+  const pieces = isFull ? [{ type: "table", cells: [] }, { type: "row", cells }] : [{ type: "row", cells }];
+  return [{ ...state, table: { numColumns, numRows: isFull ? 1 : numRows + 1 } }, pieces];
+}
+
+function cellsOf(line) {
+  const inner = line.trim().replace(/^\|/, "").replace(/\|$/, "");
+  return inner.split(/(?<!\\)\|/, MAX_COLUMNS).map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
 /** A paragraph ends; an item may go on with lines that are indented. */

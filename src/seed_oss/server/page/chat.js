@@ -102,7 +102,7 @@ export class Chat {
       }
     } catch (error) {
       answer.ended = signal.aborted ? "stopped" : "failed";
-      answer.problem = signal.aborted ? "" : problemOf(error, answer);
+      answer.problem = signal.aborted ? "" : error.message;
     }
   }
 
@@ -124,11 +124,6 @@ export class Chat {
 
 function touched(conversation) {
   return Object.assign(conversation, { updated: Date.now() });
-}
-
-function problemOf(error, answer) {
-  const hasText = answer.content || answer.reasoning || answer.calls.length;
-  return hasText ? `${error.message} What had come is kept; you can regenerate the answer.` : error.message;
 }
 
 function titleOf(text) {

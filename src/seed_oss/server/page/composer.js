@@ -27,7 +27,11 @@ export class Composer {
     this.#update();
   }
 
+  /** Puts the cursor into the field; not on a phone, whose keyboard would cover the answer. */
   focus() {
+    if (matchMedia("(hover: none)").matches) {
+      return;
+    }
     this.#field.focus({ preventScroll: true });
   }
 

@@ -3,7 +3,7 @@
 import { newConversation } from "./chat.js";
 import { byId, element } from "./dom.js";
 import { ConversationStore, StoreFullError } from "./store.js";
-import { exported, imported, TransferError } from "./transfer.js";
+import { conversation as checked, exported, imported, TransferError } from "./transfer.js";
 
 /** Stands between the store and the page. */
 export class Keeper {
@@ -34,6 +34,16 @@ export class Keeper {
       this.#trying(() => this.#store.put(conversation));
       this.refresh();
     }
+  }
+
+  /** A conversation, or null where it is gone or damaged; then the page says so. */
+  read(id) {
+    const found = this.#store.get(id);
+    if (!found) {
+      this.#notice.show("This conversation is no longer in the browser.");
+      return null;
+    }
+    return this.#trying(() => checked(found, "This conversation", id)) ?? null;
   }
 
   /** Shows what there is. One that did not fit is shown as long as it is open. */
@@ -87,12 +97,13 @@ export class Keeper {
 
   #trying(work) {
     try {
-      work();
+      return work();
     } catch (error) {
       if (!(error instanceof StoreFullError || error instanceof TransferError)) {
         throw error;
       }
       this.#notice.show(error.message);
+      return undefined;
     }
   }
 }

@@ -36,7 +36,7 @@ const chat = new Chat(turnsView, {
   busy: (isBusy) => composer.setBusy(isBusy),
 });
 const composer = new Composer({ send: (text) => chat.send(text), stop: () => chat.stop() });
-const sidebar = new Sidebar({ open: (id) => openConversation(store.get(id)), remove: (one) => keeper.askToRemove(one) });
+const sidebar = new Sidebar({ open: (id) => openConversation(keeper.read(id)), remove: (one) => keeper.askToRemove(one) });
 const keeper = new Keeper(store, notice, {
   shown: () => chat.conversation,
   list: (conversations) => showList(conversations),
@@ -46,7 +46,6 @@ const dialog = new SettingsDialog(saveSettings);
 
 function openConversation(conversation) {
   if (!conversation) {
-    notice.show("This conversation is no longer in the browser.");
     return;
   }
   chat.open(conversation);
@@ -106,7 +105,7 @@ byId("model-chip").onclick = openSettings;
 byId("switch-theme").onclick = switchTheme;
 byId("new-conversation").onclick = () => openConversation(newConversation());
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && chat.isBusy && !document.querySelector("dialog[open]")) {
+  if (event.key === "Escape" && !event.isComposing && chat.isBusy && !document.querySelector("dialog[open]")) {
     chat.stop();
     composer.focus();
   }

@@ -1,11 +1,7 @@
-// Markdown that grows, as elements. What a model says gets into text nodes and nothing else.
+// Markdown that grows, from text cut anywhere to pieces on the page.
 
 import { cut, finish, HARD_CHARS, initialState, mayBeFence, step } from "./blocks.js";
-import { button, copyFrom, element } from "./dom.js";
-import { inlineParts } from "./inline.js";
-import { TextFlow } from "./text_flow.js";
-
-const MAX_LIST_DEPTH = 6;
+import { PieceView } from "./pieces.js";
 
 /** Shows an answer while it comes: finished blocks stay as they are, only the open one is drawn again. */
 export class MarkdownView {
@@ -77,119 +73,5 @@ export class MarkdownView {
     const isShown = this.#partial.trim() && !mayBeFence(this.#state, this.#partial);
     const [state, pieces] = isShown ? step(this.#state, this.#partial) : [this.#state, []];
     [...pieces, ...finish(state)].forEach((piece) => this.#pieces.showForNow(piece));
-  }
-}
-
-/** Draws pieces one behind the other; lists and code are put together from several. */
-class PieceView {
-  #parent;
-  #lists = [];
-  #code = null;
-  #forNow = [];
-  #listsBefore = null;
-
-  constructor(parent) {
-    this.#parent = parent;
-  }
-
-  show(piece) {
-    if (piece.type === "item") {
-      return this.#item(piece);
-    }
-    this.#lists = [];
-    if (piece.type === "code") {
-      return this.#code.append(piece.text);
-    }
-    return this.#block(piece);
-  }
-
-  showForNow(piece) {
-    this.#listsBefore ??= [...this.#lists];
-    const added = this.show(piece);
-    if (added) {
-      this.#forNow.push(added);
-    }
-  }
-
-  /** Removes what was shown for now. */
-  takeBack() {
-    this.#forNow.forEach((node) => node.remove());
-    this.#forNow = [];
-    this.#lists = this.#listsBefore ?? this.#lists;
-    this.#listsBefore = null;
-  }
-
-  #block(piece) {
-    const made = this.#made(piece);
-    if (made) {
-      this.#parent.append(made);
-    }
-    return made;
-  }
-
-  #made({ type, text, level, isContinued, language }) {
-    switch (type) {
-      case "heading":
-        return element(`h${Math.min(6, level + 2)}`, { className: `level${level}` }, ...nodes(text));
-      case "rule":
-        return element("hr");
-      case "fence":
-        return this.#fence(language);
-      case "paragraph":
-        return text ? element("p", { className: isContinued ? "continued" : "" }, ...nodes(text)) : null;
-      default:
-        return null; // the end of a fence
-    }
-  }
-
-  #fence(language) {
-    const text = element("code");
-    const flow = (this.#code = new TextFlow(text));
-    const copy = button("Copy", () => copyFrom(() => flow.text, copy), { className: "quiet", ariaLabel: "Copy code" });
-    const head = element("div", { className: "code-head" }, element("span", { textContent: language }), copy);
-    // Whoever has no mouse scrolls by keys, so code can be focused.
-    const frame = element("pre", { tabIndex: 0, ariaLabel: language ? `Code, ${language}` : "Code" }, text);
-    return element("div", { className: "code" }, head, frame);
-  }
-
-  #item(piece) {
-    while (this.#lists.length > 1 && this.#lists.at(-1).indent > piece.indent) {
-      this.#lists.pop();
-    }
-    const top = this.#lists.at(-1);
-    const item = element("li", {}, ...nodes(piece.text));
-    if (top && piece.indent >= top.indent + 2 && this.#lists.length < MAX_LIST_DEPTH && top.list.lastElementChild) {
-      return this.#newList(piece, item, top.list.lastElementChild);
-    }
-    if (top && top.isOrdered === piece.isOrdered) {
-      top.list.append(item);
-      return item;
-    }
-    this.#lists.pop();
-    return this.#newList(piece, item, top ? top.list.parentElement : this.#parent);
-  }
-
-  #newList({ indent, isOrdered, number }, item, parent) {
-    const list = element(isOrdered ? "ol" : "ul", isOrdered ? { start: number } : {}, item);
-    parent.append(list);
-    this.#lists.push({ indent, isOrdered, list });
-    return list;
-  }
-}
-
-function nodes(text) {
-  return inlineParts(text).map(node);
-}
-
-function node(part) {
-  switch (part.type) {
-    case "text":
-      return document.createTextNode(part.text);
-    case "code":
-      return element("code", { textContent: part.text });
-    case "link":
-      return element("a", { href: part.href, textContent: part.text, rel: "noopener noreferrer", target: "_blank" });
-    default:
-      return element(part.type, {}, ...part.parts.map(node));
   }
 }

@@ -28,7 +28,7 @@ export function imported(text, newId) {
   if (value?.format !== FORMAT || value.version !== 1 || !Array.isArray(value.conversations)) {
     throw new TransferError("The file has no conversations of this page; export makes one that has.");
   }
-  return value.conversations.map((given, index) => conversation(given, `Conversation ${index + 1}`, newId()));
+  return value.conversations.map((given, index) => conversation(given, `Conversation ${index + 1} of the file`, newId()));
 }
 
 function parsed(text) {
@@ -39,9 +39,16 @@ function parsed(text) {
   }
 }
 
-function conversation(given, place, id) {
+/**
+ * A conversation of which every field has its type.
+ * @param {*} given
+ * @param {string} place what messages call it
+ * @param {string} id of the result
+ * @throws {TransferError} it has no turns, or others than of user and assistant
+ */
+export function conversation(given, place, id) {
   if (!Array.isArray(given?.turns)) {
-    throw new TransferError(`${place} of the file has no turns; choose a file that was exported here.`);
+    throw new TransferError(`${place} has no turns; choose a file that was exported here.`);
   }
   const title = string(given.title).slice(0, MAX_TITLE_CHARS);
   return { id, title, updated: number(given.updated), turns: given.turns.map((one) => turn(one, place)) };
@@ -52,7 +59,7 @@ function turn(given, place) {
     return { role: "user", content: string(given.content) };
   }
   if (given?.role !== "assistant") {
-    throw new TransferError(`${place} of the file has a turn of neither user nor assistant; choose another file.`);
+    throw new TransferError(`${place} has a turn of neither user nor assistant; it cannot be shown.`);
   }
   return answer(given);
 }

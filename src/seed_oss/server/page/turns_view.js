@@ -21,8 +21,10 @@ export class TurnsView {
     this.#toEnd.onclick = () => this.goToEnd();
   }
 
-  /** Shows a conversation's turns from the beginning. */
+  /** Shows a conversation's turns from the beginning. What was said long ago is not read aloud. */
   showAll(turns) {
+    this.#turns.ariaLive = "off";
+    requestAnimationFrame(() => (this.#turns.ariaLive = "polite"));
     this.#turns.replaceChildren();
     turns.forEach((turn, index) => this.add(turn, index).finish?.());
     byId("empty").hidden = turns.length > 0;
