@@ -104,8 +104,8 @@ def _wait_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r:.200} ended with status {process.returncode}")
         for path in ("/ready", "/health"):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=1).close()
+            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
                 return
         time.sleep(0.2)
     raise RuntimeError(f"{process.args!r:.200} was not ready within {_STARTS_WITHIN_S:.0f} s")

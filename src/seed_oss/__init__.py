@@ -32,6 +32,7 @@ _HOMES = {
     "StoppingCriteria": "seed_oss.generation",
     "StoppingCriteriaList": "seed_oss.generation",
     "set_seed": "seed_oss.generation",
+    "AsyncLLM": "seed_oss.engine.async_llm",
     "LLM": "seed_oss.engine.llm",
     "SamplingParams": "seed_oss.config.sampling",
     "quantize_": "seed_oss.quant.quantize",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from seed_oss.config import GenerationConfig as GenerationConfig
     from seed_oss.config import SeedOssConfig as SeedOssConfig
     from seed_oss.config.sampling import SamplingParams as SamplingParams
+    from seed_oss.engine.async_llm import AsyncLLM as AsyncLLM
     from seed_oss.engine.llm import LLM as LLM
     from seed_oss.generation import LogitsProcessor as LogitsProcessor
     from seed_oss.generation import LogitsProcessorList as LogitsProcessorList

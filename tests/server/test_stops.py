@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from seed_oss.chat.control_tokens import END_THINK, Piece, join
 from seed_oss.engine.messages import Ended
-from seed_oss.server.stops import StopCutter
+from seed_oss.engine.stops import StopCutter
 from tests.server.api_calls import ASK, chat, engine, events, joined, post, streamed
 from tests.server.fake_engine import Script
 

@@ -8,30 +8,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from seed_oss.chat.assistant_message import AssistantMessage
-from seed_oss.chat.budget import ThinkingBudget
-from seed_oss.chat.control_tokens import Piece
-from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.answers import Answers
+from seed_oss.engine.asks import Asks, Prompt, answer_form, as_prompts, for_each
 from seed_oss.engine.build import LoadedModel, build_core, load
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import AnswerForm, Submit
-from seed_oss.engine.outputs import (
-    ChatOutput,
-    Completion,
-    RequestOutput,
-    Score,
-    TokenVectors,
-    Vector,
-    cut_at_stop,
-)
+from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.spec import EngineSpec
-from seed_oss.errors import InputError, TokenizerError
-
-Prompt = str | Sequence[int]
-_NO_TOKENIZER = "this model has no tokenizer; give prompts as lists of token ids"
 
 
 class LLM:
@@ -94,7 +80,8 @@ class LLM:
             queue_s=float(2**31),  # whoever hands in a list waits for all of it
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
-        self._tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
+        tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
+        self._asks, self._answers = Asks(tokenizer), Answers(tokenizer)
         self._core: EngineCore = build_core(spec, loaded)
         self._numbers = itertools.count()
 
@@ -105,9 +92,7 @@ class LLM:
         Raises:
             TokenizerError: it has none.
         """
-        if self._tokenizer is None:
-            raise TokenizerError(_NO_TOKENIZER)
-        return self._tokenizer
+        return self._asks.tokenizer
 
     @property
     def core(self) -> EngineCore:
@@ -145,14 +130,11 @@ class LLM:
             InputError: a prompt or a setting that cannot be; nothing has run then.
             EngineError: the engine failed on one of them.
         """
-        texts = _as_prompts(prompts)
-        params = _for_each(sampling_params, len(texts))
-        ids = [self._encode(text) for text in texts]
-        submits = [self._submit(one, param) for one, param in zip(ids, params, strict=True)]
-        return [
-            self._output(text, gathered)
-            for text, gathered in zip(texts, self._run(submits, show_progress), strict=True)
-        ]
+        texts = as_prompts(prompts)
+        params = for_each(sampling_params, len(texts))
+        submits = [self._submit(self._asks.encode(one), param) for one, param in zip(texts, params, strict=True)]
+        found = self._run(submits, show_progress)
+        return [self._answers.output(text, one) for text, one in zip(texts, found, strict=True)]
 
     def chat(
         self,
@@ -184,17 +166,11 @@ class LLM:
             EngineError: the engine failed on one of them.
         """
         many = conversations if conversations and isinstance(conversations[0], list | tuple) else [conversations]
-        budget = ThinkingBudget.of(thinking_budget)
-        form = AnswerForm(
-            budget.tokens, budget.mode, tools, tool_choice, response_format, parallel_tool_calls, loop_guard
-        )
-        variables: dict[str, Any] = {} if budget.template_value == -1 else {"thinking_budget": budget.template_value}
-        rendered = self.tokenizer.apply_chat_template(
-            [list(one) for one in many], tools=tools, add_generation_prompt=True, return_dict=False, **variables
-        )
-        params = _for_each(sampling_params, len(many))
-        submits = [self._submit(tuple(ids), param, form=form) for ids, param in zip(rendered, params, strict=True)]
-        return [self._chat_output(one, tools) for one in self._run(submits, show_progress)]
+        form = answer_form(thinking_budget, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
+        params = for_each(sampling_params, len(many))
+        prompts = [self._asks.render(one, form) for one in many]
+        submits = [self._submit(ids, param, form) for ids, param in zip(prompts, params, strict=True)]
+        return [self._answers.chat_output(one, tools) for one in self._run(submits, show_progress)]
 
     def embed(
         self,
@@ -247,12 +223,9 @@ class LLM:
         show_progress: bool,
         options: Mapping[str, Any] | None = None,
     ) -> list[Gathered]:
-        ids = [self._encode(one) for one in _as_prompts(prompts)]
+        ids = [self._asks.encode(one) for one in as_prompts(prompts)]
         submits = [replace(self._submit(one, SamplingParams()), task=task, options=options or {}) for one in ids]
         return self._run(submits, show_progress)
-
-    def _encode(self, prompt: Prompt) -> tuple[int, ...]:
-        return tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
 
     def _submit(self, ids: tuple[int, ...], params: SamplingParams, form: AnswerForm | None = None) -> Submit:
         return Submit(str(next(self._numbers)), ids, params, form=form)
@@ -290,61 +263,6 @@ class LLM:
             self._core.abort(request_id)
         while self._core.has_work:
             self._core.step()
-
-    def _output(self, prompt: Prompt | None, found: Gathered) -> RequestOutput:
-        return RequestOutput(
-            prompt if isinstance(prompt, str) else None,
-            found.prompt_ids,
-            tuple(self._completion(found, choice) for choice in range(found.num_choices)),
-            found.prompt_logprobs,
-            found.ends[0].num_cached_tokens,
-        )
-
-    def _completion(self, found: Gathered, choice: int) -> Completion:
-        end, ids = found.ends[choice], found.token_ids.get(choice, [])
-        text, stop = "" if self._tokenizer is None else self._tokenizer.decode(ids, skip_special_tokens=True), end.stop
-        if end.reason == "stop_string":
-            text, stop = cut_at_stop(text, found.submit.params.stops)
-        logprobs = found.logprobs_of(choice)
-        return Completion(choice, text, tuple(ids), end.reason, stop, logprobs, end.num_reasoning_tokens)
-
-    def _chat_output(self, found: Gathered, tools: Any) -> ChatOutput:
-        request = self._output(None, found)
-        prompt = self._pieces(found.prompt_ids, skip=False)
-        messages = [self._message(one, tools, prompt, found.submit.params.stops) for one in request.outputs]
-        return ChatOutput(tuple(messages), request)
-
-    def _message(self, answer: Completion, tools: Any, prompt: list[Piece], stops: Sequence[str]) -> AssistantMessage:
-        parser = StreamParser(tools, prompt, text_is_plain=True)
-        events = [event for piece in self._pieces(answer.token_ids, skip=True) for event in parser.feed(piece)]
-        message = AssistantMessage.from_events([*events, *parser.finish()])
-        if answer.finish_reason == "stop_string" and message.content:
-            message = replace(message, content=cut_at_stop(message.content, stops)[0])
-        is_cut = answer.finish_reason in ("length", "grammar_error") and not message.ended
-        return replace(message, truncated=message.truncated or "content") if is_cut else message
-
-    def _pieces(self, ids: Sequence[int], *, skip: bool) -> list[Piece]:
-        detokenizer = self.tokenizer.detokenizer(skip_special_tokens=skip)
-        return [*detokenizer.put_pieces(list(ids)), *detokenizer.finish_pieces()]
-
-
-def _as_prompts(prompts: Any) -> list[Prompt]:
-    """One prompt or several, as a list."""
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
-        prompts = [prompts]
-    for one in prompts:
-        if not isinstance(one, str) and not all(isinstance(token, int) for token in one):
-            raise InputError(f"a prompt is {one!r:.80}; it must be a text or a list of token ids")
-    return list(prompts)
-
-
-def _for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
-    many = (
-        [params or SamplingParams()] * count if params is None or isinstance(params, SamplingParams) else list(params)
-    )
-    if len(many) != count:
-        raise InputError(f"sampling_params has {len(many)} entries for {count} prompts; give one, or one for each")
-    return many
 
 
 @contextmanager

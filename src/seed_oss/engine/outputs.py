@@ -63,6 +63,25 @@ class ChatOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Delta:
+    """More of one answer.
+
+    Attributes:
+        index: which answer.
+        text: what is certain of its text beyond what has come.
+        token_ids: new tokens.
+        logprobs: of these, if asked for.
+        finish_reason: why it has ended, with the last one.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: LogProbs | None = None
+    finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Vector:
     """What a prompt came to as numbers.
 

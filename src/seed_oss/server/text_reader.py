@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from seed_oss.chat.control_tokens import BOS, EOS, PAD, join
 from seed_oss.engine.messages import Ended, Tokens
-from seed_oss.server.stops import StopCutter
+from seed_oss.engine.stops import StopCutter
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 

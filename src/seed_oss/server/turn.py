@@ -15,11 +15,11 @@ from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
+from seed_oss.engine.stops import StopCutter
 from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse
 from seed_oss.server.errors import refusing
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
-from seed_oss.server.stops import StopCutter
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 

@@ -1,0 +1,97 @@
+"""What users of the Python API ask, made into requests. No torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from seed_oss.chat.budget import ThinkingBudget
+from seed_oss.chat.tokenizer import SeedOssTokenizer
+from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.messages import AnswerForm
+from seed_oss.errors import InputError, TokenizerError
+
+Prompt = str | Sequence[int]
+
+
+class Asks:
+    """Makes prompts into token ids.
+
+    Args:
+        given: the model's tokenizer, or None.
+    """
+
+    def __init__(self, given: SeedOssTokenizer | None) -> None:
+        self._given = given
+
+    @property
+    def tokenizer(self) -> SeedOssTokenizer:
+        """Of the model.
+
+        Raises:
+            TokenizerError: it has none.
+        """
+        if self._given is None:
+            raise TokenizerError("this model has no tokenizer; give prompts as lists of token ids")
+        return self._given
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The ids of a prompt."""
+        return tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
+
+    def render(self, messages: Any, form: AnswerForm) -> tuple[int, ...]:
+        """The ids of a conversation, up to where the answer begins.
+
+        Raises:
+            InputError, TemplateError: it cannot be rendered.
+        """
+        budget = ThinkingBudget(form.thinking_budget, form.budget_mode)  # type: ignore[arg-type]
+        variables: dict[str, Any] = {}
+        if budget.template_value != -1:
+            variables["thinking_budget"] = budget.template_value
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            list(messages), tools=form.tools, add_generation_prompt=True, return_dict=False, **variables
+        )
+        return tuple(ids)
+
+
+def answer_form(
+    thinking_budget: Any,
+    tools: Sequence[Mapping[str, Any]] | None,
+    tool_choice: Any,
+    response_format: Any,
+    parallel_tool_calls: bool,
+    loop_guard: bool,
+) -> AnswerForm:
+    """What an answer of a chat is held to, from the arguments of `LLM.chat`.
+
+    Raises:
+        InputError: the budget is none.
+    """
+    budget = ThinkingBudget.of(thinking_budget)
+    return AnswerForm(budget.tokens, budget.mode, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
+
+
+def as_prompts(prompts: Any) -> list[Prompt]:
+    """One prompt or several, as a list.
+
+    Raises:
+        InputError: something is neither text nor ids.
+    """
+    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+        prompts = [prompts]
+    for one in cast("Sequence[Any]", prompts):
+        if not isinstance(one, str) and not all(isinstance(token, int) for token in one):
+            raise InputError(f"a prompt is {one!r:.80}; it must be a text or a list of token ids")
+    return list(prompts)
+
+
+def for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
+    """Settings for each prompt.
+
+    Raises:
+        InputError: another number of them.
+    """
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    if len(params) != count:
+        raise InputError(f"sampling_params has {len(params)} entries for {count} prompts; give one, or one for each")
+    return list(params)
