@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from seed_oss.chat.assistant_message import AssistantMessage
@@ -31,6 +32,7 @@ from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import InputError, TokenizerError
 
 Prompt = str | Sequence[int]
+Adapters = str | Sequence[str | None] | None
 _NO_TOKENIZER = "this model has no tokenizer; give prompts as lists of token ids"
 
 
@@ -52,6 +54,7 @@ class LLM:
         cache_dir: folder for cached prompts that outlive the process, or None; `close` writes what is left.
         cache_dir_bytes: most bytes that it may take.
         revision: of a hub model.
+        lora: folder of each adapter by the name that `adapter` of the methods chooses it by.
 
     Raises:
         ConfigError: settings that do not go with the model or the memory; the message says what would fit.
@@ -75,6 +78,7 @@ class LLM:
         cache_dir: str | None = None,
         cache_dir_bytes: int = 8 * 2**30,
         revision: str | None = None,
+        lora: Mapping[str, str | Path] | None = None,
     ) -> None:
         is_loaded = hasattr(model, "parameters")
         spec = EngineSpec(
@@ -91,6 +95,7 @@ class LLM:
             kv_cache_dtype=kv_cache_dtype,
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
+            lora=tuple(f"{name}={folder}" for name, folder in (lora or {}).items()),
             queue_s=float(2**31),  # whoever hands in a list waits for all of it
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
@@ -130,6 +135,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         show_progress: bool = True,
+        adapter: Adapters = None,
     ) -> list[RequestOutput]:
         """Continue prompts.
 
@@ -137,6 +143,7 @@ class LLM:
             prompts: a text or token ids, or a list of them.
             sampling_params: for all prompts, or one for each; SamplingParams() if None.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter for all prompts, or a list with one or None for each.
 
         Returns:
             One output for each prompt, in order.
@@ -148,7 +155,8 @@ class LLM:
         texts = _as_prompts(prompts)
         params = _for_each(sampling_params, len(texts))
         ids = [self._encode(text) for text in texts]
-        submits = [self._submit(one, param) for one, param in zip(ids, params, strict=True)]
+        names = _adapters_of(adapter, len(texts))
+        submits = [self._submit(*one) for one in zip(ids, params, names, strict=True)]
         return [
             self._output(text, gathered)
             for text, gathered in zip(texts, self._run(submits, show_progress), strict=True)
@@ -166,6 +174,7 @@ class LLM:
         thinking_budget: Any = None,
         loop_guard: bool = False,
         show_progress: bool = True,
+        adapter: Adapters = None,
     ) -> list[ChatOutput]:
         """Answer conversations.
 
@@ -175,6 +184,7 @@ class LLM:
             tools, tool_choice, response_format, parallel_tool_calls, thinking_budget: see `SeedOssForCausalLM.chat`.
             loop_guard: end thinking or an answer that repeats itself.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter for all conversations, or a list with one or None for each.
 
         Returns:
             One output for each conversation, in order.
@@ -192,8 +202,9 @@ class LLM:
         rendered = self.tokenizer.apply_chat_template(
             [list(one) for one in many], tools=tools, add_generation_prompt=True, return_dict=False, **variables
         )
-        params = _for_each(sampling_params, len(many))
-        submits = [self._submit(tuple(ids), param, form=form) for ids, param in zip(rendered, params, strict=True)]
+        params, names = _for_each(sampling_params, len(many)), _adapters_of(adapter, len(many))
+        rows = zip(map(tuple, rendered), params, names, strict=True)
+        submits = [self._submit(*row, form=form) for row in rows]
         return [self._chat_output(one, tools) for one in self._run(submits, show_progress)]
 
     def embed(
@@ -203,6 +214,7 @@ class LLM:
         pooling: str = "last",
         normalize: bool = True,
         show_progress: bool = True,
+        adapter: str | None = None,
     ) -> list[Vector]:
         """A vector for each prompt.
 
@@ -211,33 +223,58 @@ class LLM:
             pooling: "last" takes the hidden state of the last token, "mean" the mean of all.
             normalize: give vectors the length 1.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter, or None.
         """
         options = {"pooling": pooling, "normalize": normalize}
-        found = self._compute(prompts, "embed", show_progress, options)
+        found = self._compute(prompts, "embed", show_progress, adapter, options)
         return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
 
-    def score(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Score]:
+    def score(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[Score]:
         """How probable texts are: the log-probabilities of their tokens, without the first."""
         scores: list[Score] = []
-        for one in self._compute(prompts, "score", show_progress):
+        for one in self._compute(prompts, "score", show_progress, adapter):
             assert one.prompt_logprobs is not None
             total = sum(value for value in one.prompt_logprobs.values if value is not None)
             scores.append(Score(total, one.prompt_logprobs, one.submit.prompt_ids))
         return scores
 
-    def classify(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Vector]:
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[Vector]:
         """Scores of the labels, for a checkpoint with a head for sequence classification."""
-        found = self._compute(prompts, "classify", show_progress)
+        found = self._compute(prompts, "classify", show_progress, adapter)
         return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
 
-    def classify_tokens(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+    def classify_tokens(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[TokenVectors]:
         """Scores of the labels of each token, for a checkpoint with a head for token classification."""
-        found = self._compute(prompts, "token_classify", show_progress)
+        found = self._compute(prompts, "token_classify", show_progress, adapter)
         return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
 
-    def find_answers(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+    def find_answers(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[TokenVectors]:
         """Scores of each token as start and end of the answer, for a checkpoint with a question-answering head."""
-        found = self._compute(prompts, "question_answer", show_progress)
+        found = self._compute(prompts, "question_answer", show_progress, adapter)
         return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
 
     def _compute(
@@ -245,17 +282,21 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         task: Any,
         show_progress: bool,
+        adapter: str | None,
         options: Mapping[str, Any] | None = None,
     ) -> list[Gathered]:
         ids = [self._encode(one) for one in _as_prompts(prompts)]
-        submits = [replace(self._submit(one, SamplingParams()), task=task, options=options or {}) for one in ids]
+        made = [self._submit(one, SamplingParams(), adapter) for one in ids]
+        submits = [replace(one, task=task, options=options or {}) for one in made]
         return self._run(submits, show_progress)
 
     def _encode(self, prompt: Prompt) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(prompt)) if isinstance(prompt, str) else tuple(prompt)
 
-    def _submit(self, ids: tuple[int, ...], params: SamplingParams, form: AnswerForm | None = None) -> Submit:
-        return Submit(str(next(self._numbers)), ids, params, form=form)
+    def _submit(
+        self, ids: tuple[int, ...], params: SamplingParams, adapter: str | None, form: AnswerForm | None = None
+    ) -> Submit:
+        return Submit(str(next(self._numbers)), ids, params, form=form, adapter=adapter)
 
     def _run(self, submits: Sequence[Submit], show_progress: bool) -> list[Gathered]:
         """Run requests to their ends; if one cannot be taken or fails, none goes on."""
@@ -345,6 +386,13 @@ def _for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: i
     if len(many) != count:
         raise InputError(f"sampling_params has {len(many)} entries for {count} prompts; give one, or one for each")
     return many
+
+
+def _adapters_of(adapter: Adapters, count: int) -> list[str | None]:
+    names = [adapter] * count if adapter is None or isinstance(adapter, str) else list(adapter)
+    if len(names) != count:
+        raise InputError(f"adapter has {len(names)} entries for {count} prompts; give one name, or one for each")
+    return names
 
 
 @contextmanager
