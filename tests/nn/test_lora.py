@@ -9,6 +9,7 @@ import torch
 from seed_oss import quantize_
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.nn.fused import FusedLayers, fuse_
+from seed_oss.nn.linear import Linear
 from seed_oss.nn.lora import LoraLinear, LowRank, adapted
 from seed_oss.ops.native import library
 from seed_oss.weights.lora import read_lora
@@ -26,6 +27,11 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+def fused(kind: str = "float32") -> Any:
+    model = small_model()
+    return fuse_(quantize_(model, kind) if kind.startswith("int") else model.to(getattr(torch, kind)))
+
+
 def hidden_of(decoder: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
     with torch.no_grad():
         return decoder(ids).last_hidden_state
@@ -34,7 +40,7 @@ def hidden_of(decoder: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: next(iter(one), "all"))
 def test_the_numbers_are_those_of_peft(tmp_path: Path, settings: dict[str, Any]) -> None:
     folder, wrapped = saved(tmp_path, 1, **settings)
-    model = fuse_(small_model())
+    model = fused()
     before = hidden_of(model.model)
     twin = adapted(model.model, read_lora(folder, model.config).low_ranks)
     expected = hidden_of(wrapped.get_base_model().model)
@@ -45,7 +51,7 @@ def test_the_numbers_are_those_of_peft(tmp_path: Path, settings: dict[str, Any])
 
 def test_weights_are_shared_and_the_base_stays_as_it_is(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path, 1)
-    model = fuse_(small_model())
+    model = fused()
     names = [name for name, _ in model.named_modules()]
     twin = adapted(model.model, read_lora(folder, model.config).low_ranks)
     assert [name for name, _ in model.named_modules()] == names
@@ -56,7 +62,7 @@ def test_weights_are_shared_and_the_base_stays_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["int8", "int4"])
 def test_beside_quantized_weights(tmp_path: Path, scheme: str) -> None:
     folder, _ = saved(tmp_path, 1)
-    model = fuse_(quantize_(small_model(), scheme))
+    model = fused(scheme)
     adapter = read_lora(folder, model.config)
     ours = hidden_of(adapted(model.model, adapter.low_ranks))
     merged = small_model()
@@ -84,9 +90,8 @@ def packed_hidden(decoder: Any, rows: list[list[int]], dtype: torch.dtype = torc
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
 def test_the_bits_of_a_row_do_not_depend_on_the_others(tmp_path: Path, kind: str) -> None:
     folder, _ = saved(tmp_path, 1)
-    model = small_model()
-    model = quantize_(model, kind) if kind.startswith("int") else model.to(getattr(torch, kind))
-    twin = adapted(fuse_(model).model, read_lora(folder, model.config).low_ranks)
+    model = fused(kind)
+    twin = adapted(model.model, read_lora(folder, model.config).low_ranks)
     rows = [random_ids(length, seed=length).tolist() for length in (1, 2, 16, 17, 40)]
     together = packed_hidden(twin, rows)
     assert all(torch.equal(one, packed_hidden(twin, [row])[0]) for row, one in zip(rows, together, strict=True))
@@ -98,7 +103,7 @@ def test_the_bits_of_a_row_do_not_depend_on_the_others(tmp_path: Path, kind: str
 @pytest.mark.parametrize("hidden", [48, 1000, 1536])
 def test_products_of_any_width_keep_their_bits(hidden: int) -> None:
     torch.manual_seed(0)
-    base = torch.nn.Linear(hidden, 96).eval().requires_grad_(False)
+    base = Linear(hidden, 96).eval().requires_grad_(False)
     layer = LoraLinear(base, LowRank(torch.randn(3, hidden), torch.randn(96, 3), 0.5))
     x = torch.randn(37, hidden)
     whole = layer(x)

@@ -32,7 +32,8 @@ class PagedModel(PackedModel):
         store: BlockFolder | None = None,
         adapters: Mapping[str, SeedOssModel] | None = None,
     ) -> None:
-        self._decoders: dict[str | None, SeedOssModel] = {None: decoder, **(adapters or {})}
+        self._decoders: dict[str | None, SeedOssModel] = {None: decoder}
+        self._decoders.update(adapters or {})
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
         self._is_native = runs_natively(decoder)
         self._depends_on_length = decoder.config.rope_parameters["rope_type"] in ("dynamic", "longrope")

@@ -1,6 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside a model: its weights are shared, and stay as they are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from seed_oss.nn.fused import logits_of_rows
 from seed_oss.nn.layers import SeedOssLayers
 from seed_oss.ops.linear import batch_invariant_linear
 from seed_oss.ops.native import alone
+from seed_oss.ops.rows import in_slabs
 
 PROJECTIONS = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
@@ -60,6 +61,23 @@ class LoraLinear(nn.Module):
         return output.to(input.dtype).view(*input.shape[:-1], -1)
 
 
+class SteadyActivation(nn.Module):
+    """An activation whose bits do not depend on the number of rows: torch's take other instructions for what is left
+    over at the end of a tensor.
+
+    Args:
+        function: elementwise.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return in_slabs(self.function, input.reshape(-1, input.shape[-1])).view(input.shape)
+
+
 class LoraLayers(SeedOssLayers):
     """A stack whose products are all LoraLinear's."""
 
@@ -96,6 +114,8 @@ def _adapted_layer(layer: nn.Module, name: str, low_ranks: Mapping[str, LowRank]
     for leaf, part in PROJECTIONS.items():
         path = f"{part}.{leaf}"
         setattr(twin.get_submodule(part), leaf, LoraLinear(layer.get_submodule(path), low_ranks.get(f"{name}.{path}")))
+    mlp: Any = twin.get_submodule("mlp")
+    mlp.act_fn = SteadyActivation(mlp.act_fn)
     return twin.eval()
 
 
