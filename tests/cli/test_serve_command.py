@@ -72,6 +72,26 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     assert KEY not in repr(settings)
 
 
+def test_adapters_arrive_with_whole_paths(run: Run, served: list[ServeSettings], tmp_path: Path):
+    run("serve", "m", "--lora", "a=some/where", "--lora", f"b={tmp_path}")
+    assert served[0].spec.lora_folders == {"a": str(Path("some/where").absolute()), "b": str(tmp_path)}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--lora folder", "write NAME=FOLDER"),
+        ("--lora a=b --lora a=c", "names 'a' twice"),
+        ("--served-model-name a --lora a=b", "give the adapter another one"),
+        ("--lora m=b", "give the adapter another one"),
+    ],
+)
+def test_names_of_adapters_that_cannot_be(run: Run, options: str, said: str):
+    outcome = run("serve", "m", *options.split())
+    assert outcome.code == 1
+    assert said in outcome.err
+
+
 def test_keys_come_from_the_environment(run: Run, served: list[ServeSettings], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SEED_OSS_API_KEY", KEY)
     run("serve", "demo")

@@ -41,6 +41,15 @@ NamesOption = Annotated[
         show_default=False,
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="NAME=FOLDER",
+        help="An adapter in peft's format, which requests choose by its name; may be given several times.",
+        show_default=False,
+    ),
+]
 HostOption = Annotated[
     str, typer.Option(metavar="ADDRESS", help="Where to listen. Others reach 0.0.0.0; that needs a key.")
 ]
@@ -139,6 +148,7 @@ IdleOption = Annotated[float, _seconds("How long a connection without a request 
 def serve(
     model: ModelArgument,
     served_model_name: NamesOption = None,
+    lora: LoraOption = None,
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     api_key_file: KeyFileOption = None,
@@ -249,7 +259,13 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
         "queue_s": options["queue_timeout"],
         "no_progress_s": options["progress_timeout"],
         "total_s": options["total_timeout"],
+        "lora": tuple(map(_absolute, options["lora"] or ())),
     }
+
+
+def _absolute(lora: str) -> str:
+    name, equals, folder = lora.partition("=")
+    return f"{name}={Path(folder).absolute()}" if equals and folder else lora
 
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(I?)B?", re.IGNORECASE)

@@ -10,6 +10,7 @@ from seed_oss.engine.messages import AnswerForm
 from seed_oss.errors import InputError, TokenizerError
 
 Prompt = str | Sequence[int]
+Adapters = str | Sequence[str | None] | None
 
 
 class Asks:
@@ -95,3 +96,15 @@ def for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: in
     if len(params) != count:
         raise InputError(f"sampling_params has {len(params)} entries for {count} prompts; give one, or one for each")
     return list(params)
+
+
+def adapters_of(adapter: Adapters, count: int) -> list[str | None]:
+    """The adapter of each prompt, or None.
+
+    Raises:
+        InputError: another number of them.
+    """
+    names = [adapter] * count if adapter is None or isinstance(adapter, str) else list(adapter)
+    if len(names) != count:
+        raise InputError(f"adapter has {len(names)} entries for {count} prompts; give one name, or one for each")
+    return names

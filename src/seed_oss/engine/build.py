@@ -3,7 +3,7 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,8 +40,10 @@ from seed_oss.models import (
 )
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.nn.lora import adapted
 from seed_oss.ops.rope import length_variant
 from seed_oss.planning.memory import memory_bytes
+from seed_oss.weights.lora import read_lora
 
 BLOCK_LEN = 32
 _LOG = logging.getLogger(__name__)
@@ -112,15 +114,18 @@ def build_core(
     loaded = load(spec) if loaded is None else loaded
     model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
     _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
+    loras = {name: read_lora(folder, model.config, model.device) for name, folder in spec.lora_folders.items()}
     dtype = _cache_dtype(spec, model)
     size = _size(spec, model, dtype)
     cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
     secret, store = _disk(spec, model, cache)
     pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
-    packed = PagedModel(model.base_model, partial(logits_of_rows, getattr(model, head_name)), cache, store)
-    ready = _ready(spec, model, size, tasks, is_batch_invariant(packed, pool, model.config.vocab_size))
+    decoders = {name: adapted(model.base_model, one.low_ranks) for name, one in loras.items()}
+    packed = PagedModel(model.base_model, partial(logits_of_rows, getattr(model, head_name)), cache, store, decoders)
+    is_invariant = all(is_batch_invariant(packed, pool, model.config.vocab_size, name) for name in (None, *loras))
+    ready = _ready(spec, model, size, tasks, tuple(loras), is_invariant)
     return EngineCore(
-        _intake(model, loaded.tokenizer, packed, ready),
+        _intake(model, loaded.tokenizer, packed, ready, {name: one.digest for name, one in loras.items()}),
         Scheduler(_limits(spec, size), pool, store),
         Stepper(packed),
         ready,
@@ -158,7 +163,14 @@ def _size(spec: EngineSpec, model: Any, dtype: torch.dtype) -> EngineSize:
     )
 
 
-def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ...], is_invariant: bool) -> Ready:
+def _ready(
+    spec: EngineSpec,
+    model: Any,
+    size: EngineSize,
+    tasks: tuple[Task, ...],
+    adapters: tuple[str, ...],
+    is_invariant: bool,
+) -> Ready:
     if not is_invariant:
         _LOG.warning("on this machine results depend on what else is in a batch; seeds do not repeat under load")
     return Ready(
@@ -166,6 +178,7 @@ def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ..
         max_num_seqs=spec.max_num_seqs,
         vocab_size=model.config.vocab_size,
         tasks=tasks,
+        adapters=adapters,
         dtype=spec.quantization or str(model.dtype).removeprefix("torch."),
         is_batch_invariant=is_invariant,
         kv_cache_tokens=size.num_blocks * BLOCK_LEN,
@@ -185,10 +198,12 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
     return limits if queued is None else replace(limits, max_queued_tokens=queued)
 
 
-def _intake(model: Any, tokenizer: SeedOssTokenizer | None, packed: PagedModel, ready: Ready) -> Intake:
+def _intake(
+    model: Any, tokenizer: SeedOssTokenizer | None, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]
+) -> Intake:
     is_causal = "generate" in ready.tasks
     prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits)
     variant = partial(length_variant, model.config)
-    served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, {}, variant)
+    served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, adapters, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
     return Intake(served, defaults, tokenizer, prompt_tasks)

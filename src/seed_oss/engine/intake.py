@@ -88,7 +88,7 @@ class Intake:
         if submit.task != "generate":
             task = self._prompt_tasks.of(submit, submit.prompt_ids)
             row = self._row(submit, 0, submit.prompt_ids, 0, task is not None and task.needs_all, arrival)
-            return ReadyRequest(submit, (ReadyRow(row, prompt_task=task),))
+            return ReadyRequest(submit, (ReadyRow(row, prompt_task=task, adapter=submit.adapter),))
         config = submit.params.generation_config(self._model_config)
         self._check_ids(config)
         if config.do_sample and config.seed is None:
@@ -179,6 +179,7 @@ class Intake:
             prompt_task=task,
             meter=None if turn is None else ReasoningMeter(turn),
             stop_token_ids=frozenset(submit.params.stop_token_ids or ()),
+            adapter=submit.adapter,
         )
 
     def _row(

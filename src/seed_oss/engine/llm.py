@@ -6,12 +6,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.answers import Answers
-from seed_oss.engine.asks import Asks, Prompt, answer_form, as_prompts, for_each
+from seed_oss.engine.asks import Adapters, Asks, Prompt, adapters_of, answer_form, as_prompts, for_each
 from seed_oss.engine.build import LoadedModel, build_core, load
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.gathered import Gathered
@@ -38,6 +39,7 @@ class LLM:
         cache_dir: folder for cached prompts that outlive the process, or None; `close` writes what is left.
         cache_dir_bytes: most bytes that it may take.
         revision: of a hub model.
+        lora: folder of each adapter by the name that `adapter` of the methods chooses it by.
 
     Raises:
         ConfigError: settings that do not go with the model or the memory; the message says what would fit.
@@ -61,6 +63,7 @@ class LLM:
         cache_dir: str | None = None,
         cache_dir_bytes: int = 8 * 2**30,
         revision: str | None = None,
+        lora: Mapping[str, str | Path] | None = None,
     ) -> None:
         is_loaded = hasattr(model, "parameters")
         spec = EngineSpec(
@@ -77,6 +80,7 @@ class LLM:
             kv_cache_dtype=kv_cache_dtype,
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
+            lora=tuple(f"{name}={folder}" for name, folder in (lora or {}).items()),
             queue_s=float(2**31),  # whoever hands in a list waits for all of it
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
@@ -115,6 +119,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         show_progress: bool = True,
+        adapter: Adapters = None,
     ) -> list[RequestOutput]:
         """Continue prompts.
 
@@ -122,6 +127,7 @@ class LLM:
             prompts: a text or token ids, or a list of them.
             sampling_params: for all prompts, or one for each; SamplingParams() if None.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter for all prompts, or a list with one or None for each.
 
         Returns:
             One output for each prompt, in order.
@@ -131,8 +137,9 @@ class LLM:
             EngineError: the engine failed on one of them.
         """
         texts = as_prompts(prompts)
-        params = for_each(sampling_params, len(texts))
-        submits = [self._submit(self._asks.encode(one), param) for one, param in zip(texts, params, strict=True)]
+        params, names = for_each(sampling_params, len(texts)), adapters_of(adapter, len(texts))
+        ids = [self._asks.encode(one) for one in texts]
+        submits = [self._submit(*one) for one in zip(ids, params, names, strict=True)]
         found = self._run(submits, show_progress)
         return [self._answers.output(text, one) for text, one in zip(texts, found, strict=True)]
 
@@ -148,6 +155,7 @@ class LLM:
         thinking_budget: Any = None,
         loop_guard: bool = False,
         show_progress: bool = True,
+        adapter: Adapters = None,
     ) -> list[ChatOutput]:
         """Answer conversations.
 
@@ -157,6 +165,7 @@ class LLM:
             tools, tool_choice, response_format, parallel_tool_calls, thinking_budget: see `SeedOssForCausalLM.chat`.
             loop_guard: end thinking or an answer that repeats itself.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter for all conversations, or a list with one or None for each.
 
         Returns:
             One output for each conversation, in order.
@@ -167,9 +176,9 @@ class LLM:
         """
         many = conversations if conversations and isinstance(conversations[0], list | tuple) else [conversations]
         form = answer_form(thinking_budget, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
-        params = for_each(sampling_params, len(many))
+        params, names = for_each(sampling_params, len(many)), adapters_of(adapter, len(many))
         prompts = [self._asks.render(one, form) for one in many]
-        submits = [self._submit(ids, param, form) for ids, param in zip(prompts, params, strict=True)]
+        submits = [self._submit(*one, form) for one in zip(prompts, params, names, strict=True)]
         return [self._answers.chat_output(one, tools) for one in self._run(submits, show_progress)]
 
     def embed(
@@ -179,6 +188,7 @@ class LLM:
         pooling: str = "last",
         normalize: bool = True,
         show_progress: bool = True,
+        adapter: str | None = None,
     ) -> list[Vector]:
         """A vector for each prompt.
 
@@ -187,33 +197,58 @@ class LLM:
             pooling: "last" takes the hidden state of the last token, "mean" the mean of all.
             normalize: give vectors the length 1.
             show_progress: a bar on a terminal.
+            adapter: name of an adapter, or None.
         """
         options = {"pooling": pooling, "normalize": normalize}
-        found = self._compute(prompts, "embed", show_progress, options)
+        found = self._compute(prompts, "embed", show_progress, adapter, options)
         return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
 
-    def score(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Score]:
+    def score(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[Score]:
         """How probable texts are: the log-probabilities of their tokens, without the first."""
         scores: list[Score] = []
-        for one in self._compute(prompts, "score", show_progress):
+        for one in self._compute(prompts, "score", show_progress, adapter):
             assert one.prompt_logprobs is not None
             total = sum(value for value in one.prompt_logprobs.values if value is not None)
             scores.append(Score(total, one.prompt_logprobs, one.submit.prompt_ids))
         return scores
 
-    def classify(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[Vector]:
+    def classify(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[Vector]:
         """Scores of the labels, for a checkpoint with a head for sequence classification."""
-        found = self._compute(prompts, "classify", show_progress)
+        found = self._compute(prompts, "classify", show_progress, adapter)
         return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
 
-    def classify_tokens(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+    def classify_tokens(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[TokenVectors]:
         """Scores of the labels of each token, for a checkpoint with a head for token classification."""
-        found = self._compute(prompts, "token_classify", show_progress)
+        found = self._compute(prompts, "token_classify", show_progress, adapter)
         return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
 
-    def find_answers(self, prompts: Prompt | Sequence[Prompt], *, show_progress: bool = True) -> list[TokenVectors]:
+    def find_answers(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        *,
+        show_progress: bool = True,
+        adapter: str | None = None,
+    ) -> list[TokenVectors]:
         """Scores of each token as start and end of the answer, for a checkpoint with a question-answering head."""
-        found = self._compute(prompts, "question_answer", show_progress)
+        found = self._compute(prompts, "question_answer", show_progress, adapter)
         return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
 
     def _compute(
@@ -221,14 +256,17 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         task: Any,
         show_progress: bool,
+        adapter: str | None,
         options: Mapping[str, Any] | None = None,
     ) -> list[Gathered]:
         ids = [self._asks.encode(one) for one in as_prompts(prompts)]
-        submits = [replace(self._submit(one, SamplingParams()), task=task, options=options or {}) for one in ids]
-        return self._run(submits, show_progress)
+        made = [self._submit(one, SamplingParams(), adapter) for one in ids]
+        return self._run([replace(one, task=task, options=options or {}) for one in made], show_progress)
 
-    def _submit(self, ids: tuple[int, ...], params: SamplingParams, form: AnswerForm | None = None) -> Submit:
-        return Submit(str(next(self._numbers)), ids, params, form=form)
+    def _submit(
+        self, ids: tuple[int, ...], params: SamplingParams, adapter: str | None, form: AnswerForm | None = None
+    ) -> Submit:
+        return Submit(str(next(self._numbers)), ids, params, form=form, adapter=adapter)
 
     def _run(self, submits: Sequence[Submit], show_progress: bool) -> list[Gathered]:
         """Run requests to their ends; if one cannot be taken or fails, none goes on."""
@@ -263,6 +301,13 @@ class LLM:
             self._core.abort(request_id)
         while self._core.has_work:
             self._core.step()
+
+
+def _adapters_of(adapter: Adapters, count: int) -> list[str | None]:
+    names = [adapter] * count if adapter is None or isinstance(adapter, str) else list(adapter)
+    if len(names) != count:
+        raise InputError(f"adapter has {len(names)} entries for {count} prompts; give one name, or one for each")
+    return names
 
 
 @contextmanager

@@ -1,14 +1,14 @@
 """A model of ours run on packed rows over a paged cache."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
-from seed_oss.engine.batch import ScheduledBatch
+from seed_oss.engine.batch import ScheduledBatch, ScheduledRow
 from seed_oss.engine.disk import BlockFolder
-from seed_oss.engine.stepper import PackedModel
+from seed_oss.engine.stepper import PackedModel, RowTraits
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
 
@@ -21,6 +21,7 @@ class PagedModel(PackedModel):
         head: from hidden states `[n, hidden_size]` to logits `[n, vocab_size]`, each row's bits its own; None without.
         cache: where keys and values are.
         store: blocks on disk, or None.
+        adapters: what rows with an adapter run through instead of `decoder`, by its name.
     """
 
     def __init__(
@@ -29,7 +30,10 @@ class PagedModel(PackedModel):
         head: Callable[[Tensor], Tensor] | None,
         cache: PagedCache,
         store: BlockFolder | None = None,
+        adapters: Mapping[str, SeedOssModel] | None = None,
     ) -> None:
+        self._decoders: dict[str | None, SeedOssModel] = {None: decoder}
+        self._decoders.update(adapters or {})
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
         self._is_native = runs_natively(decoder)
         self._depends_on_length = decoder.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
@@ -51,19 +55,33 @@ class PagedModel(PackedModel):
         if self._store is not None:
             self._store.close()
 
-    def run(self, batch: ScheduledBatch, total_lens: Sequence[int]) -> Tensor:
-        """See PackedModel."""
-        rows = batch.rows
-        packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row in rows))
+    def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
+        """See PackedModel. The rows of each adapter, and those without, are a forward of their own."""
+        rows = list(zip(batch.rows, traits, strict=True))
+        names = dict.fromkeys(one.adapter for one in traits)
+        if len(names) == 1:
+            return self._forward(next(iter(names)), rows)
+        hidden: list[Tensor] = [torch.empty(0)] * len(rows)
+        for name in names:
+            places = [place for place, one in enumerate(traits) if one.adapter == name]
+            lengths = [len(batch.rows[place].token_ids) for place in places]
+            parts = self._forward(name, [rows[place] for place in places]).split(lengths)
+            for place, part in zip(places, parts, strict=True):
+                hidden[place] = part
+        return torch.cat(hidden)
+
+    def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Tensor:
+        """Hidden states of rows that run through one decoder."""
+        packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
         device = self._decoder.device
-        ids = torch.tensor([token for row in rows for token in row.token_ids], device=device)
-        positions = [place for row in rows for place in range(row.start, row.start + len(row.token_ids))]
+        ids = torch.tensor([token for row, _ in rows for token in row.token_ids], device=device)
+        positions = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
         lens = None
         if self._depends_on_length:
-            each = [length for row, length in zip(rows, total_lens, strict=True) for _ in row.token_ids]
+            each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
-        return self._decoder.run_packed(ids, torch.tensor(positions, device=device), context, lens)
+        return self._decoders[adapter].run_packed(ids, torch.tensor(positions, device=device), context, lens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See PackedModel."""

@@ -33,6 +33,7 @@ class ReadyRow:
         prompt_task: follows its prompt; None where nothing is asked of that.
         meter: counts its thinking; None where there is none.
         stop_token_ids: ends that the request named.
+        adapter: name of the adapter that it runs through, or None.
     """
 
     row: NewRow
@@ -40,6 +41,7 @@ class ReadyRow:
     prompt_task: PromptTask | None = None
     meter: ReasoningMeter | None = None
     stop_token_ids: frozenset[int] = frozenset()
+    adapter: str | None = None
 
     @property
     def key(self) -> RowKey:

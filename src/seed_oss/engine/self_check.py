@@ -4,19 +4,20 @@ import torch
 
 from seed_oss.engine.batch import RowKey, ScheduledBatch, ScheduledRow
 from seed_oss.engine.blocks import BlockPool
-from seed_oss.engine.stepper import PackedModel
+from seed_oss.engine.stepper import PackedModel, RowTraits
 
 _LENGTHS = (1, 2, 19)  # one token, a few, and more than the products take at a time
 
 
 @torch.inference_mode()
-def is_batch_invariant(model: PackedModel, pool: BlockPool, vocab_size: int) -> bool:
+def is_batch_invariant(model: PackedModel, pool: BlockPool, vocab_size: int, adapter: str | None = None) -> bool:
     """Run three short prompts alone and together, and compare bits.
 
     Args:
         model: to check; the blocks it writes to are free before and after.
         pool: with all blocks free.
         vocab_size: of the model.
+        adapter: name of the adapter that they run through, or None.
     """
     needed = [pool.num_blocks_for(length) for length in _LENGTHS]
     if sum(needed) > pool.num_free:
@@ -33,7 +34,8 @@ def is_batch_invariant(model: PackedModel, pool: BlockPool, vocab_size: int) -> 
         )
         for index, (length, count) in enumerate(zip(_LENGTHS, needed, strict=True))
     ]
-    by_itself = [model.run(ScheduledBatch((row,)), [length]) for row, length in zip(rows, _LENGTHS, strict=True)]
+    traits = [RowTraits(length, adapter) for length in _LENGTHS]
+    by_itself = [model.run(ScheduledBatch((row,)), [one]) for row, one in zip(rows, traits, strict=True)]
     alone = torch.cat([model.logits(hidden) for hidden in by_itself])
-    together = model.logits(model.run(ScheduledBatch(tuple(rows)), _LENGTHS))
+    together = model.logits(model.run(ScheduledBatch(tuple(rows)), traits))
     return torch.equal(alone, together)

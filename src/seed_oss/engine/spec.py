@@ -1,12 +1,14 @@
 """What an engine's process is started with: plain data, one JSON argument of its command line. No torch."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from seed_oss.errors import InputError
 from seed_oss.files import parse_json
 
+_LORA_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 EXIT_REFUSED = 78  # of a process that can never start with what it was given; EX_CONFIG in sysexits.h
 
 
@@ -32,6 +34,7 @@ class EngineSpec:
         queue_s: seconds that a request waits before it ends with "timeout".
         no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
         total_s: seconds before any request ends with "timeout", or None.
+        lora: adapters, each "NAME=FOLDER"; requests choose one by its name.
     """
 
     model: str
@@ -51,6 +54,7 @@ class EngineSpec:
     queue_s: float = 60.0
     no_progress_s: float = 120.0
     total_s: float | None = None
+    lora: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -68,4 +72,29 @@ class EngineSpec:
         known = {one.name for one in fields(cls)}
         if not isinstance(values, dict) or "model" not in values or not values.keys() <= known:
             raise InputError(f"the engine's settings are an object with 'model' and among {', '.join(sorted(known))}")
-        return cls(**values)
+        return cls(**{**values, "lora": _texts(values.get("lora", []))})
+
+    @property
+    def lora_folders(self) -> dict[str, str]:
+        """Folder of each adapter by its name.
+
+        Raises:
+            InputError: a name that cannot be, or twice the same.
+        """
+        folders: dict[str, str] = {}
+        for one in self.lora:
+            name, _, folder = one.partition("=")
+            if not _LORA_NAME.fullmatch(name) or not folder:
+                raise InputError(
+                    f"lora is {one!r:.120}; write NAME=FOLDER, the name with 1 to 64 letters, digits, '.', '_' and '-'"
+                )
+            if name in folders:
+                raise InputError(f"lora names {name!r} twice; give every adapter a name of its own")
+            folders[name] = folder
+        return folders
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise InputError("lora of the engine's settings is no list of texts; write NAME=FOLDER for each adapter")
+    return tuple(value)

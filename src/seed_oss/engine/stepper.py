@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,18 @@ from seed_oss.engine.ready_row import ReadyRow, RowEnd
 from seed_oss.errors import SeedOssError
 from seed_oss.generation.sampling import choose_greedily
 from seed_oss.ops.native import alone
+
+
+class RowTraits(NamedTuple):
+    """What a forward is told of a row beside its tokens.
+
+    Attributes:
+        total_len: most tokens that it will have in the end.
+        adapter: name of the adapter that it runs through, or None.
+    """
+
+    total_len: int
+    adapter: str | None = None
 
 
 class PackedModel(ABC):
@@ -33,12 +46,12 @@ class PackedModel(ABC):
         """Finish what goes on beside."""
 
     @abstractmethod
-    def run(self, batch: ScheduledBatch, total_lens: Sequence[int]) -> Tensor:
+    def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
         """Compute the batch's tokens, keys and values into their blocks.
 
         Args:
             batch: what to compute.
-            total_lens: most tokens that each row will have in the end.
+            traits: of each row.
 
         Returns:
             Hidden states behind the last norm, `[num_tokens, hidden_size]`, row after row.
@@ -110,13 +123,17 @@ class Stepper:
             return self._run(batch)
 
     def _run(self, batch: ScheduledBatch) -> StepOutcome:
-        hidden = self._model.run(batch, [self._rows[row.key].total_len for row in batch.rows])
+        hidden = self._model.run(batch, [self._traits(row.key) for row in batch.rows])
         spans = _spans(batch.rows)
         errors = self._errors_of_numbers(batch.rows, spans, hidden)
         self._feed_prompts(batch.rows, spans, hidden, errors)
         growths = self._grow([row for row in batch.rows if row.key not in errors], spans, hidden, errors)
         rows = tuple(self._result(row, growths.get(row.key), errors.get(row.key)) for row in batch.rows)
         return StepOutcome(StepResult(rows), growths)
+
+    def _traits(self, key: RowKey) -> RowTraits:
+        row = self._rows[key]
+        return RowTraits(row.total_len, row.adapter)
 
     @staticmethod
     def _errors_of_numbers(

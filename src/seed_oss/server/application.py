@@ -9,7 +9,7 @@ from typing import Any
 from starlette.middleware.cors import CORSMiddleware
 
 from seed_oss.engine.client import EngineClient
-from seed_oss.errors import MissingFileError
+from seed_oss.errors import InputError, MissingFileError
 from seed_oss.server.asgi import App
 from seed_oss.server.auth import OPEN_PATHS, ApiKeys, Gate, local_hosts
 from seed_oss.server.metrics import EngineView, Metrics
@@ -53,7 +53,7 @@ def _served_model(settings: ServeSettings) -> Any:
         tokenizer.prepare_chat_template()  # what renders foreign templates starts while the weights load
     longest = config.max_position_embeddings
     return ServedModel(
-        names=settings.names or (model_name(spec.model),),
+        names=served_names(settings),
         tokenizer=tokenizer,
         context_length=min(longest, spec.max_model_len or longest),
         generation=_generation_config(settings),
@@ -69,6 +69,19 @@ def _generation_config(settings: ServeSettings) -> Any:
         return GenerationConfig.from_pretrained(settings.spec.model, revision=settings.spec.revision)
     except MissingFileError:
         return None
+
+
+def served_names(settings: ServeSettings) -> tuple[str, ...]:
+    """What requests may call the model itself.
+
+    Raises:
+        InputError: an adapter has a name that cannot be, or one of these.
+    """
+    names = settings.names or (model_name(settings.spec.model),)
+    taken = next((name for name in settings.spec.lora_folders if name in names), None)
+    if taken is not None:
+        raise InputError(f"--lora names {taken!r}, which is a name of the model; give the adapter another one")
+    return names
 
 
 def model_name(model: str) -> str:

@@ -23,7 +23,7 @@ from seed_oss.engine.messages import Ready
 from seed_oss.engine.process_client import ProcessClient
 from seed_oss.engine.process_main import engine_command
 from seed_oss.errors import InputError
-from seed_oss.server.application import api_application, surrounded
+from seed_oss.server.application import api_application, served_names, surrounded
 from seed_oss.server.asgi import App
 from seed_oss.server.auth import KEYS_VARIABLE, check_address, check_origins, is_loopback
 from seed_oss.server.limits import TransportLimits
@@ -57,11 +57,13 @@ def serve(
 
     Raises:
         ConfigError: an address that others can reach, without keys.
-        InputError: an address that cannot be listened on, or an origin that is none.
+        InputError: an address that cannot be listened on, an origin that is none, or a name of an adapter that is
+            none, or the model's.
         SeedOssError: the model's files cannot be had or used.
     """
     check_address(settings.host, has_keys=bool(settings.keys), allow_unauthenticated=settings.allow_unauthenticated)
     check_origins(settings.origins)
+    served_names(settings)  # before anything starts
     log = JsonLog(log_to or sys.stderr)
     with _logging_to(log):
         return asyncio.run(_Service(settings, log, command or engine_command(settings.spec)).run(make_app))

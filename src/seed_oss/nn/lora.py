@@ -1,0 +1,126 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside a model: its weights are shared, and stay as they are."""
+
+from collections.abc import Callable, Mapping
+from copy import copy
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from seed_oss.cache import PagedContext
+from seed_oss.nn.fused import logits_of_rows
+from seed_oss.nn.layers import SeedOssLayers
+from seed_oss.ops.linear import batch_invariant_linear
+from seed_oss.ops.native import alone
+from seed_oss.ops.rows import in_slabs
+
+PROJECTIONS = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj"), "self_attn"),
+    **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), "mlp"),
+}
+"""What may be adapted in a layer, and the part of the layer that it belongs to."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+class LowRank(NamedTuple):
+    """What is added to a weight: `scaling * b @ a`.
+
+    Attributes:
+        a: fp32 `[rank, in_features]`.
+        b: fp32 `[out_features, rank]`.
+        scaling: of the product.
+    """
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+class LoraLinear(nn.Module):
+    """`base(x) + scaling * (x @ a.T) @ b.T`; the bits of a row do not depend on the other rows.
+
+    The added part is computed in fp32 and the sum rounded once, as peft does it.
+
+    Args:
+        base: a linear layer, plain or quantized, which is shared.
+        low_rank: what is added; None adds nothing.
+    """
+
+    def __init__(self, base: nn.Module, low_rank: LowRank | None = None) -> None:
+        super().__init__()
+        self.base, self.low_rank = base, low_rank
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[..., in_features]` to `[..., out_features]`."""
+        rows = input.reshape(-1, input.shape[-1])
+        output = logits_of_rows(self.base, rows)
+        if self.low_rank is not None:
+            a, b, scaling = self.low_rank
+            output = output + batch_invariant_linear(batch_invariant_linear(rows.float(), a), b) * scaling
+        return output.to(input.dtype).view(*input.shape[:-1], -1)
+
+
+class SteadyActivation(nn.Module):
+    """An activation whose bits do not depend on the number of rows: torch's take other instructions for what is left
+    over at the end of a tensor.
+
+    Args:
+        function: elementwise.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same."""
+        return in_slabs(self.function, input.reshape(-1, input.shape[-1])).view(input.shape)
+
+
+class LoraLayers(SeedOssLayers):
+    """A stack whose products are all LoraLinear's."""
+
+    def run_packed(self, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: PagedContext) -> Tensor:
+        """See SeedOssLayers.run_packed: all rows at a time, because here every product takes care of itself."""
+        with alone(hidden_states.device.type == "cpu"):
+            return self(hidden_states, cos, sin, context, len(self), None)
+
+
+@torch.no_grad()
+def adapted(decoder: _Module, low_ranks: Mapping[str, LowRank]) -> _Module:
+    """A second decoder that shares every weight with the first one, and adds to some.
+
+    Neither the decoder nor what it holds is changed. The second one is for inference, in packed rows above all.
+
+    Args:
+        decoder: a SeedOssModel in eval mode, fused or not, quantized or not.
+        low_ranks: "layers.0.self_attn.q_proj" and the like to what is added there, on the decoder's device.
+
+    Returns:
+        The second one.
+    """
+    twin: Any = _with_own_children(decoder)
+    old: Any = decoder.get_submodule("layers")
+    layers = [_adapted_layer(layer, f"layers.{index}", low_ranks) for index, layer in enumerate(old)]
+    twin.layers = LoraLayers(layers).eval()
+    return twin
+
+
+def _adapted_layer(layer: nn.Module, name: str, low_ranks: Mapping[str, LowRank]) -> nn.Module:
+    twin = _with_own_children(layer)
+    for part in sorted(set(PROJECTIONS.values())):
+        setattr(twin, part, _with_own_children(layer.get_submodule(part)))
+    for leaf, part in PROJECTIONS.items():
+        path = f"{part}.{leaf}"
+        setattr(twin.get_submodule(part), leaf, LoraLinear(layer.get_submodule(path), low_ranks.get(f"{name}.{path}")))
+    mlp: Any = twin.get_submodule("mlp")
+    mlp.act_fn = SteadyActivation(mlp.act_fn)
+    return twin.eval()
+
+
+def _with_own_children(module: _Module) -> _Module:
+    """The same module once more: its parameters and children are shared, and its children may be exchanged."""
+    twin = copy(module)
+    twin._modules = dict(module._modules)
+    return twin
