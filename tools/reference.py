@@ -20,6 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Configuration": ("SeedOssConfig", "GenerationConfig"),
     "Text": ("SeedOssTokenizer", "AutoTokenizer"),
+    "Engine": ("LLM", "SamplingParams"),
     "Planning": ("plan",),
     "Quantization": ("quantize_",),
     "Caches": ("DynamicCache", "QuantizedCache", "StaticCache"),

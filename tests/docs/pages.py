@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVER = "http://127.0.0.1:8000"
+"""Where the pages' examples find a server; one that has it in it needs one."""
 FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w-]*)[^\n]*\n(?P<body>.*?)^(?P=indent)```", re.DOTALL | re.MULTILINE
 )
@@ -17,6 +19,11 @@ class Block:
     language: str
     text: str
     line: int
+
+    @property
+    def needs_server(self) -> bool:
+        """Whether it asks a server, as `test_server_examples.py` starts one."""
+        return SERVER in self.text
 
 
 def pages() -> list[Path]:

@@ -13,6 +13,7 @@ ARGUMENTS = {
     "generate.py": ["{tiny}", "What is the capital of France?", "--max-new-tokens", "8"],
     "classify.py": ["{tiny}", "{out}"],
     "read_the_model.py": ["{tiny}"],
+    "serve_many.py": ["{tiny}", "What is the capital of France?", "How do birds fly?", "--max-tokens", "8"],
     "teach_budget.py": ["{out}", *["--steps", "10", "--rows", "2", "--trials", "1", "--max-new-tokens", "64"]],
 }
 FIRST_ARGUMENT = {"teach_budget.py": "OUT_DIR"}  # it makes a model, the others take one
@@ -61,3 +62,12 @@ def test_read_the_model_gets_the_same_numbers(
     run_example("read_the_model.py", tiny_directory, tmp_path, monkeypatch)
     difference = float(capsys.readouterr().out.split("largest difference ")[1].split()[0])
     assert difference < 1e-4
+
+
+def test_serve_many_answers_all(
+    tiny_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("serve_many.py", tiny_directory, tmp_path, monkeypatch)
+    out = capsys.readouterr().out
+    assert out.index("What is the capital of France?") < out.index("How do birds fly?")
+    assert out.count("8 tokens, length") == 2

@@ -28,7 +28,8 @@ def run_block(block: Block, page: Path, namespace: dict[str, Any]) -> None:
 def test_python_blocks_run(page: Path, reader: Path) -> None:
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8"), "python"):
-        run_block(block, page, namespace)
+        if not block.needs_server:
+            run_block(block, page, namespace)
 
 
 def commands() -> list[Any]:
