@@ -294,16 +294,30 @@ def test_a_process_that_is_never_ready_is_killed() -> None:
     run(scenario())
 
 
-def test_a_process_that_hangs_while_requests_run_is_killed() -> None:
+def beating(*pulses: Pulse) -> list[str]:
+    """The command of a process that answers each command with the next pulse, and with nothing else."""
+    lines = [encode(pulse) for pulse in pulses]
+    answer = f"for line in {lines!r}: os.read(commands, 9999); os.write(events, line)"
+    return program(f"os.write(events, {READY!r})\n{answer}\n{FOR_EVER}")
+
+
+@pytest.mark.parametrize(("longest_s", "limit_s"), [(0.0, 120.0), (11.9, 120.0), (64.0, 640.0)])
+def test_a_step_that_takes_too_long_for_what_steps_took_before_is_a_hang(longest_s: float, limit_s: float) -> None:
     async def scenario() -> None:
         time = ManualTime()
-        async with engine(scripted(), ProcessSettings(hang_s=120.0), time) as client:
+        pulses = [Pulse(7, {}, step_s, longest_s) for step_s in (limit_s - 0.1, limit_s)]
+        async with engine(beating(*pulses), ProcessSettings(hang_s=120.0), time) as client:
             await client.wait_ready()
-            stream = await client.submit(request(5, "hang"))
+            stream = await client.submit(request(5))
+            while client.pulse is None:
+                await asyncio.sleep(0)
             await time.until_sleeping(TICK_S)
-            time.advance(120.0 - TICK_S)
+            time.advance(TICK_S)
             await time.until_sleeping(TICK_S)
             assert client.num_requests == 1
+            await client.submit(request(5))
+            while client.pulse is not None and client.pulse.step_s < limit_s:
+                await asyncio.sleep(0)
             time.advance(TICK_S)
             (end,) = [event for event in await events_of(stream) if isinstance(event, Ended)]
             assert (end.reason, end.kind) == ("error", "unavailable")

@@ -73,7 +73,7 @@ class Inbox:
 
 
 class Outbox:
-    """Lines to a pipe, written as far as it takes them at once; the rest is kept, up to a bound.
+    """Lines to a pipe, written as far as it takes them at once; the rest is kept, up to a bound. For any thread.
 
     Args:
         descriptor: of the pipe; taken over.
@@ -87,6 +87,7 @@ class Outbox:
         self._max_bytes = max_bytes
         self._patience_s = patience_s
         self._kept = bytearray()
+        self._lock = threading.Lock()
 
     @property
     def num_kept(self) -> int:
@@ -100,13 +101,18 @@ class Outbox:
             StateError: the reader takes nothing for too long.
             BrokenPipeError: there is no reader.
         """
-        self._kept += b"".join(lines)
-        self._write()
-        if len(self._kept) > self._max_bytes:
-            self.flush(self._max_bytes)
+        with self._lock:
+            self._kept += b"".join(lines)
+            self._write()
+            if len(self._kept) > self._max_bytes:
+                self._flush(self._max_bytes)
 
     def flush(self, up_to: int = 0) -> None:
         """Wait until no more than so many bytes are kept; raises what `put` raises."""
+        with self._lock:
+            self._flush(up_to)
+
+    def _flush(self, up_to: int) -> None:
         deadline = time.monotonic() + self._patience_s
         while len(self._kept) > up_to:
             _, writable, _ = select.select((), (self._descriptor,), (), max(0.0, deadline - time.monotonic()))

@@ -12,7 +12,7 @@ from seed_oss.engine.intake import Intake, ReadyRequest
 from seed_oss.engine.messages import Ended, Event, Kind, Ready, Refused, Started, Submit, Tokens
 from seed_oss.engine.scheduler import Scheduler
 from seed_oss.engine.stepper import Stepper
-from seed_oss.errors import MissingExtraError, SeedOssError, StateError
+from seed_oss.errors import EngineError, MissingExtraError, SeedOssError, StateError
 
 Clock = Callable[[], float]
 
@@ -37,6 +37,10 @@ class _Request:
 
 class EngineCore:
     """Puts intake, scheduler and stepper together.
+
+    A step that fails is run again in halves until one row is left to blame. Before it is blamed, one token that nobody
+    sent is run: where that fails, too, no row is guilty but the device or the memory, which only a new process cures.
+    So a broken model ends the engine after `log2(rows) + 1` failed steps, and a request that breaks steps costs itself.
 
     Args:
         intake: makes requests ready.
@@ -96,6 +100,9 @@ class EngineCore:
 
         Returns:
             What has come of it, and of what was submitted and aborted since the last step.
+
+        Raises:
+            EngineError: the model fails whatever it is given; the engine has to be made anew.
         """
         self._start_prepared()
         now = self._clock()
@@ -160,9 +167,22 @@ class EngineCore:
             outcome = self._stepper.run(batch)
         except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler finds out whose fault
             _LOG.error("a step of %d rows failed", len(batch.rows), exc_info=error)
-            self._tell(self._scheduler.failed(batch, (), self._clock()), {})
+            events = self._scheduler.failed(batch, (), self._clock())
+            if len(batch.rows) == 1:
+                self._check_model()
+            self._tell(events, {})
             return
         self._tell(self._scheduler.update(batch, outcome.result, self._clock()), outcome.growths)
+
+    def _check_model(self) -> None:
+        pool = self._scheduler.pool
+        block_ids = pool.take(1)
+        if block_ids is None:
+            return
+        failure = self._stepper.failure(block_ids[0])
+        pool.release(block_ids)
+        if failure is not None:
+            raise EngineError("a step of one token that nobody sent fails, too; restart the engine") from failure
 
     def _tell(self, events: list[scheduled.Event], growths: Mapping[RowKey, Growth]) -> None:
         for event in events:

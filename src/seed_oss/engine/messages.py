@@ -223,15 +223,19 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """The engine has moved.
+    """The engine has moved, or says for how long it has been at one step.
 
     Attributes:
         num_steps: steps so far.
         stats: numbers for a metrics page, by name.
+        step_s: seconds that the step has run which runs now; 0 between two.
+        longest_step_s: seconds that the longest step took so far.
     """
 
     num_steps: int
     stats: Mapping[str, float] = field(default_factory=dict[str, float])
+    step_s: float = 0.0
+    longest_step_s: float = 0.0
 
 
 Command = Submit | Abort | Close

@@ -33,6 +33,7 @@ from seed_oss.engine.spec import EXIT_REFUSED
 from seed_oss.errors import SeedOssError, StateError
 
 TICK_S = 2.0  # how often it is looked at whether something takes too long
+HANG_FACTOR = 10.0  # a step that takes so many times as long as the longest one before it does not end any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class ProcessSettings:
 
     Attributes:
         start_s: seconds that it may take until it is ready.
-        hang_s: seconds without a sign of life, while requests run, after which it is killed.
+        hang_s: seconds after which it is killed: of silence while requests run, or of one step, unless a tenth of that
+            is what a step took before.
         close_s: seconds that it may take to end when it is told not to finish its requests.
         max_unread: most numbers of a request that wait to be read.
         restarts: how often it is started again.
@@ -135,7 +137,7 @@ class ProcessClient(EngineClient):
 
     @property
     def silence_s(self) -> float | None:
-        """Seconds since the engine said anything; None while it is not ready. An idle one speaks every second."""
+        """Seconds since the engine said anything; None while it is not ready. It speaks every second."""
         return None if self._ready is None else self._clock() - self._seen
 
     @property
@@ -315,7 +317,14 @@ class ProcessClient(EngineClient):
             return f"it did not end within {settings.close_s:g} s"
         if self._streams and now - max(self._seen, self._busy_since) >= settings.hang_s:
             return f"it gave no sign of life for {settings.hang_s:g} s while requests ran"
+        return _overdue_step(self._pulse, settings.hang_s)
+
+
+def _overdue_step(pulse: Pulse | None, hang_s: float) -> str:
+    if pulse is None or pulse.step_s < max(hang_s, HANG_FACTOR * pulse.longest_step_s):
         return ""
+    longest = f"{pulse.longest_step_s:.1f} s"
+    return f"a step has not ended after {pulse.step_s:.0f} s; the longest one before took {longest}"
 
 
 def _exit_message(code: int) -> str:

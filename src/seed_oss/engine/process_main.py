@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from seed_oss.engine.child_beat import Beat, Garbage
 from seed_oss.engine.child_pipes import Inbox, Outbox
 from seed_oss.engine.messages import Abort, Close, Event, Pulse, Ready, Refused, Submit, decode, encode
 from seed_oss.engine.spec import EXIT_REFUSED, EngineSpec
@@ -77,9 +78,17 @@ class EngineLoop:
         inbox: commands.
         outbox: events.
         clock: seconds that only grow.
+        rest: called after each round, with whether nothing is to be done.
     """
 
-    def __init__(self, core: Core, inbox: Inbox, outbox: Outbox, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        core: Core,
+        inbox: Inbox,
+        outbox: Outbox,
+        clock: Callable[[], float] = time.monotonic,
+        rest: Callable[[bool], None] = lambda is_idle: None,
+    ) -> None:
         self._core = core
         self._inbox = inbox
         self._outbox = outbox
@@ -87,21 +96,35 @@ class EngineLoop:
         self._num_steps = 0
         self._last_pulse = clock() - _PULSE_S
         self._closing: Close | None = None
+        self._stats: dict[str, float] = {}
+        self._beat = Beat(outbox.put, clock, _PULSE_S)
+        self._rest = rest
 
     def run(self) -> None:
         """Serve until told to close, or until the other side is gone."""
         self._outbox.put([encode(self._core.ready())])
-        while not self._is_done():
-            try:
-                lines = self._inbox.take(self._wait_s())
-            except EOFError:
-                return
-            events = [event for line in lines for event in self._obey(line)]
-            if lines or self._core.has_work:
-                self._num_steps += self._core.has_work
-                events += self._core.step()
-            self._outbox.put(map(encode, [*events, *self._pulses()]))
+        self._beat.start()
+        try:
+            while not self._is_done():
+                self._outbox.put(map(encode, self._round(self._inbox.take(self._wait_s()))))
+                self._rest(not self._core.has_work)
+        except EOFError:
+            return
+        finally:
+            self._beat.stop()
         self._outbox.flush()
+
+    def _round(self, lines: list[bytes]) -> list[Event]:
+        """Obey commands and do a step; what came of it."""
+        if lines or self._core.has_work:
+            self._beat.begin(self._clock(), self._num_steps, self._stats)
+        events = [event for line in lines for event in self._obey(line)]
+        if lines or self._core.has_work:
+            self._num_steps += self._core.has_work
+            events += self._core.step()
+        now = self._clock()
+        self._beat.end(now)
+        return [*events, *self._pulses(now)]
 
     def _is_done(self) -> bool:
         return self._closing is not None and not (self._closing.drain and self._core.has_work)
@@ -128,12 +151,12 @@ class EngineLoop:
             raise InputError(f"a {type(command).__name__} is no command; both sides must be of one version")
         return []
 
-    def _pulses(self) -> list[Event]:
-        now = self._clock()
+    def _pulses(self, now: float) -> list[Event]:
         if now - self._last_pulse < _PULSE_S:
             return []
         self._last_pulse = now
-        return [Pulse(self._num_steps, self._core.stats())]
+        self._stats = self._core.stats()
+        return [Pulse(self._num_steps, self._stats, longest_step_s=self._beat.longest_s)]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -154,8 +177,10 @@ def main(arguments: Sequence[str]) -> int:
     except SeedOssError as error:
         _tell(error)
         return EXIT_REFUSED
+    garbage = Garbage(time.monotonic)
+    garbage.start()
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, and nobody is left to tell
-        EngineLoop(core, inbox, outbox).run()
+        EngineLoop(core, inbox, outbox, rest=lambda is_idle: garbage.look(is_idle=is_idle)).run()
     core.close()
     return 0
 

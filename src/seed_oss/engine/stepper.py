@@ -113,6 +113,21 @@ class Stepper:
         self._model.close()
 
     @torch.inference_mode()
+    def failure(self, block_id: int) -> Exception | None:
+        """What goes wrong with one token that nobody sent, or None.
+
+        Args:
+            block_id: a block that may be written to.
+        """
+        probe = ScheduledRow(RowKey("probe", 0), 0, (0,), 0, (block_id,), True)
+        try:
+            with alone(self._model.is_native):
+                self._model.run(ScheduledBatch((probe,)), [1])
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is said
+            return error
+        return None
+
+    @torch.inference_mode()
     def run(self, batch: ScheduledBatch) -> StepOutcome:
         """Run a step.
 

@@ -21,9 +21,9 @@ class Phase:
 class Operations:
     """ASGI middleware that answers these paths itself.
 
-    /health is 200 while the engine's process shows that it moves: one that works speaks after every step, one that
-    waits every second. /ready is 200 while requests are taken: not while the engine starts, is started again, or the
-    server drains.
+    /health is 200 while the engine's process shows that it lives: it speaks every second, also in a step that takes
+    minutes; one whose step does not end is killed by its client. /ready is 200 while requests are taken: not while the
+    engine starts, is started again, or the server drains.
 
     Args:
         app: what answers all other paths.
