@@ -303,13 +303,6 @@ class LLM:
             self._core.step()
 
 
-def _adapters_of(adapter: Adapters, count: int) -> list[str | None]:
-    names = [adapter] * count if adapter is None or isinstance(adapter, str) else list(adapter)
-    if len(names) != count:
-        raise InputError(f"adapter has {len(names)} entries for {count} prompts; give one name, or one for each")
-    return names
-
-
 @contextmanager
 def _bar(total: int, enabled: bool) -> Iterator[Callable[[], None]]:
     """A bar of requests on stderr, if that is a terminal; gives what to call for each that is done."""
