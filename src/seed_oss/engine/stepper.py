@@ -122,7 +122,7 @@ class Stepper:
         probe = ScheduledRow(RowKey("probe", 0), 0, (0,), 0, (block_id,), True)
         try:
             with alone(self._model.is_native):
-                self._model.run(ScheduledBatch((probe,)), [1])
+                self._model.run(ScheduledBatch((probe,)), [RowTraits(1)])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said
             return error
         return None
