@@ -17,6 +17,7 @@ from seed_oss.errors import EngineError, MissingExtraError, SeedOssError, StateE
 Clock = Callable[[], float]
 
 RETRY_AFTER_S = 1.0
+_MAX_PREPARING = 64
 _WAIT_S = 0.005  # for a grammar, where nothing else is to be done
 _LOG = logging.getLogger(__name__)
 _REFUSALS: dict[str, tuple[Kind, float | None]] = {
@@ -83,6 +84,10 @@ class EngineCore:
             return
         now, form = self._clock(), submit.form
         if form is not None and (form.tools or form.response_format):
+            if len(self._preparing) >= _MAX_PREPARING:
+                message = f"{_MAX_PREPARING} forms of answers are being compiled; try again when there is less to do"
+                self._refuse(submit, "overloaded", message, RETRY_AFTER_S)
+                return
             future = self._helpers.submit(self._intake.prepare, submit, now)
             self._preparing[submit.request_id] = submit, future
         else:

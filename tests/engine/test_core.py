@@ -1,0 +1,87 @@
+"""What the engine does around its scheduler: requests that take a while to be made ready."""
+
+from concurrent.futures import Executor, Future
+from typing import Any
+
+from seed_oss import SamplingParams
+from seed_oss.engine.core import EngineCore
+from seed_oss.engine.llm import LLM
+from seed_oss.engine.messages import AnswerForm, Ended, Refused, Submit
+from tests.engine.test_llm import PROMPTS, llm
+
+FORM = AnswerForm(response_format={"type": "json_object"})
+PARAMS = SamplingParams(max_tokens=2, temperature=0)
+
+
+class Slow(Executor):
+    """Does nothing until it is told to."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Future[Any], Any]] = []
+
+    def submit(self, fn: Any, /, *arguments: Any, **_: Any) -> Any:
+        future: Future[Any] = Future()
+        self.work.append((future, lambda: fn(*arguments)))
+        return future
+
+    def go_on(self) -> None:
+        while self.work:
+            future, run = self.work.pop(0)
+            if future.set_running_or_notify_cancel():
+                future.set_result(run())
+
+
+def slow_core() -> tuple[EngineCore, Slow]:
+    engine: LLM = llm(max_model_len=512)
+    helpers = Slow()
+    engine.core._helpers = helpers
+    return engine.core, helpers
+
+
+def ends(core: EngineCore) -> dict[str, str]:
+    found: dict[str, str] = {}
+    while core.has_work:
+        for event in core.step():
+            if isinstance(event, Ended | Refused):
+                found[event.request_id] = event.reason if isinstance(event, Ended) else event.kind
+    return found
+
+
+def test_others_go_on_while_a_form_is_compiled() -> None:
+    core, helpers = slow_core()
+    core.submit(Submit("form", PROMPTS[1], PARAMS, form=FORM))
+    core.submit(Submit("plain", PROMPTS[1], PARAMS))
+    events = [event for _ in range(4) for event in core.step()]
+    assert [event.request_id for event in events if isinstance(event, Ended)] == ["plain"]
+    helpers.go_on()
+    assert ends(core) == {"form": "length"}
+
+
+def test_a_request_that_is_being_made_ready_can_be_aborted() -> None:
+    core, helpers = slow_core()
+    core.submit(Submit("form", PROMPTS[1], PARAMS, form=FORM))
+    core.abort("form")
+    assert ends(core) == {"form": "unavailable"}
+    helpers.go_on()
+    assert not core.has_work
+
+
+def test_forms_that_wait_are_bounded() -> None:
+    core, helpers = slow_core()
+    for number in range(65):
+        core.submit(Submit(str(number), PROMPTS[1], PARAMS, form=FORM))
+    refused = [event for event in core.step() if isinstance(event, Refused)]
+    assert [(one.request_id, one.kind, one.retry_after) for one in refused] == [("64", "overloaded", 1.0)]
+    helpers.go_on()
+    assert len(ends(core)) == 64
+    assert not core.has_work
+
+
+def test_an_id_may_come_again_only_after_its_request_has_ended() -> None:
+    core, _ = slow_core()
+    core.submit(Submit("a", PROMPTS[1], PARAMS))
+    core.submit(Submit("a", PROMPTS[1], PARAMS))
+    assert [event.kind for event in core.step() if isinstance(event, Refused)] == ["invalid"]
+    assert ends(core) == {"a": "length"}
+    core.submit(Submit("a", PROMPTS[1], PARAMS))
+    assert ends(core) == {"a": "length"}
