@@ -1,4 +1,7 @@
-"""Every script of examples/ runs on a tiny checkpoint, as its own docstring says it is started."""
+"""Every script of examples/ runs on a tiny checkpoint, as its own docstring says it is started.
+
+The one that asks a server is run in `test_server_examples.py`.
+"""
 
 import runpy
 import sys
@@ -6,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, SERVER
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 ARGUMENTS = {
     "generate.py": ["{tiny}", "What is the capital of France?", "--max-new-tokens", "8"],
     "classify.py": ["{tiny}", "{out}"],
     "read_the_model.py": ["{tiny}"],
+    "openai_client.py": ["{tiny}", "How do birds fly?", "--max-tokens", "64"],  # a server's address, in this case
     "serve_many.py": ["{tiny}", "What is the capital of France?", "How do birds fly?", "--max-tokens", "8"],
     "teach_budget.py": ["{out}", *["--steps", "10", "--rows", "2", "--trials", "1", "--max-new-tokens", "64"]],
 }
-FIRST_ARGUMENT = {"teach_budget.py": "OUT_DIR"}  # it makes a model, the others take one
+FIRST_ARGUMENT = {"teach_budget.py": "OUT_DIR", "openai_client.py": f"{SERVER}/v1"}  # the others take a model
 
 
-def run_example(name: str, tiny: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_example(name: str, tiny: Path | str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs one script in this process with its arguments filled in."""
     words = [word.format(tiny=tiny, out=out / "out") for word in ARGUMENTS[name]]
     monkeypatch.setattr(sys, "argv", [name, *words])

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from seed_oss.errors import SeedOssError
 from seed_oss.weights import demo
 from tests.docs.pages import SERVER, Block, blocks, page_name, pages
+from tests.docs.test_examples import run_example
 from tests.docs.test_pages import run_block
 
 pytestmark = pytest.mark.xdist_group("server-examples")
@@ -124,6 +125,15 @@ def test_python(block: Block, page: Path, url: str, capsys: pytest.CaptureFixtur
         if isinstance(value, openai.OpenAI | anthropic.Anthropic):
             value.close()
     assert capsys.readouterr().out.strip()
+
+
+def test_the_example_of_a_client(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_example("openai_client.py", f"{url}/v1", tmp_path, monkeypatch)
+    *text, animal = capsys.readouterr().out.splitlines()
+    assert any(text)
+    assert animal.startswith("name='")
 
 
 def test_chat(client: openai.OpenAI) -> None:
