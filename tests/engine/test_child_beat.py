@@ -108,10 +108,10 @@ def test_garbage_is_collected_when_idle_and_after_a_long_time_of_work(collected:
     garbage.look(is_idle=True)
     garbage.look(is_idle=True)
     assert collected == ["collect"]
-    now = 59.0
+    now = 299.0
     garbage.look(is_idle=False)
     assert collected == ["collect"]
-    now = 60.0
+    now = 300.0
     garbage.look(is_idle=False)
     garbage.look(is_idle=False)
     assert collected == ["collect"] * 2

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from seed_oss.engine.messages import Pulse, encode
 from seed_oss.errors import StateError
 
-_MOST_S = 60.0  # a process that is never idle collects now and then, too
+_MOST_S = 300.0  # a process that is never idle collects now and then, too
 
 
 class Beat:
