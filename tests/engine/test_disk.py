@@ -51,6 +51,12 @@ def test_another_model_cache_or_secret_misses(tmp_path: Path) -> None:
     assert answer(tmp_path).num_cached_tokens == 0
 
 
+def test_what_the_last_step_computed_is_kept_too(tmp_path: Path) -> None:
+    with engine(tmp_path) as llm:
+        llm.embed([PROMPT])
+    assert answer(tmp_path).num_cached_tokens == 96
+
+
 @pytest.mark.parametrize("how", ["flipped", "cut", "grown", "gone", "link", "other tokens"])
 def test_a_damaged_block_is_removed_and_computed_again(tmp_path: Path, how: str) -> None:
     first = answer(tmp_path)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,25 @@ def test_a_message_comes_back_as_it_was_on_one_line(message: m.Command | m.Event
     line = m.encode(message)
     assert line.index(b"\n") == len(line) - 1
     assert m.decode(line) == message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"is": "Tokens", "request_id": "r", "choice": [], "token_ids": [1]},
+        {"is": "Tokens", "request_id": "r", "choice": True, "token_ids": [1]},
+        {"is": "Tokens", "request_id": "r", "choice": 0, "token_ids": 5},
+        {"is": "Tokens", "request_id": "r", "choice": 0, "token_ids": ["5"]},
+        {"is": "Tokens", "request_id": {}, "choice": 0, "token_ids": [5]},
+        {"is": "Tokens", "request_id": "r", "choice": 0, "token_ids": [5], "logprobs": 3},
+        {"is": "Refused", "request_id": "r", "kind": "other", "message": ""},
+        {"is": "Pulse", "num_steps": 1.5},
+        {"is": "Submit", "request_id": "r", "prompt_ids": [1], "params": []},
+    ],
+)
+def test_values_of_another_type_are_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        m.decode(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize(

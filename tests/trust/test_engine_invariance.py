@@ -7,7 +7,6 @@
 import os
 import random
 import sys
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -50,9 +49,9 @@ class _Failing:
         self.model, self.left = core._stepper._model, fails_at
         self.run_it, self.model.run = self.model.run, self.run  # type: ignore[method-assign]
 
-    def run(self, batch: ScheduledBatch, total_lens: Sequence[int]) -> torch.Tensor:
+    def run(self, batch: ScheduledBatch, traits: Any) -> torch.Tensor:
         self.left -= len(batch.rows) > 1  # a row that fails by itself is to blame
-        hidden = self.run_it(batch, total_lens)
+        hidden = self.run_it(batch, traits)
         if (self.left == 0 and len(batch.rows) > 1) or any(POISON in row.token_ids for row in batch.rows):
             raise MemoryError("no room")
         return hidden

@@ -129,7 +129,10 @@ LoopGuardOption = Annotated[
     bool, typer.Option("--loop-guard", help="End answers that repeat themselves, where a request does not say.")
 ]
 StartOption = Annotated[float, _seconds("Most time until the engine is ready.", min=1.0)]
-HangOption = Annotated[float, _seconds("Restart an engine that says nothing for so long while requests run.", min=1.0)]
+HangOption = Annotated[
+    float,
+    _seconds("Restart an engine that is silent so long, or at a step so long and ten times the longest.", min=1.0),
+]
 HealthOption = Annotated[float, _seconds("/health is 503 when the engine says nothing for so long.", min=1.0)]
 DrainOption = Annotated[float, _seconds("Time for open requests after a signal; a second one ends at once.", min=0.0)]
 QueueOption = Annotated[float, _seconds("Most time that a request waits for its turn.", min=0.1)]

@@ -105,6 +105,8 @@ class LLM:
 
     def close(self) -> None:
         """Write what goes to `cache_dir`; without it nothing needs to be closed."""
+        while self._core.has_work:  # blocks on their way to the disk
+            self._core.step()
         self._core.close()
 
     def __enter__(self) -> "LLM":
@@ -133,7 +135,7 @@ class LLM:
             One output for each prompt, in order.
 
         Raises:
-            InputError: a prompt or a setting that cannot be; nothing has run then.
+            InputError: a prompt or a setting that cannot be; what is still running is given up then.
             EngineError: the engine failed on one of them.
         """
         texts = as_prompts(prompts)
@@ -171,7 +173,7 @@ class LLM:
             One output for each conversation, in order.
 
         Raises:
-            InputError, TemplateError: a conversation or a setting that cannot be; nothing has run then.
+            InputError, TemplateError: a conversation or a setting that cannot be; what still runs is given up then.
             EngineError: the engine failed on one of them.
         """
         many = conversations if conversations and isinstance(conversations[0], list | tuple) else [conversations]

@@ -10,9 +10,11 @@ A message is one line of JSON. Nothing that is read can make anything but these 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from functools import cache
+from typing import Any, Literal, cast, get_args, get_type_hints
 
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.types import fits
 from seed_oss.errors import InputError
 from seed_oss.files import parse_json
 
@@ -282,18 +284,29 @@ def _made(kind: type[Any], body: Mapping[str, Any]) -> Any:
     names = {one.name for one in fields(kind)}
     if not body.keys() <= names:
         raise InputError(f"a message {kind.__name__} has fields that it cannot have; both sides must be of one version")
+    values = {name: _field(name, value) for name, value in body.items()}
+    wrong = next((name for name, value in values.items() if not fits(value, _hints(kind)[name])), None)
+    if wrong is not None:
+        raise InputError(f"{wrong} of a message {kind.__name__} has a wrong type; both sides must be of one version")
     try:
-        return kind(**{name: _field(name, value) for name, value in body.items()})
+        return kind(**values)
     except TypeError:
         raise InputError(f"a message {kind.__name__} lacks fields; both sides must be of one version") from None
 
 
+@cache
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
 def _field(name: str, value: Any) -> Any:
-    if name == "params":
-        return SamplingParams.from_json(value)
+    if name == "params" and isinstance(value, Mapping):
+        return SamplingParams.from_json(cast("Mapping[str, Any]", value))
     if name in _AS_IT_IS or value is None:
         return value
-    return _made(_NESTED[name], value) if name in _NESTED else _tuples(value)
+    if name not in _NESTED:
+        return _tuples(value)
+    return _made(_NESTED[name], cast("Mapping[str, Any]", value)) if isinstance(value, Mapping) else value
 
 
 def _tuples(value: Any) -> Any:
