@@ -20,7 +20,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Configuration": ("SeedOssConfig", "GenerationConfig"),
     "Text": ("SeedOssTokenizer", "AutoTokenizer"),
-    "Engine": ("LLM", "SamplingParams"),
+    "Engine": ("LLM", "AsyncLLM", "SamplingParams"),
     "Planning": ("plan",),
     "Quantization": ("quantize_",),
     "Caches": ("DynamicCache", "QuantizedCache", "StaticCache"),
