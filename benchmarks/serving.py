@@ -28,6 +28,7 @@ from seed_oss.weights.demo import packed, prepare
 LEVELS = (1, 4, 16, 64)
 NUM_NEW = 64
 TOPICS = ("a fox", "the sea", "a clock", "winter", "a lighthouse", "bread", "a train", "the moon")
+LLAMA_OPTIONS = ("--no-repack",)  # repacked for AMX it ends with a protection fault on the machine of the figures
 _STARTS_WITHIN_S = 120.0
 _LOOP = """
 import json, sys, time, torch
@@ -113,14 +114,14 @@ def _wait_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
 
 def own_command(file: Path) -> Callable[[int], list[str]]:
     """Starts our server."""
-    limits = ["--max-num-seqs", "64", "--max-model-len", "1024"]
+    limits = ["--max-num-seqs", "64", "--max-model-len", "1024", "--served-model-name", "demo"]
     return lambda port: [sys.executable, "-m", "seed_oss", "serve", str(file), "--port", str(port), *limits]
 
 
 def llama_command(binary: str, file: Path) -> Callable[[int], list[str]]:
     """Starts llama-server with 16 slots and continuous batching, which is its default."""
-    sizes = ["--parallel", "16", "--ctx-size", str(16 * 1024), "--threads", "2", "--flash-attn", "on"]
-    return lambda port: [binary, "--model", str(file), "--host", "127.0.0.1", "--port", str(port), *sizes]
+    how = ["--parallel", "16", "--ctx-size", str(16 * 1024), "--threads", "2", "--flash-attn", "on", *LLAMA_OPTIONS]
+    return lambda port: [binary, "--model", str(file), "--host", "127.0.0.1", "--port", str(port), *how]
 
 
 def measured(answers: Sequence[Answer]) -> dict[str, float]:
