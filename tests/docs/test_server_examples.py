@@ -63,11 +63,11 @@ def at(block: Block, url: str) -> Block:
 def ready_port(process: subprocess.Popen[str]) -> int:
     """Where a server listens, once it is ready; what it logs afterwards is read away."""
     assert process.stderr is not None
-    port, is_ready = 0, False
+    port = 0
     for line in process.stderr:
         event = json.loads(line) if line.startswith("{") else {}
-        port, is_ready = event.get("port", port), is_ready or event.get("event") == "ready"
-        if port and is_ready:  # whichever comes last
+        port = event.get("port", port)
+        if event.get("event") == "ready":
             threading.Thread(target=process.stderr.read, daemon=True).start()
             return port
     raise RuntimeError(f"the server ended with {process.wait(PATIENCE_S)}")

@@ -80,6 +80,8 @@ class _Service:
         self._metrics = Metrics(self._client)
         self._phase = Phase()
         self._num_signals = 0
+        self._is_listening = False
+        self._ready: Ready | None = None  # what the engine said of itself
 
     async def run(self, make_app: MakeApp) -> int:
         """From listening to the exit code."""
@@ -133,10 +135,15 @@ class _Service:
         self._log.write("listening", host=host, port=port, model=model, needs_key=bool(self._settings.keys))
         if not self._settings.keys and not is_loopback(self._settings.host):
             self._log.write("warning", message="others can reach this server, and it asks for no key")
+        self._is_listening = True
+        if self._ready is not None:  # it was faster than this process
+            self._tell_engine("ready", self._ready)
 
     def _tell_engine(self, what: str, more: object) -> None:
         if isinstance(more, Ready):
-            self._log.write("ready", **asdict(more))
+            self._ready = more
+            if self._is_listening:
+                self._log.write("ready", **asdict(more))
         else:
             self._log.write(f"engine_{what}", message=str(more))
 
