@@ -236,3 +236,13 @@ def test_what_cannot_be_is_refused_and_the_engine_goes_on(prompt: Any, params: A
 def test_a_length_that_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(ConfigError, match="max_model_len=256 needs"):
         llm(kv_cache_memory=_memory_of(num_blocks=2))
+
+
+def test_no_prompts_have_no_answers() -> None:
+    assert llm().generate([]) == []
+
+
+@pytest.mark.parametrize("prompts", [["a", 1], [["a"]], 5, [None], [[True]]])
+def test_what_is_no_prompt_is_said(prompts: Any) -> None:
+    with pytest.raises(InputError, match="prompt"):
+        llm().generate(prompts)

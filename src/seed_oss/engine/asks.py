@@ -77,12 +77,20 @@ def as_prompts(prompts: Any) -> list[Prompt]:
     Raises:
         InputError: something is neither text nor ids.
     """
-    if isinstance(prompts, str) or (prompts and isinstance(prompts[0], int)):
+    if isinstance(prompts, str) or (prompts and _is_ids(prompts)):
         prompts = [prompts]
-    for one in cast("Sequence[Any]", prompts):
-        if not isinstance(one, str) and not all(isinstance(token, int) for token in one):
+    if not isinstance(prompts, list | tuple):
+        raise InputError(f"prompts is {prompts!r:.80}; it must be a text, a list of token ids, or a list of such")
+    many = list(cast("Sequence[Any]", prompts))
+    for one in many:
+        if not isinstance(one, str) and not _is_ids(one):
             raise InputError(f"a prompt is {one!r:.80}; it must be a text or a list of token ids")
-    return list(prompts)
+    return many
+
+
+def _is_ids(value: Any) -> bool:
+    tokens: Any = value if isinstance(value, list | tuple) else (None,)
+    return all(isinstance(token, int) and not isinstance(token, bool) for token in tokens)
 
 
 def for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: int) -> list[SamplingParams]:
