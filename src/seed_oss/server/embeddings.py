@@ -16,6 +16,7 @@ from seed_oss.server.bodies import Ignored
 from seed_oss.server.computing import compute
 from seed_oss.server.errors import ApiError
 from seed_oss.server.prompts import SCHEMA, encode_all, read_prompts
+from seed_oss.server.sampling_fields import Priority
 from seed_oss.server.served import MAX_INPUTS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
@@ -26,7 +27,7 @@ class InputRequest(Ignored):
 
     model: Annotated[str | None, Field(min_length=1, max_length=256)] = None
     input: Annotated[Any, WithJsonSchema(SCHEMA)]
-    priority: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
+    priority: Priority = None
 
     async def rows(self, api: Api, request: Request) -> list[tuple[int, ...]]:
         """The ids of the inputs.
