@@ -119,11 +119,12 @@ class ClientGoneError(SeedOssError):
 
 
 @contextmanager
-def refusing(param: str | None = None) -> Generator[None, None, None]:
+def refusing(param: str | None = None, *, otherwise: str | None = None) -> Generator[None, None, None]:
     """What the library refuses in here is the request's fault.
 
     Args:
         param: the parameter at fault; None takes the one that the message begins with.
+        otherwise: the parameter where the message begins with none.
     """
     try:
         yield
@@ -131,7 +132,7 @@ def refusing(param: str | None = None) -> Generator[None, None, None]:
         raise
     except SeedOssError as error:
         message = without_quotes(str(error))
-        raise ApiError("invalid", message, param=param or place_in(message)) from None
+        raise ApiError("invalid", message, param=param or place_in(message) or otherwise) from None
 
 
 def without_quotes(message: str) -> str:
