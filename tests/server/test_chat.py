@@ -261,10 +261,10 @@ def test_sampling_goes_to_the_engine() -> None:
         "min_tokens": 2,
         "ignore_eos": True,
     }
-    answer = chat(client, max_completion_tokens=9, priority=3, **given)
+    answer = chat(client, max_completion_tokens=9, priority=2, **given)
     assert answer.status == 200, answer.body
     (submit,) = client.submits
-    assert submit.priority == 3
+    assert submit.priority == 2
     assert submit.params.max_tokens == 9
     assert submit.params.top_k == 448
     assert submit.params.logit_bias == {5: -100.0, 6: 1.5}

@@ -17,11 +17,12 @@ from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.stored import ResponseStore
 from seed_oss.server.streaming import unless_gone
-from seed_oss.server.texts import Texts
+from seed_oss.server.texts import Texts, num_chars
 from seed_oss.server.work import WorkPool
 
 _Model = TypeVar("_Model", bound=Body)
 _T = TypeVar("_T")
+SPARE_CHARS = 4096  # what the template leaves out
 
 
 class Api:
@@ -128,6 +129,22 @@ class Api:
                 "shorten it, or ask for fewer",
                 param=param,
             )
+
+    def check_chars(self, texts: Any, param: str, *, most: int | None = None) -> None:
+        """Refuse texts that cannot fit before tokens are made of them, which takes long.
+
+        Args:
+            texts: a text, or JSON with texts in it.
+            param: the field that they came from.
+            most: characters; None for what the context could hold if every token were the longest.
+
+        Raises:
+            ApiError: they have more.
+        """
+        num = num_chars(texts)
+        limit = self.max_len * self.texts.longest_token + SPARE_CHARS if most is None else most
+        if num > limit:
+            raise ApiError("context", f"{param} has {num} characters; at most {limit} fit: shorten it", param=param)
 
     def submit(
         self,

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
-from seed_oss.server.errors import ApiError
+from seed_oss.server.errors import ApiError, without_quotes
 from seed_oss.server.served import MAX_BODY_BYTES, MAX_BODY_VALUES
 from seed_oss.server.work import WorkPool
 
@@ -110,7 +110,7 @@ def _parsed(raw: bytes) -> Any:
     try:
         return parse_json(raw, source="the body", max_bytes=MAX_BODY_BYTES, max_values=MAX_BODY_VALUES)
     except CheckpointError as error:
-        raise ApiError("invalid", str(error)) from None
+        raise ApiError("invalid", without_quotes(str(error))) from None
 
 
 def _refusal(error: ErrorDetails, body: Any) -> ApiError:

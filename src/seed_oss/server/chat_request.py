@@ -1,7 +1,7 @@
 """What /v1/chat/completions takes."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import FailFast, Field
 
@@ -13,6 +13,11 @@ from seed_oss.server.sampling_fields import Count, SamplingFields
 from seed_oss.server.served import MAX_MESSAGES, ApiSettings
 from seed_oss.server.turn import Conversation
 
+_INNER = {
+    "thinking": ("type", "budget_tokens", "display"),
+    "reasoning": ("max_tokens", "effort", "enabled", "summary", "generate_summary"),
+}  # the last of them say how thinking is shown, and are passed over
+_NESTED = ("chat_template_kwargs", "extra_body")
 _ROLES = {"developer": "system"}  # OpenAI's newer name
 
 
@@ -86,7 +91,8 @@ class ThinkingFields(SamplingFields):
         """
         default = settings.thinking_budget
         mode: Mode = self.budget_mode or default.mode
-        with refusing():
+        _check_inner(body)
+        with refusing(otherwise="thinking_budget"):
             found = ThinkingBudget.from_request(body, mode)
         return ThinkingBudget(default.tokens, mode) if found is None else found
 
@@ -183,3 +189,20 @@ class ChatRequest(ThinkingFields):
             goes_on=bool(self.continue_final_message),
             reuse_reasoning=bool(self.reuse_reasoning),
         )
+
+
+def _check_inner(fields: Mapping[str, Any], prefix: str = "", depth: int = 0) -> None:
+    """Refuse what is not known in the objects that spell a budget."""
+    for name, known in _INNER.items():
+        inner = fields.get(name)
+        if isinstance(inner, Mapping) and any(
+            one not in known and value is not None for one, value in cast("Mapping[str, Any]", inner).items()
+        ):
+            place = prefix + name
+            raise ApiError(
+                "invalid", f"{place} has a field that is not known; there are {', '.join(known)}", param=place
+            )
+    for name in _NESTED if depth < len(_NESTED) else ():
+        nested = fields.get(name)
+        if isinstance(nested, Mapping):
+            _check_inner(cast("Mapping[str, Any]", nested), f"{prefix}{name}.", depth + 1)

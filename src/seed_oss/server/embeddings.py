@@ -16,6 +16,7 @@ from seed_oss.server.bodies import Ignored
 from seed_oss.server.computing import compute
 from seed_oss.server.errors import ApiError
 from seed_oss.server.prompts import SCHEMA, encode_all, read_prompts
+from seed_oss.server.sampling_fields import Priority
 from seed_oss.server.served import MAX_INPUTS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
@@ -26,7 +27,7 @@ class InputRequest(Ignored):
 
     model: Annotated[str | None, Field(min_length=1, max_length=256)] = None
     input: Annotated[Any, WithJsonSchema(SCHEMA)]
-    priority: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
+    priority: Priority = None
 
     async def rows(self, api: Api, request: Request) -> list[tuple[int, ...]]:
         """The ids of the inputs.
@@ -35,6 +36,8 @@ class InputRequest(Ignored):
             ApiError: they are no texts and no ids, or too many.
         """
         given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
+        for one in given:
+            api.check_chars(one.text, "input")
         return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input")))
 
 

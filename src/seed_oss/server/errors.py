@@ -50,6 +50,10 @@ _TEXT_OF: dict[str, str] = {
     "internal": "the server failed; the request may be sent again",
 }
 _PLACE = re.compile(r"[A-Za-z_]\w{0,63}(?:\.\w{1,64}|\[\w{1,20}\]){0,12}")
+_QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1).)*)(?:\1|\Z)|\w{65,}""", re.DOTALL)
+_OUR_WORDS = frozenset(
+    ("none", "auto", "required", "type", "function", "name", "text", "json_object", "json_schema", "schema")
+)
 MAX_MESSAGE_CHARS = 600
 
 
@@ -101,7 +105,7 @@ class ApiError(SeedOssError):
         """What an engine said. What went wrong inside it is not told."""
         if kind == "internal":
             return cls("internal")
-        return cls(kind, message, param=param, retry_after=retry_after)
+        return cls(kind, without_quotes(message), param=param, retry_after=retry_after)
 
     @classmethod
     def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
@@ -115,18 +119,25 @@ class ClientGoneError(SeedOssError):
 
 
 @contextmanager
-def refusing(param: str | None = None) -> Generator[None, None, None]:
+def refusing(param: str | None = None, *, otherwise: str | None = None) -> Generator[None, None, None]:
     """What the library refuses in here is the request's fault.
 
     Args:
         param: the parameter at fault; None takes the one that the message begins with.
+        otherwise: the parameter where the message begins with none.
     """
     try:
         yield
     except ApiError:
         raise
     except SeedOssError as error:
-        raise ApiError("invalid", str(error), param=param or place_in(str(error))) from None
+        message = without_quotes(str(error))
+        raise ApiError("invalid", message, param=param or place_in(message) or otherwise) from None
+
+
+def without_quotes(message: str) -> str:
+    """A message of the library, without the texts that it quotes, and overlong names: they may be a client's."""
+    return _QUOTED.sub(lambda found: found[0] if found[2] in _OUR_WORDS else "(a text)", message)
 
 
 def place_in(message: str) -> str | None:

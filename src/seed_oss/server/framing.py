@@ -82,6 +82,11 @@ class LimitedConnection(h11.Connection):
         """Bytes that have come and are not part of an event yet."""
         return len(self.trailing_data[0])
 
+    @property
+    def num_body_bytes(self) -> int:
+        """Of the body that has come, or of the last one."""
+        return self._num_body_bytes
+
     def _check_head(self, request: h11.Request) -> None:
         limits = self._limits
         self._num_body_bytes = self._num_chunks = 0

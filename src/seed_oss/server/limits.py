@@ -12,6 +12,7 @@ class TransportLimits:
         max_header_bytes: all headers, the lines' ends included (431).
         max_headers: how many there are (431).
         max_body_bytes: of a request, without the framing of chunks (413).
+        max_bodies_bytes: of the bodies that have come and are not answered yet, over all connections (503).
         max_chunks: of a body in chunks (413).
         max_connections: at the same time, those that wait for nothing included (503).
         headers_s: seconds from the first byte of a request to the end of its headers, and of a new connection to the
@@ -25,6 +26,7 @@ class TransportLimits:
     max_header_bytes: int = 32 * 2**10
     max_headers: int = 100
     max_body_bytes: int = 8 * 2**20
+    max_bodies_bytes: int = 64 * 2**20
     max_chunks: int = 2**14
     max_connections: int = 1024
     headers_s: float = 5.0

@@ -14,6 +14,7 @@ from seed_oss.server.api import Api
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
+from seed_oss.server.served import MAX_COUNTED_CHARS
 from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
@@ -53,6 +54,7 @@ async def count_tokens(api: Api, request: Request) -> Response:
     asked, body = await api.read(request, CountRequest)
     api.adapter_of(asked.model)
     wanted = asked.conversation(body, api.settings)
+    api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
     num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted)))
     return JSONAnswer({"input_tokens": num_tokens})
 

@@ -10,9 +10,10 @@ from seed_oss.server.bodies import Ignored
 from seed_oss.server.errors import ApiError, refusing
 
 MAX_TOKENS = 2**31 - 1
-MAX_PRIORITY = 2**31 - 1
+MAX_PRIORITY = 2
 Share = Annotated[float | None, Field(ge=0.0, le=1.0)]
 Penalty = Annotated[float | None, Field(ge=-2.0, le=2.0)]
+Priority = Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Count = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
 _SAME = (
     "temperature",
@@ -63,7 +64,7 @@ class SamplingFields(Ignored):
     stop_token_ids: Annotated[list[int] | None, Field(max_length=1024)] = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
-    priority: Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = None
+    priority: Priority = None
 
     @property
     def num_choices(self) -> int:

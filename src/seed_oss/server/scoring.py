@@ -16,6 +16,7 @@ from seed_oss.server.bodies import Ignored
 from seed_oss.server.computing import compute
 from seed_oss.server.embeddings import InputRequest
 from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.sampling_fields import Priority
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import LOWEST, completion_form, token_prob
@@ -47,7 +48,7 @@ class QuestionRequest(Ignored):
     question: Annotated[str, Field(min_length=1)]
     context: Annotated[str, Field(min_length=1)]
     max_answer_tokens: Annotated[int | None, Field(ge=1, le=MAX_ANSWER_TOKENS)] = None
-    priority: Annotated[int | None, Field(ge=-(2**31), le=2**31 - 1)] = None
+    priority: Priority = None
 
 
 async def score(api: Api, request: Request) -> Response:
@@ -56,6 +57,7 @@ async def score(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     api.check_task("score")
     given = asked.context or ""
+    api.check_chars(given, "context")
     context = await unless_gone(request, api.work(lambda: api.texts.encode_plain(given) if given else ()))
     rows = [(*context, *row) for row in await asked.rows(api, request)]
     params = SamplingParams(prompt_logprobs=asked.logprobs or 0)
@@ -149,6 +151,7 @@ async def question_answering(api: Api, request: Request) -> Response:
     asked, _ = await api.read(request, QuestionRequest)
     adapter = api.adapter_of(asked.model)
     api.check_task("question_answer")
+    api.check_chars([asked.question, asked.context], "context")
     ids, spans = await unless_gone(request, api.work(lambda: _encoded(api.texts, asked.question, asked.context)))
     results, usage = await compute(
         api, request, "question_answer", [ids], param="context", priority=asked.priority, adapter=adapter

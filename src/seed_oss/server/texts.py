@@ -1,6 +1,6 @@
 """What the endpoints ask of a tokenizer again and again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -15,6 +15,20 @@ from seed_oss.chat.tokenizer import SeedOssTokenizer
 
 _NUM_CACHED = 8192
 _PARTS_PER_CHAR = 4  # bytes of a character; a token has at least one
+
+
+def num_chars(value: Any) -> int:
+    """Characters of all texts in some JSON, names left out."""
+    total, rest = 0, [value]
+    while rest:
+        one = rest.pop()
+        if isinstance(one, str):
+            total += len(one)
+        elif isinstance(one, Mapping):
+            rest.extend(cast("Mapping[str, Any]", one).values())
+        elif isinstance(one, list | tuple):
+            rest.extend(cast("Sequence[Any]", one))
+    return total
 
 
 class Texts:
@@ -37,6 +51,11 @@ class Texts:
     def vocab_size(self) -> int:
         """Tokens, added ones included."""
         return len(self.tokenizer)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Most characters of a token; parts of a character count as one each."""
+        return max(map(len, self.tokenizer.get_vocab()), default=1)
 
     def detokenizer(self) -> Detokenizer:
         """Start turning an answer's ids into pieces."""

@@ -11,6 +11,7 @@ closing at once would make the system discard the answer, too.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import h11
@@ -30,10 +31,18 @@ def _ignore(status: int) -> None:
     pass
 
 
+@dataclass
+class HeldBodies:
+    """How many bytes of bodies all connections of a server hold together."""
+
+    num_bytes: int = 0
+
+
 class LimitedProtocol(H11Protocol):
     """One connection. `limited_protocol` makes the class with limits of its own."""
 
     limits = TransportLimits()
+    bodies = HeldBodies()
     observe: Callable[[int], None] = staticmethod(_ignore)
 
     def __init__(
@@ -50,6 +59,7 @@ class LimitedProtocol(H11Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._send_deadline: asyncio.TimerHandle | None = None
         self._is_ending = False
+        self._num_held = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -64,6 +74,8 @@ class LimitedProtocol(H11Protocol):
         """The connection is closed, by whomever."""
         self._await(None)
         self._stop_send_deadline()
+        self._is_ending = True
+        self._count_body()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -72,10 +84,12 @@ class LimitedProtocol(H11Protocol):
             return
         super().data_received(data)
         self._look()
+        self._bound_bodies()
 
     def on_response_complete(self) -> None:
         """An answer is written."""
         super().on_response_complete()
+        self._count_body()
         if self.transport.is_closing():
             self._abort_later(self.limits.send_s)
         else:
@@ -124,6 +138,20 @@ class LimitedProtocol(H11Protocol):
         if state is h11.DONE and num_buffered <= MAX_PIPELINED_BYTES:
             self.flow.resume_reading()
 
+    def _count_body(self) -> None:
+        """Keep the sum over all connections right."""
+        is_held = not self._is_ending and self.cycle is not None and not self.cycle.response_complete
+        held = self.limited.num_body_bytes if is_held else 0
+        self.bodies.num_bytes += held - self._num_held
+        self._num_held = held
+
+    def _bound_bodies(self) -> None:
+        """Refuse the body with which all together are too large: a client that sends many holds memory in each."""
+        self._count_body()
+        most = max(self.limits.max_bodies_bytes, self.limits.max_body_bytes)
+        if self._num_held and self.bodies.num_bytes > most:
+            self._refuse(503, f"the bodies of all requests are more than {most} bytes together; try again later")
+
     def _keep_alive(self, state: Any) -> None:
         if state is h11.IDLE and self.timeout_keep_alive_task is None:
             later = self.loop.call_later(self.limits.keep_alive_s, self.timeout_keep_alive_handler)
@@ -153,6 +181,7 @@ class LimitedProtocol(H11Protocol):
         self._unset_keepalive_if_required()
         has_begun = self._leave_request()
         self._is_ending = True
+        self._count_body()
         if has_begun or self.transport.is_closing():
             self.transport.close()
         else:
@@ -182,7 +211,8 @@ class LimitedProtocol(H11Protocol):
 
 def limited_protocol(limits: TransportLimits, observe: Callable[[int], None] = _ignore) -> type[LimitedProtocol]:
     """The protocol with these limits, for uvicorn's `http=`; `observe` gets the status of each of its own errors."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "observe": staticmethod(observe)})
+    own = {"limits": limits, "bodies": HeldBodies(), "observe": staticmethod(observe)}
+    return type("LimitedProtocol", (LimitedProtocol,), own)
 
 
 def server_config(
