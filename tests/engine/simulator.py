@@ -122,7 +122,7 @@ class Simulation:
             RowKey(request_id, 0),
             prompt if rng.random() < 0.02 else prompt or (7,),
             max_new_tokens=rng.choice((0, 1, 5, 20, 40)),
-            priority=rng.choice((0, 0, 0, 1, 5)),
+            priority=rng.choice((0, 0, 0, 1, 2)),
             namespace=rng.choice((b"", b"a")),
             cache_salt=rng.choice((b"", b"", b"a")),
             uses_prefix_cache=rng.random() < 0.9,

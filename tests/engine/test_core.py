@@ -57,6 +57,18 @@ def test_others_go_on_while_a_form_is_compiled() -> None:
     assert ends(core) == {"form": "length"}
 
 
+def test_others_go_on_while_breakers_are_looked_for() -> None:
+    core, helpers = slow_core()
+    params = SamplingParams(max_tokens=2, temperature=0, n=2, dry_multiplier=1.0, dry_sequence_breakers=["a", 7])
+    core.submit(Submit("dry", PROMPTS[1], params))
+    core.submit(Submit("plain", PROMPTS[1], PARAMS))
+    events = [event for _ in range(4) for event in core.step()]
+    assert [event.request_id for event in events if isinstance(event, Ended)] == ["plain"]
+    helpers.go_on()
+    assert ends(core) == {"dry": "length"}
+    assert core._intake._breakers.cache_info()[:2] == (1, 1)  # looked for once, for two answers
+
+
 def test_a_request_that_is_being_made_ready_can_be_aborted() -> None:
     core, helpers = slow_core()
     core.submit(Submit("form", PROMPTS[1], PARAMS, form=FORM))

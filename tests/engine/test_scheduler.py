@@ -4,6 +4,7 @@ import pytest
 
 from seed_oss.engine.batch import RowKey, RowResult, StepResult
 from seed_oss.engine.events import Ended, Tokens
+from seed_oss.engine.limits import EngineLimits
 from seed_oss.errors import InputError, StateError
 from tests.engine.fake_model import generate_alone
 from tests.engine.harness import Harness, choices, counts_of, keys_of, row, tokens_in
@@ -66,7 +67,7 @@ def test_a_table_comes_again_as_it_is_until_it_grows() -> None:
     [
         (row("a", 0, 5), "impossible", "the prompt has no tokens"),
         (row("a", 5, -1), "impossible", "max_new_tokens is -1"),
-        (row("a", priority=-101), "impossible", "priority is -101; give one from -100 to 100"),
+        (row("a", priority=-3), "impossible", "priority is -3; give one from -2 to 2"),
         (row("a", 90, 11), "impossible", "90 tokens and 11 new ones are more than the context of 100"),
         (row("a", 60, 22), "impossible", "60 tokens and 22 new ones do not fit into the cache of 80 tokens"),
         (row("a", 71, 1), "impossible", "prompts of 71 tokens at once; the queue holds 70"),
@@ -203,7 +204,7 @@ def test_one_that_finds_no_room_keeps_its_place() -> None:
 def test_the_larger_priority_is_served_first() -> None:
     engine = Harness(max_num_seqs=1)
     engine.add(row("low"))
-    engine.add(row("high", priority=3))
+    engine.add(row("high", priority=2))
     engine.run()
     assert list(engine.checker.ended) == [RowKey("high", 0), RowKey("low", 0)]
 
@@ -223,10 +224,15 @@ def test_nobody_starves_under_a_stream_of_higher_priorities() -> None:
     engine = Harness(max_num_seqs=1, ageing_s=1.0)
     engine.add(row("low"))
     for index in range(40):
-        engine.add(row(f"high{index}", max_new=2, priority=5))
+        engine.add(row(f"high{index}", max_new=2, priority=2))
         engine.now += 1.0
         engine.step()
     assert engine.ended("low").reason == "length"
+
+
+def test_the_defaults_age_the_lowest_past_the_highest_before_they_time_out() -> None:
+    limits = EngineLimits(max_model_len=8)
+    assert 2 * limits.max_priority * limits.ageing_s < limits.queue_timeout_s
 
 
 def test_an_arrival_counts_from_when_it_came() -> None:

@@ -111,7 +111,17 @@ def test_lengths_are_those_of_a_plain_search(num_words: int) -> None:
             assert repeat_lengths(torch.tensor(rows), torch.tensor(limits), cap).tolist() == expected
 
 
+def test_a_long_repetition_of_long_text_is_counted_to_its_end() -> None:
+    ids = torch.tensor([[5, 6] * 20_000, [7] * 39_999 + [5]])
+    lengths = repeat_lengths(ids, torch.tensor([40_000, 40_000]), 30_000)
+    assert lengths[0, -2:].tolist() == [30_000, 0]
+    assert lengths[0, 3] == 4
+    assert lengths[1].sum() == 0
+
+
 def test_ids_below_zero_equal_nothing() -> None:
+    negative = torch.tensor([[3, -1, *[3] * 12, -1, *[3] * 12]])
+    assert repeat_lengths(negative, torch.tensor([27]), 20)[0, [13, 1, -1]].tolist() == [12, 0, 11]
     assert repeat_lengths(torch.tensor([[-1, 3, -1, 3]]), torch.tensor([4]), 9).tolist() == [[0, 1, 0]]
 
 

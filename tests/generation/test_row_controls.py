@@ -198,6 +198,18 @@ class TestStopStrings:
         text, reasons = self._run(tokenizer, len("one two"), ["two three"])
         assert (text, reasons) == ("one two three two<seed:eos>", ["eos"])
 
+    @pytest.mark.parametrize(("strings", "text"), [(["o"], "\n\no"), (["\n"], "\n\none\n"), (["\n\no", "\n\n"], None)])
+    def test_they_count_from_the_first_character_of_an_answer(
+        self, tokenizer: SeedOssTokenizer, strings: list[str], text: str | None
+    ) -> None:
+        parts = [*tokenizer.encode("\n\n", add_special_tokens=False)], [*"one\n"]
+        script = [*parts[0], *(tokenizer.encode(char, add_special_tokens=False)[0] for char in parts[1]), EOS]
+        control = Says(*[Directive(text_starts=True)] * (len(parts[0]) + 1))
+        how = {"max_new_tokens": 40, "stop_strings": strings, "tokenizer": tokenizer}
+        result = generate(ScriptedModel([script], vocab_size=512), IDS, row_controls=control, **how)
+        assert isinstance(result, torch.Tensor)
+        assert tokenizer.decode(result[0, 2:].tolist()) == (text or "\n\none\n<seed:eos>")
+
     def test_nor_what_stands_around_held_text(self, tokenizer: SeedOssTokenizer) -> None:
         parts = [tokenizer.encode(part, add_special_tokens=False) for part in ("one", " three", " two")]
         held = [FREE] * len(parts[0]) + [Directive(text_may_end=False)] * len(parts[1])

@@ -240,8 +240,9 @@ def test_stop_strings_wait_for_the_answer() -> None:
     assert not held.directive(state).text_may_end
     assert open_.directive(state).text_may_end
     state = held.advance(state, END_THINK)
-    assert not open_.directive(state).text_may_end
-    assert held.directive(held.advance(state, ids_of("n")[0])).text_may_end
+    assert open_.directive(state).text_starts
+    assert held.directive(state).text_may_end
+    assert not held.directive(held.advance(state, ids_of("n")[0])).text_starts
 
 
 def random_wishes(rng: random.Random) -> Iterator[int]:

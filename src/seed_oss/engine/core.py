@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 RETRY_AFTER_S = 1.0
 _MAX_PREPARING = 64
-_WAIT_S = 0.005  # for a grammar, where nothing else is to be done
+_WAIT_S = 0.005  # for a request that is made ready, where nothing else is to be done
 _LOG = logging.getLogger(__name__)
 _REFUSALS: dict[str, tuple[Kind, float | None]] = {
     "impossible": ("invalid", None),
@@ -49,7 +49,7 @@ class EngineCore:
         stepper: runs it.
         ready: what the engine says of itself.
         clock: seconds, from whenever.
-        helpers: where requests are made ready that may take a while (grammars).
+        helpers: where requests are made ready that may take a while (grammars, breakers of DRY).
     """
 
     def __init__(
@@ -82,10 +82,10 @@ class EngineCore:
         if submit.request_id in self._preparing or submit.request_id in self._requests:
             self._refuse(submit, "invalid", "request_id is that of a request which has not ended; take another one")
             return
-        now, form = self._clock(), submit.form
-        if form is not None and (form.tools or form.response_format):
+        now = self._clock()
+        if self._intake.may_take_long(submit):
             if len(self._preparing) >= _MAX_PREPARING:
-                message = f"{_MAX_PREPARING} forms of answers are being compiled; try again when there is less to do"
+                message = f"{_MAX_PREPARING} requests are being made ready; try again when there is less to do"
                 self._refuse(submit, "overloaded", message, RETRY_AFTER_S)
                 return
             future = self._helpers.submit(self._intake.prepare, submit, now)

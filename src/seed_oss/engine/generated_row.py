@@ -11,6 +11,7 @@ from seed_oss.config import GenerationConfig
 from seed_oss.engine.messages import LogProbs
 from seed_oss.errors import NumericalError
 from seed_oss.generation.columns import Columns
+from seed_oss.generation.dry import DryBreakers
 from seed_oss.generation.lengths import Lengths
 from seed_oss.generation.prompt import Prompt
 from seed_oss.generation.prompt_lookup import NgramIndex
@@ -48,6 +49,7 @@ class GeneratedRow:
         config: settings, with `max_new_tokens` set, and a seed where tokens are drawn.
         controls: what steers the row.
         tokenizer: for stop strings and DRY's breakers; None without either.
+        breakers: DRY's, where they are found already.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class GeneratedRow:
         config: GenerationConfig,
         controls: Sequence[RowControl] = (),
         tokenizer: Any = None,
+        breakers: DryBreakers | None = None,
     ) -> None:
         assert config.max_new_tokens is not None
         ids = torch.tensor([prompt_ids], dtype=torch.int64)
@@ -65,7 +68,9 @@ class GeneratedRow:
         steering = Steering([tuple(controls)], [prompt_ids], config.max_new_tokens)
         self._watch = RowWatch(make_criteria(config, lengths, None, tokenizer), ids, None, None, steering)
         self._steering = steering
-        self._processors = make_processors(config, prompt, lengths, None, tokenizer=tokenizer, first_row=choice)
+        self._processors = make_processors(
+            config, prompt, lengths, None, tokenizer=tokenizer, first_row=choice, breakers=breakers
+        )
         self._choose = sampler(config.seed, None, choice) if config.do_sample else choose_greedily
         self._is_plain = not (config.do_sample or self._processors or steering)
         self._ids = Columns(ids, config.max_new_tokens)

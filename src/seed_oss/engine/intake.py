@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
@@ -13,9 +14,12 @@ from seed_oss.engine.messages import AnswerForm, Submit
 from seed_oss.engine.prompt_tasks import PromptTasks
 from seed_oss.engine.ready_row import ReadyRow
 from seed_oss.errors import InputError
+from seed_oss.generation.dry import DEFAULT_BREAKERS, DryBreakers, find_breakers
 from seed_oss.generation.loop_guard import LoopGuard
 from seed_oss.generation.prompt import eos_ids
 from seed_oss.models.chat_turn import ChatTurn, ReasoningMeter, steered_turn
+
+_MAX_BREAKERS = 32  # sets of DRY's breakers that are kept
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,14 @@ class Intake:
     ) -> None:
         self._served, self._model_config, self._tokenizer = served, model_config, tokenizer
         self._prompt_tasks = prompt_tasks
+        self._breakers = lru_cache(_MAX_BREAKERS)(lambda texts: find_breakers(texts, tokenizer))
+
+    def may_take_long(self, submit: Submit) -> bool:
+        """Whether `prepare` may take longer than a step should wait: a grammar, or a search through the vocabulary."""
+        form, multiplier = submit.form, submit.params.dry_multiplier
+        uses_dry = (self._model_config.dry_multiplier if multiplier is None else multiplier) > 0
+        has_grammar = form is not None and bool(form.tools or form.response_format)
+        return has_grammar or (uses_dry and submit.task == "generate")
 
     def prepare(self, submit: Submit, arrival: float) -> ReadyRequest:
         """Check a request and make it ready.
@@ -175,12 +187,18 @@ class Intake:
         row = self._row(submit, choice, prompt_ids, config.max_new_tokens or 0, task is not None, arrival)
         return ReadyRow(
             row=replace(row, num_draft_tokens=config.prompt_lookup_num_tokens or 0),
-            generated=GeneratedRow(prompt_ids, choice, config, controls, self._tokenizer),
+            generated=GeneratedRow(prompt_ids, choice, config, controls, self._tokenizer, self._breakers_of(config)),
             prompt_task=task,
             meter=None if turn is None else ReasoningMeter(turn),
             stop_token_ids=frozenset(submit.params.stop_token_ids or ()),
             adapter=submit.adapter,
         )
+
+    def _breakers_of(self, config: GenerationConfig) -> DryBreakers | None:
+        if config.dry_multiplier <= 0:
+            return None
+        given = config.dry_sequence_breakers
+        return self._breakers(tuple(DEFAULT_BREAKERS if given is None else given))
 
     def _row(
         self,

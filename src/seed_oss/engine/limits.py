@@ -16,7 +16,8 @@ class EngineLimits:
         max_num_batched_tokens: most tokens in a step; at least `max_num_seqs`, so that each running row goes on.
         max_num_waiting: most rows in the queue; None means four times `max_num_seqs`.
         max_queued_tokens: most tokens of the rows in the queue together.
-        max_priority: largest priority; the smallest is its negative.
+        max_priority: largest priority; the smallest is its negative. From one to the other must age, by `ageing_s`,
+            in less than `queue_timeout_s`, or a flow of urgent rows keeps the others from ever running.
         queue_timeout_s: seconds after which a row ends that has never run.
         progress_timeout_s: seconds after which a row ends that got no further; a chunk of its prompt is progress.
         total_timeout_s: seconds after which any row ends, or None.
@@ -32,7 +33,7 @@ class EngineLimits:
     max_num_batched_tokens: int = 512
     max_num_waiting: int | None = None
     max_queued_tokens: int = 1_048_576
-    max_priority: int = 100
+    max_priority: int = 2
     queue_timeout_s: float = 60.0
     progress_timeout_s: float = 120.0
     total_timeout_s: float | None = None

@@ -2,7 +2,8 @@
 
 How many tokens at the end of the text also stand before some earlier token decides what that token costs. The lengths
 are counted backwards in tensors, one step per repeated token, up to where the penalty would leave the range of
-float32; so a step is linear in the text, and only on the CPU does it look at how far the repetition goes.
+float32. On the CPU, where steps can be counted as they go, a long repetition is taken over by the Z-function, so that
+what a token costs is linear in the text however it repeats itself.
 """
 
 import math
@@ -21,6 +22,7 @@ from seed_oss.generation.processor_base import id_list
 DEFAULT_BREAKERS = ("\n", ":", '"', "*")
 """llama.cpp's sequence breakers."""
 _MAX_LOG = 88.0  # of a float32
+_TENSOR_STEPS = 8  # most text does not repeat itself for longer
 
 
 @dataclass(frozen=True)
@@ -102,15 +104,26 @@ def find_breakers(breakers: Sequence[str | int], tokenizer: Any) -> DryBreakers:
     texts = [one for one in breakers if isinstance(one, str)]
     found: dict[tuple[int, ...], set[int]] = {(): {one for one in breakers if isinstance(one, int)}}
     tokens = _token_texts(tokenizer) if texts else []
+    ending = _ids_by_ending(tokens, {text[:length] for text in texts for length in range(1, len(text))})
     for text in texts:
-        found[()].update(index for index, token in enumerate(tokens) if text in token)
+        holders = {index for index, token in enumerate(tokens) if text in token}
+        found[()] |= holders
         for length in range(1, len(text)):
-            start = text[:length]
-            heads = {index for index, token in enumerate(tokens) if token.endswith(start) and text not in token}
-            if heads:
+            if heads := ending.get(text[:length], set()) - holders:
                 tail = tuple(tokenizer.encode(text[length:], add_special_tokens=False))
                 found.setdefault(tail, set()).update(heads)
     return DryBreakers.of(found)
+
+
+def _ids_by_ending(tokens: Sequence[str], wanted: set[str]) -> dict[str, set[int]]:
+    """Which tokens end with each text; one look at each end of each token, however many texts there are."""
+    found: dict[str, set[int]] = {}
+    longest = max(map(len, wanted), default=0)
+    for index, token in enumerate(tokens):
+        for length in range(1, min(len(token), longest) + 1):
+            if (end := token[-length:]) in wanted:
+                found.setdefault(end, set()).add(index)
+    return found
 
 
 def _token_texts(tokenizer: Any) -> list[str]:
@@ -163,6 +176,30 @@ def repeat_lengths(input_ids: Tensor, limits: Tensor, max_len: int) -> Tensor:
     Returns:
         int64 `[batch, length - 1]`.
     """
+    if input_ids.device.type != "cpu" or max_len <= _TENSOR_STEPS:
+        return _counted_lengths(input_ids, limits, max_len)
+    counts = _counted_lengths(input_ids, limits, _TENSOR_STEPS)
+    for row in (counts.amax(dim=1) >= _TENSOR_STEPS).nonzero()[:, 0].tolist():
+        counts[row] = torch.tensor(_z_lengths(input_ids[row].tolist(), min(max_len, int(limits[row]))))
+    return counts
+
+
+def _z_lengths(ids: list[int], max_len: int) -> list[int]:
+    """The same for one row by the Z-function of the text read backwards (D. Gusfield, 1997, section 1.3)."""
+    text = [token if token >= 0 else -1 - index for index, token in enumerate(reversed(ids))]  # below 0: each its own
+    lengths, start, end = [0] * len(text), 0, 0
+    for index in range(1, len(text)):
+        known = min(lengths[index - start], end - index) if index < end else 0
+        if index + known >= end:
+            most = min(max_len, len(text) - index)
+            while known < most and text[known] == text[index + known]:
+                known += 1
+            start, end = index, index + known
+        lengths[index] = known
+    return lengths[:0:-1]
+
+
+def _counted_lengths(input_ids: Tensor, limits: Tensor, max_len: int) -> Tensor:
     length = input_ids.shape[1]
     earlier = input_ids[:, :-1]
     counts = torch.zeros_like(earlier)

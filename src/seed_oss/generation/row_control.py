@@ -25,6 +25,7 @@ class Directive:
         stop: why the row ends here, without another token; None goes on.
         text_may_end: whether a stop string may end the row with this token. False keeps the row going; its strings
             that begin before it becomes True again do not count.
+        text_starts: whether blanks at the start of this token's text are to be taken as with `text_may_end` False.
         yielding: those of `banned` that may come all the same where another control of the row says that they complete
             the answer, or where nothing else may come.
         completing: tokens that complete what this control holds the row to.
@@ -39,6 +40,7 @@ class Directive:
     yielding: frozenset[int] = frozenset()
     completing: frozenset[int] = frozenset()
     unread: frozenset[int] = frozenset()
+    text_starts: bool = False
 
 
 FREE = Directive()
@@ -90,7 +92,13 @@ def combine(directives: Sequence[Directive]) -> Directive:
             return Directive(stop=GRAMMAR_ERROR, text_may_end=text_may_end)
         yielding = frozenset[int]()
     unread = frozenset[int]().union(*(one.unread for one in directives))
-    return Directive(banned=firm | yielding, allowed=allowed, text_may_end=text_may_end, unread=unread)
+    return Directive(
+        banned=firm | yielding,
+        allowed=allowed,
+        text_may_end=text_may_end,
+        unread=unread,
+        text_starts=any(one.text_starts for one in directives),
+    )
 
 
 def _allowed_by_all(masks: Sequence[Tensor]) -> Tensor | None:

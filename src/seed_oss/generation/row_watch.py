@@ -200,7 +200,8 @@ class RowWatch:
                 raise _no_number(row, length - self._prompt_len)
             said = self._steering.directive(row)
             may_end = said.text_may_end and token not in said.unread
-            stops = [tracker.feed(token) if may_end else tracker.skip(token) for tracker in self._trackers[row]]
+            starts, trackers = said.text_starts, self._trackers[row]
+            stops = [tracker.feed(token, starts=starts) if may_end else tracker.skip(token) for tracker in trackers]
             reasons[row] = "eos" if token in self._eos else "stop_string" if any(stops) else None
             self._steering.advance(row, token)
 

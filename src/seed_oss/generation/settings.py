@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seed_oss.config import GenerationConfig
 from seed_oss.errors import InputError
-from seed_oss.generation.dry import DEFAULT_BREAKERS, find_breakers
+from seed_oss.generation.dry import DEFAULT_BREAKERS, DryBreakers, find_breakers
 from seed_oss.generation.lengths import Lengths
 from seed_oss.generation.processor_base import LogitsProcessorList
 from seed_oss.generation.processors import (
@@ -60,6 +60,7 @@ def make_processors(
     tokenizer: Any = None,
     generator: torch.Generator | None = None,
     first_row: int = 0,
+    breakers: DryBreakers | None = None,
 ) -> LogitsProcessorList:
     """Processors in the reference's order: those that follow the text, the user's, then those that shape sampling.
 
@@ -74,6 +75,7 @@ def make_processors(
         tokenizer: gives the text of tokens for DRY's sequence breakers.
         generator: source of XTC's chance where `config.seed` is not set; None is torch's global one.
         first_row: number that the first row has among those that share the seed.
+        breakers: DRY's, where they are found already.
 
     Returns:
         The list, without those that would change nothing.
@@ -84,7 +86,7 @@ def make_processors(
     own = _padding_lengths(prompt)
     wanted = [
         *_biases(config, own),
-        *_penalties(config, own, prompt.input_ids.shape[1], tokenizer),
+        *_penalties(config, own, prompt.input_ids.shape[1], tokenizer, breakers),
         *_rules(config, own, prompt, lengths),
     ]
     merged = _merge(wanted, _as_list("logits_processor", given))
@@ -102,7 +104,9 @@ def _biases(config: GenerationConfig, own: Tensor | None) -> list[Any]:
     return wanted
 
 
-def _penalties(config: GenerationConfig, own: Tensor | None, prompt_len: int, tokenizer: Any) -> list[Any]:
+def _penalties(
+    config: GenerationConfig, own: Tensor | None, prompt_len: int, tokenizer: Any, found: DryBreakers | None
+) -> list[Any]:
     wanted: list[Any] = []
     if config.repetition_penalty != 1.0:
         wanted.append(RepetitionPenaltyLogitsProcessor(config.repetition_penalty, own))
@@ -110,8 +114,8 @@ def _penalties(config: GenerationConfig, own: Tensor | None, prompt_len: int, to
     if frequency or presence:
         wanted.append(FrequencyPresencePenaltyLogitsProcessor(frequency, presence, prompt_len))
     if config.dry_multiplier > 0:
-        breakers = config.dry_sequence_breakers
-        found = find_breakers(DEFAULT_BREAKERS if breakers is None else breakers, tokenizer)
+        given = config.dry_sequence_breakers
+        found = found or find_breakers(DEFAULT_BREAKERS if given is None else given, tokenizer)
         length, dry_range = config.dry_allowed_length, config.dry_range
         wanted.append(DRYLogitsProcessor(config.dry_multiplier, config.dry_base, length, found, dry_range, own))
     return wanted

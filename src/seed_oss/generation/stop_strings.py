@@ -108,9 +108,16 @@ class StopStringTracker:
         tail = self._decoder.feed(prompt_ids[-num_tail_tokens(matcher) :]) if prompt_ids else ""
         self._skip(tail)
 
-    def feed(self, token_id: int) -> bool:
-        """Whether a stop string ends in the text of this token."""
+    def feed(self, token_id: int, *, starts: bool = False) -> bool:
+        """Whether a stop string ends in the text of this token.
+
+        Args:
+            token_id: the token.
+            starts: only blanks were before it: none of them counts, nor what begins in them or in the prompt.
+        """
         piece = self._decoder.feed([token_id])
+        if starts:
+            self._state, piece = self._matcher.start, piece.lstrip()
         self._state, end = self._matcher.search(self._state, piece)
         return end is not None
 

@@ -182,11 +182,14 @@ class ThinkingControl(RowControl):
             withheld |= {*tokens.ends, tokens.reflect}
         if state.needs_content and state.left <= 1:
             withheld |= tokens.blanks(state.begun)
+        unread = {tokens.end_think} if self.stops_while_thinking else {tokens.think, tokens.end_think}
+        if state.needs_content:
+            unread |= {tokens.reflect, tokens.end_reflect}
         return Directive(
             banned=withheld | banned,
-            text_may_end=not state.needs_content,
+            text_starts=state.needs_content,
             yielding=withheld,
-            unread=frozenset({tokens.end_think} if self.stops_while_thinking else {tokens.think, tokens.end_think}),
+            unread=frozenset(unread),
         )
 
     def advance(self, state: ThinkingState, token_id: int) -> ThinkingState:
