@@ -140,7 +140,7 @@ class LimitedProtocol(H11Protocol):
 
     def _count_body(self) -> None:
         """Keep the sum over all connections right."""
-        is_held = not self._is_ending and self.cycle is not None and not self.cycle.response_complete
+        is_held = not self._is_ending and bool(self.cycle) and not self.cycle.response_complete
         held = self.limited.num_body_bytes if is_held else 0
         self.bodies.num_bytes += held - self._num_held
         self._num_held = held
