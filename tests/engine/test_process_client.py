@@ -412,7 +412,8 @@ def test_closing_while_it_starts() -> None:
 def test_a_pipe_that_a_child_of_the_process_keeps_open_is_no_life() -> None:
     async def scenario() -> None:
         time = ManualTime()
-        code = f"os.write(events, {READY!r})\nif os.fork(): os._exit(0)\n{FOR_EVER}"
+        until_it_closes = "os.read(commands, 1)"  # when the client is gone, so that nobody is left behind
+        code = f"os.write(events, {READY!r})\nif os.fork(): os._exit(0)\n{until_it_closes}"
         async with engine(program(code), None, time) as client:
             await client.wait_ready()
             await time.until_sleeping(0.5)
