@@ -187,10 +187,7 @@ class Api:
 
     async def _first(self, runs: Runs) -> RunEvent | None:
         await runs.__aenter__()
-        try:
-            return await runs.next(self.settings.keep_alive_seconds)
-        except StopAsyncIteration:
-            raise ApiError("internal") from None
+        return await runs.first(self.settings.keep_alive_seconds)
 
 
 def namespace(request: Request) -> str:

@@ -15,7 +15,7 @@ from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.errors import ApiError
 from seed_oss.server.parts import Answer, Part
 from seed_oss.server.runs import RunEvent, Runs
-from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import DONE, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
 from seed_oss.server.turn import AnswerReader, Step, Turn
@@ -34,7 +34,8 @@ async def chat_completions(api: Api, request: Request) -> Response:
     runs, first = begun.runs, begun.first
     reply = _Reply(api, request, asked, begun.turn, params)
     if asked.stream:
-        return EventStream(reply.stream(runs, first), _last, runs.close)
+        seconds = api.settings.keep_alive_seconds
+        return EventStream(reply.stream(runs, first), _last, runs.close, keep_alive_s=seconds)
     try:
         return JSONAnswer(await unless_gone(request, reply.whole(runs, first)))
     finally:
@@ -66,9 +67,7 @@ class _Reply:
 
     async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
         """The response in one."""
-        if first is not None:
-            self._take(first)
-        async for event in runs.all():
+        async for event in runs.after(first):
             self._take(event)
         choices = [self._whole_choice(index) for index in range(self._params.n)]
         self._usage.tell(self._request)
@@ -82,17 +81,9 @@ class _Reply:
 
     async def stream(self, runs: Runs, first: RunEvent | None) -> AsyncGenerator[bytes, None]:
         """The response as server-sent events."""
-        next_event = first
-        while True:
-            if next_event is None:
-                yield KEEP_ALIVE
-            else:
-                for one in self._chunks(next_event):
-                    yield data(one)
-            try:
-                next_event = await runs.next(self._api.settings.keep_alive_seconds)
-            except StopAsyncIteration:
-                break
+        async for event in runs.after(first):
+            for one in self._chunks(event):
+                yield data(one)
         self._usage.tell(self._request)
         if self._asked.wants_usage:
             yield data(chunk(self._head, [], self._usage_shown()))

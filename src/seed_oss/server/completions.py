@@ -18,7 +18,7 @@ from seed_oss.server.prompts import SCHEMA, GivenText, encode_all, read_prompts
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.sampling_fields import MAX_TOKENS, SamplingFields
 from seed_oss.server.served import MAX_CHOICES_OF_ALL, MAX_PROMPTS
-from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import DONE, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.text_reader import TextReader, TextStep
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, completion_form, token_prob
@@ -109,7 +109,10 @@ async def completions(api: Api, request: Request) -> Response:
     runs, first = await api.start(request, submits)
     reply = _Reply(api, request, asked, prompts, params)
     if asked.stream:
-        return EventStream(reply.stream(runs, first), lambda error: data(error.body) + DONE, runs.close)
+        seconds = api.settings.keep_alive_seconds
+        return EventStream(
+            reply.stream(runs, first), lambda error: data(error.body) + DONE, runs.close, keep_alive_s=seconds
+        )
     try:
         return JSONAnswer(await unless_gone(request, reply.whole(runs, first)))
     finally:
@@ -162,9 +165,7 @@ class _Reply:
 
     async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
         """The response in one."""
-        if first is not None:
-            self._take(first)
-        async for event in runs.all():
+        async for event in runs.after(first):
             self._take(event)
         self._usage.tell(self._request)
         choices = [self._shown(index, choice.steps) for index, choice in enumerate(self._choices)]
@@ -173,16 +174,9 @@ class _Reply:
     async def stream(self, runs: Runs, first: RunEvent | None) -> AsyncGenerator[bytes, None]:
         """The response as server-sent events."""
         usage: dict[str, Any] = {"usage": None} if self._asked.wants_usage else {}
-        event = first
-        while True:
-            if event is None:
-                yield KEEP_ALIVE
-            for index in [] if event is None else self._take(event):
+        async for event in runs.after(first):
+            for index in self._take(event):
                 yield data({**self._body([self._shown(index, self._drained(index))]), **usage})
-            try:
-                event = await runs.next(self._api.settings.keep_alive_seconds)
-            except StopAsyncIteration:
-                break
         self._usage.tell(self._request)
         if usage:
             yield data({**self._body([]), "usage": self._usage.to_openai()})

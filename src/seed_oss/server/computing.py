@@ -61,7 +61,7 @@ async def compute(
 async def _gather(api: Api, submits: Sequence[Submit], usage: Usage, first_run: int) -> list[Computed]:
     found: dict[int, Computed] = {}
     async with Runs(api.client, submits) as runs:
-        async for event in runs.all():
+        async for event in runs.after(None):
             if isinstance(event.event, Computed):
                 found[event.run] = event.event
             elif isinstance(event.event, Ended):

@@ -42,7 +42,8 @@ async def create_message(api: Api, request: Request) -> Response:
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
     reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
     if asked.stream:
-        return EventStream(reply.stream(), _last, begun.runs.close)
+        seconds, ping = api.settings.keep_alive_seconds, _event("ping", {})
+        return EventStream(reply.stream(), _last, begun.runs.close, keep_alive_s=seconds, keep_alive=ping)
     try:
         return JSONAnswer(await unless_gone(request, reply.whole()))
     finally:
@@ -133,7 +134,7 @@ class _Reply:
     async def whole(self) -> dict[str, Any]:
         """The message in one."""
         async for step in self._talk.steps():
-            self._parts += step.parts if step is not None else ()
+            self._parts += step.parts
         return {**self._head(_content(Answer.of(self._parts))), **self._ending(), "usage": self._usage()}
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -143,9 +144,6 @@ class _Reply:
         yield _event("message_start", {"message": start})
         blocks = _Blocks()
         async for step in self._talk.steps():
-            if step is None:
-                yield _event("ping", {})
-                continue
             for event in blocks.take(step.parts):
                 yield event
         for event in blocks.close():

@@ -12,7 +12,7 @@ from seed_oss.server.errors import ApiError
 from seed_oss.server.responses_items import Event, ItemWriter
 from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.stored import StoredResponse
-from seed_oss.server.streaming import KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import Talk, begin
 from seed_oss.server.usage import Usage
 
@@ -28,7 +28,8 @@ async def create_response(api: Api, request: Request) -> Response:
     begun = await begin(api, request, wanted, params, param="input", priority=asked.priority, adapter=adapter)
     reply = _Reply(api, request, asked, messages, Talk(api, request, begun, params))
     if asked.stream:
-        return EventStream(reply.stream(), reply.last, begun.runs.close)
+        seconds = api.settings.keep_alive_seconds
+        return EventStream(reply.stream(), reply.last, begun.runs.close, keep_alive_s=seconds)
     try:
         return JSONAnswer(await unless_gone(request, reply.whole()))
     finally:
@@ -67,7 +68,7 @@ class _Reply:
     async def whole(self) -> dict[str, Any]:
         """The response in one."""
         async for step in self._talk.steps():
-            self._writer.take(step.parts if step is not None else ())
+            self._writer.take(step.parts)
         self._writer.finish(self._status)
         return self._ended()
 
@@ -76,9 +77,7 @@ class _Reply:
         for kind in ("response.created", "response.in_progress"):
             yield self._sent({"type": kind, "response": self._body("in_progress")})
         async for step in self._talk.steps():
-            if step is None:
-                yield KEEP_ALIVE
-            for event in self._writer.take(step.parts) if step is not None else ():
+            for event in self._writer.take(step.parts):
                 yield self._sent(event)
         for event in self._writer.finish(self._status):
             yield self._sent(event)

@@ -24,6 +24,10 @@ class RunEvent:
     event: RequestEvent
 
 
+_Read = RunEvent | ApiError | None
+"""What comes of a request: an event, what went wrong, or None at its end."""
+
+
 class Runs:
     """Requests in the engine's hands. Leaving it aborts those that have not ended.
 
@@ -34,22 +38,21 @@ class Runs:
 
     def __init__(self, client: EngineClient, requests: Sequence[Submit]) -> None:
         self._client, self._requests = client, requests
-        self._streams: list[RequestStream] = []
+        self._readers: list[_Reader] = []
         self._pumps: list[asyncio.Task[None]] = []
-        self._events: asyncio.Queue[RunEvent | ApiError | None] = asyncio.Queue(_MAX_WAITING)
+        self._events: asyncio.Queue[_Read] = asyncio.Queue(_MAX_WAITING)
         self._num_open = len(requests)
 
     async def __aenter__(self) -> Self:
         try:
-            for request in self._requests:
-                self._streams.append(await self._client.submit(request))
+            for index, request in enumerate(self._requests):
+                stream = await self._client.submit(request)
+                self._readers.append(_Reader(index, request.params.n, stream))
         except BaseException:
             await self.close()
             raise
-        self._pumps = [
-            asyncio.create_task(self._pump(index, request.params.n, stream))
-            for index, (request, stream) in enumerate(zip(self._requests, self._streams, strict=True))
-        ]
+        if len(self._readers) > 1:
+            self._pumps = [asyncio.create_task(self._pump(reader)) for reader in self._readers]
         return self
 
     async def __aexit__(
@@ -62,27 +65,46 @@ class Runs:
         for pump in self._pumps:
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
-        await asyncio.gather(*(stream.close() for stream in self._streams), return_exceptions=True)
+        await asyncio.gather(*(reader.close() for reader in self._readers), return_exceptions=True)
 
-    async def next(self, seconds: float | None = None) -> RunEvent | None:
-        """The next event.
+    async def first(self, seconds: float) -> RunEvent | None:
+        """The first event.
 
         Args:
-            seconds: how long to wait for one; None waits on.
+            seconds: how long to wait for it.
 
         Returns:
             None when nothing came in time.
 
         Raises:
             ApiError: a request was refused, or ended for a fault.
-            StopAsyncIteration: all have ended.
         """
-        while self._num_open or not self._events.empty():
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._next()
+        except TimeoutError:
+            return None
+        except StopAsyncIteration:
+            raise ApiError("internal") from None
+
+    async def after(self, first: RunEvent | None) -> AsyncIterator[RunEvent]:
+        """All events, if none was taken but this one.
+
+        Raises:
+            ApiError: see `first`.
+        """
+        if first is not None:
+            yield first
+        while True:
             try:
-                async with asyncio.timeout(seconds):
-                    got = await self._events.get()
-            except TimeoutError:
-                return None
+                got = await self._next()
+            except StopAsyncIteration:
+                return
+            yield got
+
+    async def _next(self) -> RunEvent:
+        while self._num_open:
+            got = await (self._events.get() if self._pumps else self._readers[0].next())
             if isinstance(got, ApiError):
                 raise got
             if got is not None:
@@ -90,33 +112,39 @@ class Runs:
             self._num_open -= 1
         raise StopAsyncIteration
 
-    async def all(self) -> AsyncIterator[RunEvent]:
-        """Every event.
+    async def _pump(self, reader: "_Reader") -> None:
+        while (got := await reader.next()) is not None:
+            await self._events.put(got)
+        await self._events.put(None)
 
-        Raises:
-            ApiError: see `next`.
-        """
-        while True:
-            try:
-                got = await self.next()
-            except StopAsyncIteration:
-                return
-            if got is not None:
-                yield got
 
-    async def _pump(self, index: int, num_choices: int, stream: RequestStream) -> None:
-        num_ended = 0
+class _Reader:
+    """One request's events, and what went wrong as an error."""
+
+    def __init__(self, index: int, num_choices: int, stream: RequestStream) -> None:
+        self._index, self._num_open, self._stream = index, num_choices, stream
+        self._has_ended = False
+
+    async def next(self) -> "_Read":
+        """The next event; None after the last one. To be called again where it was cut short."""
+        if self._has_ended:
+            return None
         try:
-            async for event in stream:
-                num_ended += isinstance(event, Ended)
-                fault = _fault(event)
-                await self._events.put(RunEvent(index, event) if fault is None else fault)
-            if num_ended < num_choices:
-                await self._events.put(ApiError("unavailable", "the engine has gone away; try again"))
+            event = await anext(self._stream)
+        except StopAsyncIteration:
+            self._has_ended = True
+            return None if self._num_open <= 0 else ApiError("unavailable", "the engine has gone away; try again")
         except Exception as error:  # noqa: BLE001 - whatever it is, the request must end
             _LOG.error("the engine's client failed: %s", type(error).__name__)
-            await self._events.put(ApiError("internal"))
-        await self._events.put(None)
+            self._has_ended = True
+            return ApiError("internal")
+        self._num_open -= isinstance(event, Ended)
+        fault = _fault(event)
+        return RunEvent(self._index, event) if fault is None else fault
+
+    async def close(self) -> None:
+        """Nobody waits for the rest."""
+        await self._stream.close()
 
 
 def _fault(event: RequestEvent) -> ApiError | None:

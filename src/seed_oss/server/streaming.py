@@ -58,6 +58,8 @@ class EventStream(Response):
         body: the events.
         last: the events that end a stream in which something went wrong.
         close: what to do at the end, whatever it was.
+        keep_alive_s: seconds without an event after which `keep_alive` is sent.
+        keep_alive: what says that more may come.
     """
 
     media_type = "text/event-stream"
@@ -67,10 +69,15 @@ class EventStream(Response):
         body: AsyncGenerator[bytes, None],
         last: Callable[[ApiError], bytes],
         close: Callable[[], Awaitable[None]],
+        *,
+        keep_alive_s: float,
+        keep_alive: bytes = KEEP_ALIVE,
     ) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._body, self._last, self._close = body, last, close
+        self._keep_alive_s, self._keep_alive = keep_alive_s, keep_alive
+        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -90,8 +97,19 @@ class EventStream(Response):
 
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        waiting = asyncio.create_task(self._show_life(send))
+        try:
+            await self._send_events(send)
+        finally:
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_events(self, send: Send) -> None:
+        clock = asyncio.get_running_loop().time
         try:
             async for part in self._body:
+                self._sent_at = clock()
                 await send({"type": "http.response.body", "body": part, "more_body": True})
         except ApiError as error:
             await send({"type": "http.response.body", "body": self._last(error), "more_body": True})
@@ -100,7 +118,18 @@ class EventStream(Response):
         except Exception as error:  # noqa: BLE001 - a stream has a last event, whatever happens
             _LOG.error("a stream failed: %s", type(error).__name__)
             await send({"type": "http.response.body", "body": self._last(ApiError("internal")), "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _show_life(self, send: Send) -> None:
+        """Say now and then that more may come, where no event does."""
+        clock = asyncio.get_running_loop().time
+        self._sent_at = clock()
+        while True:
+            rest_s = self._sent_at + self._keep_alive_s - clock()
+            if rest_s > 0:
+                await asyncio.sleep(rest_s)
+                continue
+            await send({"type": "http.response.body", "body": self._keep_alive, "more_body": True})
+            self._sent_at = clock()
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:

@@ -83,19 +83,14 @@ class Talk:
         self.usage = Usage()
         self.ended: Ended | None = None
 
-    async def steps(self) -> AsyncGenerator[Step | None, None]:
-        """What has become certain, step by step; None where nothing came for a while.
+    async def steps(self) -> AsyncGenerator[Step, None]:
+        """What has become certain, step by step.
 
         Raises:
             ApiError: the answer ended for a fault.
         """
-        event = self._begun.first
-        while True:
-            yield None if event is None else self._take(event)
-            try:
-                event = await self._begun.runs.next(self._api.settings.keep_alive_seconds)
-            except StopAsyncIteration:
-                break
+        async for event in self._begun.runs.after(self._begun.first):
+            yield self._take(event)
         if self.ended is None:
             raise ApiError("internal")
         self.usage.tell(self._request)

@@ -20,6 +20,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from seed_oss.server.framing import LimitedConnection, error_response, message_of
+from seed_oss.server.gathered_writes import GatheredTransport
 from seed_oss.server.limits import TransportLimits
 
 LINGER_S = 2.0
@@ -63,7 +64,7 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(transport)
+        super().connection_made(GatheredTransport(transport, self.loop))
         if len(self.connections) > self.limits.max_connections:
             self.connections.discard(self)
             self._refuse(503, f"{self.limits.max_connections} connections are open; try again later")
