@@ -42,7 +42,7 @@ def wire() -> Wire:
     return Wire()
 
 
-def run(wire: Wire, *calls: tuple[str, Any]) -> list[Any]:
+def run(wire: Wire, *calls: tuple[Any, ...]) -> list[Any]:
     """What was sent before the turn was over, a bar, and what came after it."""
 
     async def turn() -> None:

@@ -137,6 +137,8 @@ class _ByteLevel(Stage):
         return self._decoded(b"", final=True)
 
     def _decoded(self, data: bytes, *, final: bool) -> list[str]:
+        if not self._pending and data.isascii():
+            return [data.decode("ascii")] if data else []
         decoder = _Utf8(errors="replace")
         text = decoder.decode(self._pending + data, final)
         self._pending = decoder.getstate()[0]

@@ -1,6 +1,6 @@
 """Text from token ids as they come, never half a character."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from seed_oss.chat.backend import Backend
@@ -45,8 +45,7 @@ class Detokenizer:
         Raises:
             TokenizerError: An id is not an integer from 0 to 2**32 - 1.
         """
-        tokens = [self._tokenizer.id_to_token(token_id) for token_id in checked_ids(to_lists(token_ids))]
-        return self._run(token for token in tokens if token is not None and token not in self._skipped)
+        return self._put(checked_ids(to_lists(token_ids)))
 
     def finish(self) -> str:
         """Say that no ids follow; what is put afterwards starts a new text.
@@ -86,10 +85,10 @@ class Detokenizer:
             if control is None:
                 text.append(token_id)
                 continue
-            before = self.put(text) + self._text_before(control)
+            before = self._put(text) + self._text_before(control)
             pieces += [before, control] if before else [control]
             text = []
-        rest = self.put(text)
+        rest = self._put(text)
         return [*pieces, rest] if rest else pieces
 
     def finish_pieces(self) -> list[Piece]:
@@ -103,6 +102,10 @@ class Detokenizer:
         other.__dict__.update(self.__dict__)
         other._stages = [stage.copy() for stage in self._stages]
         return other
+
+    def _put(self, token_ids: Sequence[int]) -> str:
+        tokens = map(self._tokenizer.id_to_token, token_ids)
+        return self._run(token for token in tokens if token is not None and token not in self._skipped)
 
     def _text_before(self, control: ControlToken) -> str:
         """Take a control token; return the text that it makes certain."""

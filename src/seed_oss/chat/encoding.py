@@ -143,15 +143,15 @@ def rows_to_tensor(rows: Any, kind: str, name: str) -> Any:
 
 def to_lists(value: Any) -> Any:
     """Turn a torch tensor, a numpy array or number, or nested sequences of these into integers in plain lists."""
+    if isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        if all(type(item) is int for item in items):
+            return list(items)
+        return [to_lists(item) for item in items]
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
         return value.tolist()
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return value.tolist()
-    if isinstance(value, list | tuple):
-        items = cast("Sequence[Any]", value)
-        if all(type(item) is int for item in items):
-            return list(items)
-        return [to_lists(item) for item in items]
     return value

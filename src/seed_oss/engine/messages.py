@@ -4,13 +4,16 @@
     engine -> client   Ready, then per request Refused, or Started, any number of Tokens, and one Ended per choice;
                        of tasks that give no text Computed instead of Tokens; Pulse now and then
 
-A message is one line of JSON. Nothing that is read can make anything but these classes.
+A message is one line of JSON. Tokens that come of one step are one line together, as a list of rows
+`[request_id, choice, token_ids]`: they are nearly all that is said. Nothing that is read can make anything but these
+classes.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import groupby
 from typing import Any, Literal, cast, get_args, get_type_hints
 
 from seed_oss.config.sampling import SamplingParams
@@ -252,8 +255,16 @@ _AS_IT_IS = frozenset({"options", "stats", "tools", "tool_choice", "response_for
 
 def encode(message: Command | Event) -> bytes:
     """A message as a line of JSON, its end included."""
-    body = {"is": type(message).__name__, **_fields(message)}
-    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    return _line({"is": type(message).__name__, **_fields(message)})
+
+
+def encode_events(events: Iterable[Event]) -> Iterator[bytes]:
+    """Events as lines, plain tokens that follow each other as one."""
+    for is_plain, some in groupby(events, _is_plain):
+        if is_plain:
+            yield _line([(one.request_id, one.choice, one.token_ids) for one in cast("Iterable[Tokens]", some)])
+        else:
+            yield from map(encode, some)
 
 
 def decode(line: bytes) -> Command | Event:
@@ -263,7 +274,37 @@ def decode(line: bytes) -> Command | Event:
         CheckpointError: no strict JSON.
         InputError: no message.
     """
-    body: Any = parse_json(line, source="a message of the engine", max_bytes=MAX_MESSAGE_BYTES, max_values=2**23)
+    return _message(_parsed(line))
+
+
+def decode_events(line: bytes) -> list[Command | Event]:
+    """The messages of a line of `encode_events`; raises what `decode` raises."""
+    body = _parsed(line)
+    return [_plain_tokens(row) for row in cast("list[Any]", body)] if isinstance(body, list) else [_message(body)]
+
+
+def _line(body: Any) -> bytes:
+    return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _parsed(line: bytes) -> Any:
+    return parse_json(line, source="a message of the engine", max_bytes=MAX_MESSAGE_BYTES, max_values=2**23)
+
+
+def _is_plain(event: Event) -> bool:
+    return isinstance(event, Tokens) and event.logprobs is None
+
+
+def _plain_tokens(row: Any) -> Tokens:
+    """Tokens from a row; checked by hand, for there is one per token."""
+    if type(row) is list and len(row) == 3:  # type: ignore[arg-type]
+        request_id, choice, ids = cast("list[Any]", row)
+        if type(request_id) is str and type(choice) is int and type(ids) is list and all(type(i) is int for i in ids):  # type: ignore[reportUnknownVariableType]
+            return Tokens(request_id, choice, tuple(cast("list[int]", ids)))
+    raise InputError("a row of tokens of the engine is none; both sides must be of one version")
+
+
+def _message(body: Any) -> Command | Event:
     kind = _CLASSES.get(str(body.pop("is", ""))) if isinstance(body, dict) else None  # type: ignore[arg-type]
     if kind is None:
         raise InputError("a message of the engine has no known kind; both sides must be of one version")

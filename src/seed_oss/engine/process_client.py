@@ -11,6 +11,7 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from seed_oss.engine.child import Child
 from seed_oss.engine.client import EngineClient, RequestStream
@@ -24,7 +25,7 @@ from seed_oss.engine.messages import (
     Ready,
     Refused,
     Submit,
-    decode,
+    decode_events,
     encode,
 )
 from seed_oss.engine.request_queue import RequestQueue
@@ -274,8 +275,8 @@ class ProcessClient(EngineClient):
     async def _listen(self, child: Child) -> None:
         try:
             async for lines in child.lines():
-                for line in lines:
-                    self._take(decode(line))
+                for event in chain.from_iterable(map(decode_events, lines)):
+                    self._take(event)
         except SeedOssError as error:
             self._cause = self._cause or f"it wrote what is no message of an engine ({error})"
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 from seed_oss.engine.child_beat import Beat, Garbage
 from seed_oss.engine.child_pipes import Inbox, Outbox
-from seed_oss.engine.messages import Abort, Close, Event, Pulse, Ready, Refused, Submit, decode, encode
+from seed_oss.engine.messages import Abort, Close, Event, Pulse, Ready, Refused, Submit, decode, encode, encode_events
 from seed_oss.engine.spec import EXIT_REFUSED, EngineSpec
 from seed_oss.errors import InputError, SeedOssError
 
@@ -106,7 +106,7 @@ class EngineLoop:
         self._beat.start()
         try:
             while not self._is_done():
-                self._outbox.put(map(encode, self._round(self._inbox.take(self._wait_s()))))
+                self._outbox.put(encode_events(self._round(self._inbox.take(self._wait_s()))))
                 self._rest(not self._core.has_work)
         except EOFError:
             return

@@ -17,32 +17,40 @@ from seed_oss.errors import InputError
 
 
 class _Run:
-    """Tokens of one choice that are still to be read."""
+    """Tokens of one choice that are still to be read: one event as it came, or what several come to."""
 
     def __init__(self, tokens: Tokens) -> None:
         self.choice = tokens.choice
-        self.num_numbers = 0
-        self._ids: list[int] = []
+        self.num_numbers = num_numbers(tokens)
+        self._first: Tokens | None = tokens
         self._has_logprobs = tokens.logprobs is not None
-        self._values: list[float | None] = []
-        self._top_ids: list[tuple[int, ...]] = []
-        self._top_values: list[tuple[float, ...]] = []
-        self.add(tokens)
 
     def takes(self, tokens: Tokens) -> bool:
         return self._has_logprobs == (tokens.logprobs is not None)
 
     def add(self, tokens: Tokens) -> None:
         self.num_numbers += num_numbers(tokens)
+        if self._first is not None:
+            first, self._first = self._first, None
+            self._ids: list[int] = []
+            self._values: list[float | None] = []
+            self._top_ids: list[tuple[int, ...]] = []
+            self._top_values: list[tuple[float, ...]] = []
+            self._extend(first)
+        self._extend(tokens)
+
+    def tokens(self, request_id: str) -> Tokens:
+        if self._first is not None:
+            return Tokens(request_id, self.choice, self._first.token_ids, self._first.logprobs)
+        logprobs = LogProbs(tuple(self._values), tuple(self._top_ids), tuple(self._top_values))
+        return Tokens(request_id, self.choice, tuple(self._ids), logprobs if self._has_logprobs else None)
+
+    def _extend(self, tokens: Tokens) -> None:
         self._ids.extend(tokens.token_ids)
         if tokens.logprobs is not None:
             self._values.extend(tokens.logprobs.values)
             self._top_ids.extend(tokens.logprobs.top_ids)
             self._top_values.extend(tokens.logprobs.top_values)
-
-    def tokens(self, request_id: str) -> Tokens:
-        logprobs = LogProbs(tuple(self._values), tuple(self._top_ids), tuple(self._top_values))
-        return Tokens(request_id, self.choice, tuple(self._ids), logprobs if self._has_logprobs else None)
 
 
 def num_numbers(tokens: Tokens) -> int:
@@ -83,10 +91,9 @@ class RequestQueue(RequestStream):
         Raises:
             InputError: a choice that the request does not have.
         """
-        if isinstance(event, Tokens | Ended):
+        if isinstance(event, Tokens | Ended) and event.choice not in self._open:
             self._check_choice(event.choice)
-            if event.choice not in self._open:
-                return
+            return
         if isinstance(event, Tokens):
             self._put_tokens(event)
         else:

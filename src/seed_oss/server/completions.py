@@ -18,7 +18,7 @@ from seed_oss.server.prompts import SCHEMA, GivenText, encode_all, read_prompts
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.sampling_fields import MAX_TOKENS, SamplingFields
 from seed_oss.server.served import MAX_CHOICES_OF_ALL, MAX_PROMPTS
-from seed_oss.server.streaming import DONE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.text_reader import TextReader, TextStep
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, completion_form, token_prob
@@ -141,6 +141,7 @@ class _Choice:
     ended: Ended | None = None
     prompt_probs: LogProbs | None = None
     has_echoed: bool = False
+    template: DataTemplate | None = None
 
 
 class _Reply:
@@ -176,7 +177,7 @@ class _Reply:
         usage: dict[str, Any] = {"usage": None} if self._asked.wants_usage else {}
         async for event in runs.after(first):
             for index in self._take(event):
-                yield data({**self._body([self._shown(index, self._drained(index))]), **usage})
+                yield self._chunk(index, self._drained(index), usage)
         self._usage.tell(self._request)
         if usage:
             yield data({**self._body([]), "usage": self._usage.to_openai()})
@@ -204,6 +205,15 @@ class _Reply:
             choice.steps.add(choice.reader.finish(said))
             self._usage.add(event.run, said, choice.reader.num_tokens)
         return [index] if choice.steps or choice.ended is not None else []
+
+    def _chunk(self, index: int, steps: TextStep, usage: dict[str, Any]) -> bytes:
+        choice = self._choices[index]
+        is_text = self._asked.logprobs is None and choice.ended is None
+        if not is_text or not choice.has_echoed:
+            return data({**self._body([self._shown(index, steps)]), **usage})
+        if choice.template is None:
+            choice.template = DataTemplate({**self._body([self._shown(index, TextStep([SLOT]))]), **usage})
+        return choice.template(steps.text)
 
     def _drained(self, index: int) -> TextStep:
         steps, self._choices[index].steps = self._choices[index].steps, TextStep()

@@ -4,11 +4,13 @@ What requests cost is seen where they go through: `MeteredClient` stands between
 """
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from seed_oss.engine.client import EngineClient, RequestEvent, RequestStream
@@ -60,11 +62,10 @@ class Metrics:
         self.cached_tokens = count("cached_prompt_tokens", "Tokens of prompts that were found in the cache.")
         self.new_tokens = count("generated_tokens", "Tokens of answers.")
         self.first_token = times("time_to_first_token_seconds", "From handing a request in to its first token.")
-        self.between_tokens = times(
-            "inter_token_seconds", "Between two tokens of an answer, means of what came at once."
-        )
+        self.between_tokens = Gaps()
         self.seconds = times("request_seconds", "From handing a request in to its end.")
         self.running = Gauge("seed_oss_open_requests", "Requests that have not ended.", registry=self.registry)
+        self.registry.register(self.between_tokens)
         self.registry.register(_EngineCollector(engine))
 
     def observe_http(self, route: str, status: int, seconds: float) -> None:
@@ -87,6 +88,25 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"seed_oss_{name}", text, labels, buckets=_SECONDS, registry=self.registry)
+
+
+class Gaps(Collector):
+    """A histogram of the seconds between two tokens. Every token is counted, so that it must take next to no time."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(_SECONDS) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count a gap."""
+        self._counts[bisect_left(_SECONDS, seconds)] += 1
+        self._sum += seconds
+
+    def collect(self) -> Iterable[Metric]:
+        """The histogram."""
+        text = "Between two tokens of an answer, means of what came at once."
+        counts = zip(map(str, (*_SECONDS, "+Inf")), accumulate(self._counts), strict=True)
+        yield HistogramMetricFamily("seed_oss_inter_token_seconds", text, list(counts), self._sum)
 
 
 class _EngineCollector(Collector):
@@ -211,8 +231,9 @@ class _Record:
         if self._first_s is None:
             self._first_s = now - self._started
             self._metrics.first_token.observe(self._first_s)
-        if event.choice in self._last and number:
-            self._metrics.between_tokens.observe((now - self._last[event.choice]) / number)
+        last = self._last.get(event.choice)
+        if last is not None and number:
+            self._metrics.between_tokens.observe((now - last) / number)
         self._last[event.choice] = now
         self._num_new += number
         self._metrics.new_tokens.inc(number)

@@ -16,11 +16,14 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 KEEP_ALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
+SLOT = "\x00text\x00"  # no name of a model or request has such characters
+_LINE_ENDS = tuple((char.encode(), b"\\u%04x" % ord(char)) for char in ("\u0085", "\u2028", "\u2029"))
+_to_text = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def to_json(value: Any) -> bytes:
     """A value as JSON in UTF-8."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return _to_text(value).encode()
 
 
 def data(value: Any, event: str | None = None) -> bytes:
@@ -34,10 +37,28 @@ def data(value: Any, event: str | None = None) -> bytes:
     return name + b"data: " + _one_line(to_json(value)) + b"\n\n"
 
 
+class DataTemplate:
+    """Server-sent events that differ in one text.
+
+    Args:
+        value: their data, with SLOT in the place of the text, once or more often.
+        event: see `data`.
+    """
+
+    def __init__(self, value: Any, event: str | None = None) -> None:
+        self._parts = data(value, event).split(to_json(SLOT))
+
+    def __call__(self, text: str) -> bytes:
+        """The event with this text."""
+        return _one_line(to_json(text)).join(self._parts)
+
+
 def _one_line(text: bytes) -> bytes:
     """JSON without what some clients take for line ends."""
-    for char in ("\u0085", "\u2028", "\u2029"):
-        text = text.replace(char.encode(), b"\\u%04x" % ord(char))
+    if text.isascii():
+        return text
+    for char, escaped in _LINE_ENDS:
+        text = text.replace(char, escaped)
     return text
 
 

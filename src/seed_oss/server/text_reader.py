@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from seed_oss.chat.control_tokens import BOS, EOS, PAD, join
+from seed_oss.chat.control_tokens import BOS, EOS, PAD, Piece, join
 from seed_oss.engine.messages import Ended, Tokens
 from seed_oss.engine.stops import StopCutter
 from seed_oss.server.texts import Texts
@@ -51,21 +51,28 @@ class TextReader:
     def __init__(self, texts: Texts, stops: Sequence[str], before: str, num_top: int | None) -> None:
         self._detokenizer = texts.detokenizer()
         self._cutter = StopCutter(stops, before)
+        self._has_stops = bool(stops)
         self._probs = None if num_top is None else TokenProbs(texts, num_top, None)
         self.num_tokens = 0
 
     def feed(self, tokens: Tokens) -> TextStep:
         """Take new tokens."""
         step = TextStep()
+        self.num_tokens += len(tokens.token_ids)
+        if self._probs is None and not self._has_stops:  # nothing hangs on which token a piece comes of
+            step.texts.append(join(self._cutter.feed(self._pieces(list(tokens.token_ids)))))
+            return step
         for place, token_id in enumerate(tokens.token_ids):
-            pieces = [one for one in self._detokenizer.put_pieces([token_id]) if one not in _UNSEEN]
+            pieces = self._pieces([token_id])
             start = self._cutter.num_taken
             step.texts.append(join(self._cutter.feed(pieces)))
             if self._probs is not None:
                 self._probs.put(tokens, place, pieces, start, self._cutter.num_taken)
                 step.probs += self._probs.let(self._cutter.num_let)
-        self.num_tokens += len(tokens.token_ids)
         return step
+
+    def _pieces(self, token_ids: list[int]) -> list[Piece]:
+        return [one for one in self._detokenizer.put_pieces(token_ids) if one not in _UNSEEN]
 
     def stop_of(self, ended: Ended) -> str | int | None:
         """The text or token that ended the answer, once it has."""
