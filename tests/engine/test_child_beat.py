@@ -11,7 +11,7 @@ import pytest
 
 from seed_oss.engine.child_beat import Beat, Garbage
 from seed_oss.engine.child_pipes import Inbox, Outbox
-from seed_oss.engine.messages import Event, Pulse, Ready, Started, decode, encode
+from seed_oss.engine.messages import Event, Pulse, Ready, Started, decode, decode_events, encode
 from seed_oss.engine.process_main import EngineLoop
 from tests.engine.processes import PATIENCE_S, request
 from tests.engine.scripted_core import ScriptedCore
@@ -63,7 +63,7 @@ def events_from(source: int) -> Iterator[object]:
     """Events of a loop that runs in another thread."""
     with os.fdopen(os.dup(source), "rb") as lines:
         while select.select([lines], [], [], PATIENCE_S)[0]:
-            yield decode(lines.readline())
+            yield from decode_events(lines.readline())
 
 
 def test_a_loop_in_a_long_step_goes_on_pulsing() -> None:

@@ -65,6 +65,34 @@ def test_what_is_no_message_is_refused(line: bytes) -> None:
         m.decode(line)
 
 
+def test_plain_tokens_that_follow_each_other_are_one_line() -> None:
+    plain = [m.Tokens("a", 0, (5,)), m.Tokens("b", 1, (6, 7)), m.Tokens("c", 0, ())]
+    events = [*plain, m.Ended("a", 0, "eos"), m.Tokens("b", 1, (8,), LOG_PROBS), m.Tokens("b", 1, (9,))]
+    lines = list(m.encode_events(events))
+    assert [len(m.decode_events(line)) for line in lines] == [3, 1, 1, 1]
+    assert [one for line in lines for one in m.decode_events(line)] == events
+    assert all(line.count(b"\n") == 1 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "5",
+        "[]",
+        '["r",0]',
+        '["r",0,[1],2]',
+        "[1,0,[1]]",
+        '["r",true,[1]]',
+        '["r",0,1]',
+        '["r",0,[true]]',
+        '["r",0,["1"]]',
+    ],
+)
+def test_rows_that_are_no_tokens_are_refused(row: str) -> None:
+    with pytest.raises(InputError):
+        m.decode_events(f'[["r",0,[1]],{row}]'.encode())
+
+
 def test_numbers_that_json_does_not_have_are_refused_on_both_sides() -> None:
     with pytest.raises(ValueError, match="JSON"):
         m.encode(m.Pulse(1, {"x": float("nan")}))

@@ -8,12 +8,25 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import pytest
 
 from seed_oss.engine.child_pipes import Inbox, Outbox
 from seed_oss.engine.lines import LineSplitter
-from seed_oss.engine.messages import Abort, Close, Ended, Event, Pulse, Ready, Refused, Started, Tokens, decode, encode
+from seed_oss.engine.messages import (
+    Abort,
+    Close,
+    Ended,
+    Event,
+    Pulse,
+    Ready,
+    Refused,
+    Started,
+    Tokens,
+    decode_events,
+    encode,
+)
 from seed_oss.engine.process_main import GRACE_S, EngineLoop
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import CheckpointError, InputError, StateError
@@ -27,7 +40,8 @@ class Process:
     def __init__(self, process: subprocess.Popen[bytes], commands: int, events: int) -> None:
         self.process = process
         self.commands = commands
-        self._events = os.fdopen(events, "rb")
+        self._lines = os.fdopen(events, "rb")
+        self._events = chain.from_iterable(map(decode_events, self._lines))
 
     def send(self, *messages: object) -> None:
         """Write commands."""
@@ -35,12 +49,15 @@ class Process:
 
     def next(self) -> Event | object:
         """The next event that is no pulse."""
-        event = decode(self._events.readline())
-        return self.next() if isinstance(event, Pulse) else event
+        return next(event for event in self._events if not isinstance(event, Pulse))
+
+    def pulse(self) -> Pulse:
+        """The next pulse."""
+        return next(event for event in self._events if isinstance(event, Pulse))
 
     def rest(self) -> list[object]:
         """All that comes until the process ends."""
-        return [decode(line) for line in self._events]
+        return list(self._events)
 
 
 @contextmanager
@@ -58,7 +75,7 @@ def running(model: str = "fine") -> Iterator[Process]:
     finally:
         process.kill()
         process.wait()
-        held._events.close()
+        held._lines.close()
         os.close(commands)
 
 
@@ -79,8 +96,7 @@ def test_a_request_and_a_close() -> None:
 def test_an_idle_process_pulses_and_ends_when_its_pipe_closes() -> None:
     with running() as engine:
         assert isinstance(engine.next(), Ready)
-        pulse = decode(engine._events.readline())
-        assert pulse == Pulse(0, {"num_running": 0.0})
+        assert engine.pulse() == Pulse(0, {"num_running": 0.0})
         with open(os.devnull, "wb") as nothing:  # noqa: PTH123 - a descriptor is wanted
             os.dup2(nothing.fileno(), engine.commands)  # closes the pipe
         assert engine.process.wait(PATIENCE_S) == 0
@@ -195,7 +211,7 @@ def test_the_loop_pulses_once_a_second_and_counts_its_steps() -> None:
         inbox = Inbox(os.dup(commands), lambda: None)
         os.write(sender, encode(request(12)) + encode(Close(drain=True)))
         EngineLoop(ScriptedCore(), inbox, Outbox(sink), clock=lambda: next(times) / 8).run()
-        events = [decode(line) for line in os.read(source, 2**16).splitlines()]
+        events = [event for line in os.read(source, 2**16).splitlines() for event in decode_events(line)]
     pulses = [one.num_steps for one in events if isinstance(one, Pulse) and one.num_steps]
     assert pulses == sorted(pulses)
     assert 1 <= len(pulses) <= 4, "13 steps in under 4 seconds of this clock"
@@ -210,7 +226,7 @@ def test_the_loop_does_not_end_before_everything_is_read() -> None:
         loop.join(0.5)  # it stands, with more than a pipe holds
         splitter, events = LineSplitter(2**20), list[object]()
         while not any(isinstance(one, Ended) for one in events) and select.select([source], [], [], PATIENCE_S)[0]:
-            events += map(decode, splitter.feed(os.read(source, 2**16)))
+            events += chain.from_iterable(map(decode_events, splitter.feed(os.read(source, 2**16))))
         loop.join()
     assert sum(isinstance(one, Tokens) for one in events) == 3000
 

@@ -141,6 +141,10 @@ TotalOption = Annotated[
     float | None, _seconds("Most time of a request; long thinking takes long.", min=0.1, show_default=False)
 ]
 KeepAliveOption = Annotated[float, _seconds("A stream in which nothing comes for so long gets a comment.", min=0.1)]
+IntervalOption = Annotated[
+    float,
+    _seconds("Least time between two pieces of a stream after the first one; 0 sends each token at once.", min=0.0),
+]
 ConnectionsOption = Annotated[int, _number("Connections at the same time.")]
 BodyOption = Annotated[str, typer.Option(metavar="SIZE", help="Largest body of a request, 8MiB at most.")]
 HeadTimeOption = Annotated[float, _seconds("Most time for a request's headers to come.", min=0.1)]
@@ -181,6 +185,7 @@ def serve(
     progress_timeout: ProgressOption = 120.0,
     total_timeout: TotalOption = None,
     stream_keep_alive: KeepAliveOption = 15.0,
+    stream_interval: IntervalOption = 0.04,
     max_connections: ConnectionsOption = 1024,
     max_body_size: BodyOption = "8MiB",
     header_timeout: HeadTimeOption = 5.0,
@@ -237,7 +242,9 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
             body_s=options["body_timeout"],
             keep_alive_s=options["idle_timeout"],
         ),
-        process=ProcessSettings(start_s=options["start_timeout"], hang_s=options["hang_timeout"]),
+        process=ProcessSettings(
+            start_s=options["start_timeout"], hang_s=options["hang_timeout"], interval_s=options["stream_interval"]
+        ),
         drain_s=options["drain_timeout"],
         health_s=options["health_timeout"],
         keep_alive_s=options["stream_keep_alive"],

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions."""
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -13,9 +13,9 @@ from seed_oss.server.api import Api, now, request_id
 from seed_oss.server.chat_chunks import choice_chunk, chunk, deltas, whole_choice
 from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.errors import ApiError
-from seed_oss.server.parts import Answer, Part
+from seed_oss.server.parts import Answer, ContentPart, Part, ReasoningPart
 from seed_oss.server.runs import RunEvent, Runs
-from seed_oss.server.streaming import DONE, EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
 from seed_oss.server.turn import AnswerReader, Step, Turn
@@ -54,6 +54,7 @@ class _Choice:
     parts: list[Part] = field(default_factory=list[Part])
     probs: list[TokenProb] = field(default_factory=list[TokenProb])
     ended: Ended | None = None
+    templates: dict[type[Part], DataTemplate] = field(default_factory=dict[type[Part], DataTemplate])
 
 
 class _Reply:
@@ -83,7 +84,7 @@ class _Reply:
         """The response as server-sent events."""
         async for event in runs.after(first):
             for one in self._chunks(event):
-                yield data(one)
+                yield one
         self._usage.tell(self._request)
         if self._asked.wants_usage:
             yield data(chunk(self._head, [], self._usage_shown()))
@@ -97,13 +98,27 @@ class _Reply:
             usage["prompt_tokens_details"]["turns"] = turns
         return usage
 
-    def _chunks(self, event: RunEvent) -> list[dict[str, Any]]:
+    def _chunks(self, event: RunEvent) -> list[bytes]:
         """The chunks that an event brings."""
-        if isinstance(event.event, Started):
-            self._take(event)
-            said: list[Any] = [{"role": "assistant", "content": ""}]
-            return [self._chunk(index, delta) for index in range(self._params.n) for delta in said]
         step = self._take(event)
+        if isinstance(event.event, Tokens) and not step.probs and len(step.parts) == 1:
+            part = step.parts[0]
+            if isinstance(part, ContentPart | ReasoningPart):
+                return [self._text_chunk(event.event.choice, part)]
+        return [data(one) for one in self._other_chunks(event, step)]
+
+    def _text_chunk(self, index: int, part: ContentPart | ReasoningPart) -> bytes:
+        """A chunk like nearly all: it differs from the others in its text."""
+        templates = self._choices[index].templates
+        if type(part) not in templates:
+            slot = deltas([replace(part, text=SLOT)])[0]
+            templates[type(part)] = DataTemplate(self._chunk(index, slot))
+        return templates[type(part)](part.text)
+
+    def _other_chunks(self, event: RunEvent, step: Step) -> list[dict[str, Any]]:
+        if isinstance(event.event, Started):
+            said = {"role": "assistant", "content": ""}
+            return [self._chunk(index, said) for index in range(self._params.n)]
         if not isinstance(event.event, Tokens | Ended):
             return []
         index = event.event.choice
