@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def check(case: Any) -> None:
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.value)
 @pytest.mark.parametrize("path", PATHS)
-def test_random_requests(path: str, mode: GenerationMode) -> None:
+def test_random_requests(path: str, mode: GenerationMode, counted: Callable[..., None]) -> None:
     client = engine()
     usual = chat(client).body["choices"]
     operation = schemathesis.openapi.from_asgi("/openapi.json", app(client))[path]["POST"]
@@ -62,4 +63,5 @@ def test_random_requests(path: str, mode: GenerationMode) -> None:
         check(case)
 
     run()
+    counted(requests=number)
     assert chat(client).body["choices"] == usual

@@ -36,8 +36,12 @@ def tokenizer() -> SeedOssTokenizer:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_control_tokens_never_depend_on_content(tokenizer: SeedOssTokenizer, chunk: int) -> None:
-    for case in range(FIRST + chunk, FIRST + CASES, CHUNKS):
+def test_control_tokens_never_depend_on_content(
+    tokenizer: SeedOssTokenizer, chunk: int, counted: Callable[..., None]
+) -> None:
+    numbers = range(FIRST + chunk, FIRST + CASES, CHUNKS)
+    counted(cases=len(numbers))
+    for case in numbers:
         template = (SEED_TEMPLATE, INITIAL_SEED_TEMPLATE, FOREIGN_TEMPLATE)[case % 3]
         assert _controls(tokenizer, case, template, _hostile) == _controls(tokenizer, case, template, _tame), case
 

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import random
-import sys
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -179,10 +178,8 @@ async def scenario(folder: Path) -> Counter[str]:
     return seen
 
 
-def test_clients_that_go(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clients_that_go(tmp_path: Path, counted: Callable[..., None]) -> None:
     seen = asyncio.run(scenario(make_checkpoint(tmp_path / "model")))
     steps = seen.pop("most steps")
-    with capsys.disabled():
-        told = ", ".join(f"{count} {state}" for state, count in seen.items())
-        sys.stdout.write(f"\n{seen.total()} disconnects ({told}), free after at most {steps} steps, 0 leaked\n")
+    counted(disconnects=seen.total(), **dict(seen), leaked=0, **{"steps at most until all is free": steps})
     assert seen.total() == CASES

@@ -6,8 +6,7 @@
 import contextlib
 import os
 import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def test_a_process_that_stands_still(server: RealServer, usual: Any) -> None:
         check_is_back(server, usual)
 
 
-def test_three_deaths_end_the_server(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_deaths_end_the_server(folder: Path, counted: Callable[..., None]) -> None:
     with real_server(folder, restarts={"first_s": 0.05}) as server:
         before: int | None = None
         for _ in range(3):
@@ -143,5 +142,4 @@ def test_three_deaths_end_the_server(folder: Path, capsys: pytest.CaptureFixture
             os.kill(before, signal.SIGKILL)
         assert "signal 9" in server.event("engine_failed")["message"]
         assert server.process.wait(30.0) == 1
-    with capsys.disabled():
-        sys.stdout.write(f"\n{ROUNDS} x 5 deaths answered with one error each, 3 more ended the server with code 1\n")
+    counted(**{"rounds of 5 deaths": ROUNDS, "deaths that ended the server": 3})

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,14 +31,16 @@ def kill(folder: Path, way: str, kind: str, kills: int) -> Counts:
 
 
 @pytest.mark.parametrize("way", ["exchange", "journal"])
-def test_files_survive(tmp_path: Path, way: str) -> None:
+def test_files_survive(tmp_path: Path, way: str, counted: Callable[..., None]) -> None:
     counts = kill(tmp_path / "parent" / "out", way, "plain", -(-KILLS // 3))
+    counted(kills=counts.kills, lost=counts.lost, mixed=counts.mixed)
     assert counts.while_saving >= counts.kills // 4, f"the kills came at the wrong moments: {counts}"
 
 
 @pytest.mark.parametrize("way", ["exchange", "journal"])
-def test_save_pretrained_survives(tmp_path: Path, way: str) -> None:
+def test_save_pretrained_survives(tmp_path: Path, way: str, counted: Callable[..., None]) -> None:
     counts = kill(tmp_path / "parent" / "out", way, "model", -(-KILLS // 6))
+    counted(kills=counts.kills, lost=counts.lost, mixed=counts.mixed)
     assert counts.versions > 6
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -137,12 +137,15 @@ def peak_memory() -> int:
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_a_spoiled_folder_is_refused_or_loads_what_it_says(place: Path, chunk: int) -> None:
+def test_a_spoiled_folder_is_refused_or_loads_what_it_says(
+    place: Path, chunk: int, counted: Callable[..., None]
+) -> None:
     numbers = range(FIRST + CASES * chunk // CHUNKS, FIRST + CASES * (chunk + 1) // CHUNKS)
     for kind, judge in KINDS:
         judge(place / kind)
     before = peak_memory()
     outcomes = Counter(run_case(case, place) for case in numbers)
+    counted(cases=len(numbers))
     assert peak_memory() - before < MAX_MEMORY_BYTES
     if len(numbers) >= 200:
         refused = sum(outcomes.values()) - outcomes["loaded"]

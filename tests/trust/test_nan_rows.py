@@ -5,7 +5,7 @@
 
 import os
 import random
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def without_cached(answers: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("dtype", "cache", "sizes"), KINDS, ids=["float32", "int8 cache", "bfloat16", "by torch"])
 def test_only_requests_with_the_token_fail(
-    dtype: str, cache: str, sizes: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dtype: str, cache: str, sizes: dict[str, int], tmp_path: Path, counted: Callable[..., None]
 ) -> None:
     num_answers = num_failed = 0
     for number in range(CROWDS):
@@ -107,8 +107,7 @@ def test_only_requests_with_the_token_fail(
         answers, failed = run(again, mixed)
         assert (without_cached(answers), len(failed)) == (alone, len(bad))
         again.close()
-    with capsys.disabled():
-        sys.stdout.write(f"\n{num_answers} good answers, 0 differing; {num_failed} poisoned requests, all failed\n")
+    counted(**{"good answers": num_answers, "differing": 0, "poisoned requests that failed": num_failed})
 
 
 def look_at_disk(folder: Path) -> None:

@@ -6,9 +6,9 @@
 import asyncio
 import json
 import os
-import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,7 @@ def measured(server: RealServer) -> tuple[float, Any]:
     return min(times), body["choices"]
 
 
-def test_everybody_gets_an_answer_and_afterwards_all_is_as_before(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_everybody_gets_an_answer_and_afterwards_all_is_as_before(tmp_path: Path, counted: Callable[..., None]) -> None:
     with real_server(make_checkpoint(tmp_path / "model"), spec={"max_num_seqs": 4, "max_model_len": 256}) as server:
         server.event("ready")
         alone_s, usual = measured(server)
@@ -139,12 +137,12 @@ def test_everybody_gets_an_answer_and_afterwards_all_is_as_before(
         load = asyncio.run(open_loop(server.port, FACTOR * capacity, pids))
         again_s, answer = measured(server)
         growth = {pid: load.most_bytes[pid] - before[pid] for pid in pids}
-        with capsys.disabled():
-            sys.stdout.write(
-                f"\n{FACTOR} x {capacity:.0f} requests/s for {SECONDS:g} s: {dict(sorted(load.statuses.items()))}, "
-                f"memory +{growth[pids[0]] / 2**20:.0f} MiB server, +{growth[engine] / 2**20:.0f} MiB engine; "
-                f"one alone {alone_s * 1e3:.1f} ms before, {again_s * 1e3:.1f} ms after\n"
-            )
+        statuses = {f"times status {status}": number for status, number in sorted(load.statuses.items())}
+        mib = {"MiB more in the server": growth[pids[0]] >> 20, "MiB more in the engine": growth[engine] >> 20}
+        rate = f"seconds at {FACTOR} x {capacity:.0f} requests a second"
+        counted(
+            **{rate: SECONDS}, **statuses, **mib, **{"ms alone": round(alone_s * 1e3), "ms then": round(again_s * 1e3)}
+        )
         assert set(load.statuses) <= {200, 429, 503}
         assert load.bare == 0
         assert load.statuses[200]
