@@ -159,7 +159,7 @@ def main() -> None:
         getattr(library, name).restype = None
     library.so_instruction_set.argtypes, library.so_instruction_set.restype = (ctypes.c_int64,), ctypes.c_int64
     rng = np.random.default_rng(0)
-    seen = {library.so_instruction_set(level) for level in (0, 1, 2)}
+    seen = {library.so_instruction_set(level) for level in (0, 1, 2, 3)}
     for level in seen:
         library.so_instruction_set(level)
         run_products(library, structs, rng)

@@ -1,7 +1,7 @@
 """Finds and loads the native kernels.
 
-`SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2" and "avx512" force an instruction
-set (one that the processor lacks is an error).
+`SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2", "avx512" and "amx" force an
+instruction set (one that the processor lacks is an error). "amx" is "avx512" with tiles for many rows at a time.
 """
 
 import ctypes
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 6
-INSTRUCTION_SETS = ("portable", "avx2", "avx512")
+VERSION = 7
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
     "so_linear": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
@@ -79,7 +79,7 @@ def why_not() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """The instruction set in use: "avx512", "avx2" or "portable"; None without the kernels."""
+    """The instruction set in use: "amx", "avx512", "avx2" or "portable"; None without the kernels."""
     loaded = library()
     return None if loaded is None else INSTRUCTION_SETS[loaded.so_instruction_set(-2)]
 

@@ -58,46 +58,71 @@ static void quantize(const float *x, int64_t rows, int64_t groups, int64_t group
         }
 }
 
-// Products with packed weights. One pass over a block of 32 rows for T tokens. `ahead` bytes further on lies what comes
-// next: a pass over a block that is near already has time to fetch it.
+// Products with packed weights: for each row its sum over groups, and in a group over the units of columns that share a
+// scale of activations. A unit's sum is a whole number; `add_unit` adds it, and there is no other way to.
 
+template <int Kind, int Zero, bool Wide>
+struct Record {
+    static constexpr int64_t kParam = Wide ? 128 : 64;
+    static constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
+    static constexpr int64_t kQuad = Kind == kNibbles ? 64 : 128;
+    static constexpr int32_t kMiddle = Kind == kNibbles ? 8 : 128;
+    F16 scale[2], offset[2];
+
+    Record() = default;
+    explicit Record(const uint8_t *at) {
+        for (int half = 0; half < 2; half++) {
+            scale[half] = param(at, half);
+            if (Zero == kMinimum) offset[half] = param(at + kParam, half);
+            if (Zero != kPoint) continue;
+            uint8_t points[16];
+            const uint8_t *from = at + kParam + (Kind == kNibbles ? 0 : 16 * half);
+            for (int i = 0; i < 16; i++)
+                points[i] = Kind == kNibbles ? static_cast<uint8_t>(half ? from[i] >> 4 : from[i] & 15) : from[i];
+            offset[half] = bytes_to_float(points);
+        }
+    }
+
+    static F16 param(const uint8_t *at, int half) {
+        return Wide ? load16(reinterpret_cast<const float *>(at) + 16 * half)
+                    : half_to_float(reinterpret_cast<const uint16_t *>(at) + 16 * half);
+    }
+
+};
+
+// A unit's sum from the sum of weight * activation; `at` is its place among the scales. All is exact, being below 2 ** 24.
+template <int Zero>
+static inline F16 unit_sum(I16 sum, F16 point, const Acts &acts, int64_t at) {
+    return Zero == kPoint ? sub(to_float(sum), mul(point, set1(static_cast<float>(acts.sum[at])))) : to_float(sum);
+}
+
+template <int Zero>
+static inline F16 add_unit(F16 total, F16 sum, F16 scale, F16 minimum, const Acts &acts, int64_t at) {
+    total = fma(sum, mul(scale, set1(acts.scale[at])), total);
+    return Zero == kMinimum ? fma(minimum, set1(acts.scaled_sum[at]), total) : total;
+}
+
+// One pass over a block of 32 rows for T tokens. `ahead` bytes further on lies what comes next: a pass over a block that
+// is near already has time to fetch it.
 template <int T, int Kind, int Zero, bool Wide>
-static inline void packed_tile(const Weight &w, const uint8_t *record, int64_t ahead, const Acts &acts, int64_t t0, float *out) {
-    constexpr int64_t kParam = Wide ? 128 : 64;
-    constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
-    constexpr int64_t kQuad = Kind == kNibbles ? 64 : 128;
-    constexpr int32_t kMiddle = Kind == kNibbles ? 8 : 128;
+static inline void packed_tile(const Weight &w, const uint8_t *at, int64_t ahead, const Acts &acts, int64_t t0, float *out) {
+    using R = Record<Kind, Zero, Wide>;
     const int64_t units = w.group / acts.group, quads = acts.group / 4, groups = acts.cols / acts.group;
     F16 total[T][2];
     for (int t = 0; t < T; t++) total[t][0] = total[t][1] = zero16();
     int64_t unit = 0;
     for (int64_t g = 0; g < w.cols / w.group; g++) {
-        F16 scale[2], offset[2];
-        for (int half = 0; half < 2; half++) {
-            if (Wide) scale[half] = load16(reinterpret_cast<const float *>(record) + 16 * half);
-            else scale[half] = half_to_float(reinterpret_cast<const uint16_t *>(record) + 16 * half);
-            if (Zero == kMinimum) {
-                if (Wide) offset[half] = load16(reinterpret_cast<const float *>(record + kParam) + 16 * half);
-                else offset[half] = half_to_float(reinterpret_cast<const uint16_t *>(record + kParam) + 16 * half);
-            }
-            if (Zero == kPoint) {
-                uint8_t points[16];
-                const uint8_t *from = record + kParam + (Kind == kNibbles ? 0 : 16 * half);
-                for (int i = 0; i < 16; i++)
-                    points[i] = Kind == kNibbles ? static_cast<uint8_t>(half ? from[i] >> 4 : from[i] & 15) : from[i];
-                offset[half] = bytes_to_float(points);
-            }
-        }
-        record += kParam + kExtra;
+        const R record(at);
+        at += R::kParam + R::kExtra;
         for (int64_t u = 0; u < units; u++, unit++) {
             I16 acc[T][2];
             for (int t = 0; t < T; t++)
                 acc[t][0] = acc[t][1] =
-                    Zero == kSymmetric ? set1_int(-kMiddle * acts.sum[(t0 + t) * groups + unit]) : zero_int();
+                    Zero == kSymmetric ? set1_int(-R::kMiddle * acts.sum[(t0 + t) * groups + unit]) : zero_int();
             const int8_t *a = acts.q + t0 * acts.cols + unit * acts.group;
-            for (int64_t quad = 0; quad < quads; quad++, record += kQuad, a += 4) {
-                B64 first = load_bytes(record);
-                __builtin_prefetch(record + ahead);
+            for (int64_t quad = 0; quad < quads; quad++, at += R::kQuad, a += 4) {
+                B64 first = load_bytes(at);
+                __builtin_prefetch(at + ahead);
                 if (Kind == kNibbles) {
                     B64 low = low_nibbles(first), high = high_nibbles(first);
                     for (int t = 0; t < T; t++) {
@@ -105,40 +130,42 @@ static inline void packed_tile(const Weight &w, const uint8_t *record, int64_t a
                         acc[t][1] = dot_nibbles(acc[t][1], high, a + t * acts.cols);
                     }
                 } else {
-                    B64 second = load_bytes(record + 64);
-                    __builtin_prefetch(record + ahead + 64);
+                    B64 second = load_bytes(at + 64);
+                    __builtin_prefetch(at + ahead + 64);
                     for (int t = 0; t < T; t++) {
                         acc[t][0] = dot_bytes(acc[t][0], first, a + t * acts.cols);
                         acc[t][1] = dot_bytes(acc[t][1], second, a + t * acts.cols);
                     }
                 }
             }
-            for (int t = 0; t < T; t++) {
-                int64_t at = (t0 + t) * groups + unit;
-                F16 x_scale = set1(acts.scale[at]);
-                F16 factor[2] = {mul(scale[0], x_scale), mul(scale[1], x_scale)};
+            for (int t = 0; t < T; t++)
                 for (int half = 0; half < 2; half++) {
-                    F16 dot = to_float(acc[t][half]);
-                    if (Zero == kPoint)  // whole numbers below 2 ** 24: exact
-                        dot = sub(dot, mul(offset[half], set1(static_cast<float>(acts.sum[at]))));
-                    total[t][half] = fma(dot, factor[half], total[t][half]);
-                    if (Zero == kMinimum) total[t][half] = fma(offset[half], set1(acts.scaled_sum[at]), total[t][half]);
+                    const int64_t scales = (t0 + t) * groups + unit;
+                    F16 sum = unit_sum<Zero>(acc[t][half], record.offset[half], acts, scales), &sums = total[t][half];
+                    sums = add_unit<Zero>(sums, sum, record.scale[half], record.offset[half], acts, scales);
                 }
-            }
         }
     }
     for (int t = 0; t < T; t++)
         for (int half = 0; half < 2; half++) store16(out + t * kBlockRows + 16 * half, total[t][half]);
 }
 
+#ifdef SEED_OSS_TILES
+#include "tiles_amx.inl"
+#endif
+
 template <int Kind, int Zero, bool Wide>
 static void packed_product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
-    constexpr int64_t kParam = Wide ? 128 : 64;
-    constexpr int64_t kExtra = Zero == kMinimum ? kParam : Zero == kPoint ? (Kind == kNibbles ? 16 : 32) : 0;
-    const int64_t record = kParam + kExtra + w.group * (Kind == kNibbles ? 16 : 32);
-    const int64_t block_len = (w.cols / w.group) * record;
+    using R = Record<Kind, Zero, Wide>;
+    const int64_t block_len = (w.cols / w.group) * (R::kParam + R::kExtra + w.group * (Kind == kNibbles ? 16 : 32));
     const uint8_t *data = static_cast<const uint8_t *>(w.data) + block * block_len;
     int64_t ahead = 0;  // the first pass has enough to fetch
+#ifdef SEED_OSS_TILES
+    if (int64_t count = (t1 - t0) / kTileTokens * kTileTokens; count && acts.group % 4 == 0) {
+        tiled_product<Kind, Zero, Wide>(w, data, block_len, acts, t0, count, out);
+        t0 += count, out += count * kBlockRows, ahead = block_len;
+    }
+#endif
     for (; t1 - t0 >= kMaxTile; t0 += kMaxTile, out += kMaxTile * kBlockRows, ahead = block_len)
         packed_tile<kMaxTile, Kind, Zero, Wide>(w, data, ahead, acts, t0, out);
     switch (t1 - t0) {

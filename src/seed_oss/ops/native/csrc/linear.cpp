@@ -1,6 +1,25 @@
 #include "linear.h"
 
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace {
+
+// Whether tiles may be used: the system lets a process have them once it has asked.
+bool has_tiles() {
+#if defined(__x86_64__) && defined(__linux__)
+    constexpr unsigned kTile = 1u << 24, kInt8 = 1u << 25;  // CPUID leaf 7, EDX
+    constexpr long kRequest = 0x1023, kTileData = 18;       // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    unsigned a, b, c, d = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kTile | kInt8)) != (kTile | kInt8)) return false;
+    return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+#else
+    return false;
+#endif
+}
 
 const Kernels *best() {
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -8,7 +27,7 @@ const Kernels *best() {
     bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (has_avx2 && avx512_kernels() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        return avx512_kernels();
+        return amx_kernels() && has_tiles() ? amx_kernels() : avx512_kernels();
     if (has_avx2 && avx2_kernels()) return avx2_kernels();
 #endif
     return portable_kernels();
@@ -82,17 +101,17 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 6; }
+EXPORT int64_t so_version() { return 7; }
 
-// 0 portable, 1 AVX2, 2 AVX-512; returns what is in force. -1 takes the best; one that there is not changes nothing.
+// 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with AMX; returns what is in force. -1 takes the best; one that there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {
-    const Kernels *fastest = best(), *tables[3] = {portable_kernels(), avx2_kernels(), avx512_kernels()};
+    const Kernels *fastest = best(), *tables[4] = {portable_kernels(), avx2_kernels(), avx512_kernels(), amx_kernels()};
     int64_t level = 0, top = 0;
-    for (int64_t i = 0; i < 3; i++)
+    for (int64_t i = 0; i < 4; i++)
         if (tables[i] == fastest) top = i;
     if (wanted == -1) chosen = fastest;
     else if (wanted >= 0 && wanted <= top && tables[wanted]) chosen = tables[wanted];
-    for (int64_t i = 0; i < 3; i++)
+    for (int64_t i = 0; i < 4; i++)
         if (tables[i] == &kernels()) level = i;
     return level;
 }

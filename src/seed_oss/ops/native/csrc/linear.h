@@ -8,7 +8,7 @@
 #include "types.h"
 
 constexpr int64_t kFewTokens = 8;     // up to here each thread quantizes for itself; beyond, it is a phase of its own
-constexpr int64_t kTokenTile = 48;    // tokens of one pass over a block: whole tiles of kMaxTile
+constexpr int64_t kTokenTile = 96;    // tokens of one pass over a block: whole tiles of any kind
 constexpr int64_t kTokensInCache = 96;  // tokens that several blocks are multiplied with before the next ones come
 
 const Kernels &kernels();  // of the chosen instruction set

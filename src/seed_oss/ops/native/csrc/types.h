@@ -116,3 +116,4 @@ constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows *
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();    // null where this build has none
 const Kernels *avx512_kernels();
+const Kernels *amx_kernels();
