@@ -1,6 +1,7 @@
 """The one reader of bodies: strict JSON, then typed fields. What is not understood is refused by name."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -47,11 +48,9 @@ async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
     """The JSON object that a request brings.
 
     Raises:
-        ApiError: another type of content, too large, no strict JSON, or no object.
+        ApiError: another type of content, charset or encoding, too large, no strict JSON, or no object.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError("invalid", "the body must be JSON, with the header Content-Type: application/json")
+    _check_headers(request.headers)
     raw = await _read(request)
     value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw))
     if not isinstance(value, dict):
@@ -93,6 +92,22 @@ def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
                 "invalid", f"{_shown(name)} and the same in extra_body differ; give one of them", param="extra_body"
             )
     return {**inner, **{name: value for name, value in body.items() if name != "extra_body"}}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse a body that its headers call anything but plain JSON in UTF-8."""
+    kind, *parameters = headers.get("content-type", "").lower().split(";")
+    if kind.strip() != "application/json":
+        raise ApiError("media", "the body must be JSON, with the header Content-Type: application/json")
+    named = [value.strip(" \"'") for name, _, value in (one.partition("=") for one in parameters) if _is_charset(name)]
+    if any(one not in ("utf-8", "utf8") for one in named):
+        raise ApiError("media", "the body must be in UTF-8; leave the charset of Content-Type out")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        raise ApiError("media", "the body must not be compressed; leave the header Content-Encoding out")
+
+
+def _is_charset(name: str) -> bool:
+    return name.strip() == "charset"
 
 
 async def _read(request: Request) -> bytes:

@@ -16,6 +16,7 @@ Fault = Literal[
     "no_such_task",
     "method",
     "too_large",
+    "media",
     "context",
     "overloaded",
     "unavailable",
@@ -29,6 +30,7 @@ _CATALOGUE: dict[str, tuple[int, str, str | None]] = {
     "no_such_task": (404, "invalid_request_error", "task_not_available"),
     "method": (405, "invalid_request_error", "method_not_allowed"),
     "too_large": (413, "invalid_request_error", "request_too_large"),
+    "media": (415, "invalid_request_error", "unsupported_media_type"),
     "context": (400, "invalid_request_error", "context_length_exceeded"),
     "overloaded": (429, "rate_limit_error", "overloaded"),
     "unavailable": (503, "server_error", "unavailable"),
@@ -39,6 +41,7 @@ _OF_STATUS: dict[int, Fault] = {
     404: "not_found",
     405: "method",
     413: "too_large",
+    415: "media",
     429: "overloaded",
     503: "unavailable",
 }
@@ -46,6 +49,7 @@ _TEXT_OF: dict[str, str] = {
     "not_found": "there is no such endpoint; GET /openapi.json lists all",
     "method": "this endpoint takes another method; GET /openapi.json lists all",
     "too_large": "the body is too large",
+    "media": "the body must be JSON in UTF-8, not compressed",
     "authentication": "the API key is missing or wrong; send it as Authorization: Bearer",
     "internal": "the server failed; the request may be sent again",
 }
