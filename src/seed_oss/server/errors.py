@@ -109,7 +109,9 @@ class ApiError(SeedOssError):
         """What an engine said. What went wrong inside it is not told."""
         if kind == "internal":
             return cls("internal")
-        return cls(kind, without_quotes(message), param=param, retry_after=retry_after)
+        shown = without_quotes(message)
+        named = param or (named_in(shown) if kind == "invalid" else None)
+        return cls(kind, shown, param=named, retry_after=retry_after)
 
     @classmethod
     def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
@@ -136,7 +138,7 @@ def refusing(param: str | None = None, *, otherwise: str | None = None) -> Gener
         raise
     except SeedOssError as error:
         message = without_quotes(str(error))
-        raise ApiError("invalid", message, param=param or place_in(message) or otherwise) from None
+        raise ApiError("invalid", message, param=param or named_in(message) or otherwise) from None
 
 
 def without_quotes(message: str) -> str:
@@ -151,4 +153,11 @@ def place_in(message: str) -> str | None:
     return place if "[" in place or "." in place or "_" in place or place in _ONE_WORD else None
 
 
+def named_in(message: str) -> str | None:
+    """The parameter that a message of the library begins with, or else the one that it speaks of."""
+    spoken_of = (param for words, param in _SPOKEN_OF.items() if words in message)
+    return place_in(message) or next(spoken_of, None)
+
+
+_SPOKEN_OF = {"leave tool_choice": "tool_choice", "leave the thinking budget": "thinking_budget"}
 _ONE_WORD = frozenset(("messages", "tools", "stop", "seed", "n", "temperature", "thinking", "reasoning", "logprobs"))

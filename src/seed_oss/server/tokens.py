@@ -13,6 +13,7 @@ from seed_oss.server.api import Api
 from seed_oss.server.bodies import Ignored
 from seed_oss.server.chat_request import Message, ThinkingFields
 from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.inner_fields import check_messages, check_tools
 from seed_oss.server.prompts import read_prompts
 from seed_oss.server.served import MAX_COUNTED_CHARS, MAX_MESSAGES
 from seed_oss.server.streaming import JSONAnswer, unless_gone
@@ -68,8 +69,11 @@ async def detokenize(api: Api, request: Request) -> Response:
 
 
 def _conversation(api: Api, asked: TokenizeRequest, body: dict[str, Any]) -> Conversation:
+    messages = [message.for_template() for message in asked.messages or ()]
+    check_messages(messages)
+    check_tools(asked.tools)
     return Conversation(
-        messages=[message.for_template() for message in asked.messages or ()],
+        messages=messages,
         tools=asked.tools,
         budget=asked.budget(body, api.settings),
         variables=asked.variables(),

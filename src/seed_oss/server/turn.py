@@ -145,9 +145,7 @@ def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None)
     """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
     with refusing("response_format"):
         OutputFormat.of(wanted.response_format)
-    if wanted.tool_choice is None and wanted.parallel_tool_calls:
-        return
-    with refusing("tools"):
+    with refusing(otherwise="tools"):
         functions = tool_functions(tools)
     with refusing("tool_choice"):
         ToolChoice.of(wanted.tool_choice, functions)
