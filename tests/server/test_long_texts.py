@@ -1,11 +1,14 @@
 """Texts that cannot fit are refused before tokens are made of them."""
 
+import asyncio
+import threading
 from typing import Any
 
 import pytest
 
+from seed_oss.chat import SeedOssTokenizer
 from seed_oss.server.texts import Texts, num_chars
-from tests.server.api_calls import MODEL, engine, post
+from tests.server.api_calls import ASK, MODEL, engine, http, post, run
 
 USER = [{"role": "user", "content": "a b" * 200_000}]
 LONG: list[tuple[str, str, dict[str, Any]]] = [
@@ -37,4 +40,43 @@ def test_a_text_that_cannot_fit(path: str, param: str, body: dict[str, Any], mon
 
 def test_characters_of_json() -> None:
     assert num_chars([{"name": "abc", "more": ["de", 1, None, {"x": "f"}]}, ("gh",)]) == 8
+    assert num_chars({"a" * 64: "b", "c" * 65: "d"}) == 67
     assert num_chars(None) == 0
+
+
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/chat/completions", {"messages": USER}),
+    ("/v1/completions", {"prompt": ["a b" * 50_000, "a b" * 50_000]}),
+    ("/v1/embeddings", {"input": ["a b" * 100_000]}),
+    ("/tokenize", {"prompt": "a b" * 100_000}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES)
+def test_short_texts_do_not_wait_for_long_ones(
+    path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(self: SeedOssTokenizer, *args: Any, **more: Any) -> Any:
+        if len(str(args)) > 100_000:
+            begun.set()
+            assert go_on.wait(20)
+        return usual(self, *args, **more)
+
+    async def work() -> list[int]:
+        client = engine(max_model_len=2**20)
+        async with http(client) as caller:
+            asks = [asyncio.create_task(caller.post(path, json={"model": MODEL, **body})) for _ in range(3)]
+            await asyncio.to_thread(begun.wait, 20)
+            short = await caller.post("/v1/chat/completions", json={"model": MODEL, "messages": ASK})
+            assert not any(one.done() for one in asks)
+            go_on.set()
+            return [short.status_code, *[(await one).status_code for one in asks]]
+
+    owner, name = (Texts, "encode_plain") if "embed" in path else (SeedOssTokenizer, "__call__")
+    if "chat" in path:
+        name = "apply_chat_template"
+    usual = getattr(owner, name)
+    monkeypatch.setattr(owner, name, slow)
+    assert run(work()) == [200] * 4

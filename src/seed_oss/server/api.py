@@ -50,9 +50,9 @@ class Api:
         body = await read_json(request, self._pool)
         return checked(unwrapped(body), model), body
 
-    async def work(self, work: Callable[[], _T]) -> _T:
-        """The result of what takes too long for the event loop."""
-        return await self._pool.run(work)
+    async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The result of what takes too long for the event loop; see `WorkPool.run`."""
+        return await self._pool.run(work, num_chars)
 
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
         """Keep an answer for the next prompt of its conversation, when there is time."""
@@ -130,8 +130,8 @@ class Api:
                 param=param,
             )
 
-    def check_chars(self, texts: Any, param: str, *, most: int | None = None) -> None:
-        """Refuse texts that cannot fit before tokens are made of them, which takes long.
+    def check_chars(self, texts: Any, param: str, *, most: int | None = None) -> int:
+        """Refuse texts that cannot fit before tokens are made of them, which takes long; their characters, if they can.
 
         Args:
             texts: a text, or JSON with texts in it.
@@ -145,6 +145,7 @@ class Api:
         limit = self.max_len * self.texts.longest_token + SPARE_CHARS if most is None else most
         if num > limit:
             raise ApiError("context", f"{param} has {num} characters; at most {limit} fit: shorten it", param=param)
+        return num
 
     def submit(
         self,

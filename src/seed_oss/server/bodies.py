@@ -61,7 +61,7 @@ async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
     """
     _check_headers(request.headers)
     raw = await _read(request)
-    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw))
+    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw), len(raw))
     if not isinstance(value, dict):
         raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
     return cast("dict[str, Any]", value)

@@ -100,9 +100,8 @@ async def completions(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    for one in given:
-        api.check_chars(one.text, "prompt")
-    prompts = await unless_gone(request, api.work(lambda: _prepared(api.texts, given, params, bool(asked.echo))))
+    num = sum(api.check_chars(one.text, "prompt") for one in given)
+    prompts = await unless_gone(request, api.work(lambda: _prepared(api.texts, given, params, bool(asked.echo)), num))
     for prompt in prompts:
         api.check_length(len(prompt.ids), asked.num_new, "prompt")
     submits = [api.submit(request, prompt.ids, params, priority=asked.priority, adapter=adapter) for prompt in prompts]

@@ -36,9 +36,8 @@ class InputRequest(Ignored):
             ApiError: they are no texts and no ids, or too many.
         """
         given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
-        for one in given:
-            api.check_chars(one.text, "input")
-        return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input")))
+        num = sum(api.check_chars(one.text, "input") for one in given)
+        return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input"), num))
 
 
 class EmbeddingRequest(InputRequest):

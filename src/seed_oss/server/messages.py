@@ -54,8 +54,8 @@ async def count_tokens(api: Api, request: Request) -> Response:
     asked, body = await api.read(request, CountRequest)
     api.adapter_of(asked.model)
     wanted = asked.conversation(body, api.settings)
-    api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
-    num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted)))
+    num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted), num))
     return JSONAnswer({"input_tokens": num_tokens})
 
 

@@ -14,18 +14,21 @@ from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
 _NUM_CACHED = 8192
+_MAX_NAME = 64
 _PARTS_PER_CHAR = 4  # bytes of a character; a token has at least one
 
 
 def num_chars(value: Any) -> int:
-    """Characters of all texts in some JSON, names left out."""
+    """Characters of all texts in some JSON; of names only of those that are no field's, but as long as a text."""
     total, rest = 0, [value]
     while rest:
         one = rest.pop()
         if isinstance(one, str):
             total += len(one)
         elif isinstance(one, Mapping):
-            rest.extend(cast("Mapping[str, Any]", one).values())
+            named = cast("Mapping[str, Any]", one)
+            total += sum(len(name) for name in named if len(name) > _MAX_NAME)
+            rest.extend(named.values())
         elif isinstance(one, list | tuple):
             rest.extend(cast("Sequence[Any]", one))
     return total

@@ -46,11 +46,11 @@ async def tokenize(api: Api, request: Request) -> Response:
     api.adapter_of(asked.model)
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError("invalid", "give either prompt or messages", param="prompt")
-    api.check_chars(asked.prompt, "prompt", most=MAX_COUNTED_CHARS)
+    num = api.check_chars(asked.prompt, "prompt", most=MAX_COUNTED_CHARS)
     wanted = None if asked.messages is None else _conversation(api, asked, body)
     if wanted is not None:
-        api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
-    ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted)))
+        num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted), num))
     strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
     return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
 
