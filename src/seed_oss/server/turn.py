@@ -190,7 +190,7 @@ class AnswerReader:
         longest = max(map(len, stops), default=0)
         before = texts.tail(suffix_ids, longest) if suffix_ids else turn.before
         self._detokenizer = texts.detokenizer()
-        self._cutter = StopCutter(stops, before)
+        self._cutter = StopCutter(stops, before, start)
         self._parser = StreamParser(turn.tools, start, text_is_plain=True)
         self._maker = PartMaker(bool(turn.tools), goes_on=turn.goes_on)
         self._probs = None if num_top is None else TokenProbs(texts, num_top, start, goes_on=turn.goes_on)
