@@ -23,6 +23,8 @@ from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 
+_CUT = ("length", "grammar_error")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -222,6 +224,7 @@ class AnswerReader:
         """Nothing follows."""
         shown = self._cutter.finish(self._detokenizer.finish_pieces(), ended)
         step = Step(self._read(shown))
+        self._maker.is_cut = ended.reason in _CUT
         step.parts += [part for event in self._parser.finish() for part in self._made(event)]
         if self._probs is not None:
             was_cut = self._cutter.num_let < self._cutter.num_taken
@@ -248,7 +251,7 @@ class AnswerReader:
         Args:
             reason: the engine's.
         """
-        if reason in ("length", "grammar_error"):
+        if reason in _CUT:
             return "length"
         return "tool_calls" if self.num_whole_calls else "stop"
 
