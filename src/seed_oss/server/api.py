@@ -48,7 +48,10 @@ class Api:
     async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
         """A request's body as typed fields, and as it came."""
         body = await read_json(request, self._pool)
-        return checked(unwrapped(body), model), body
+        flat = unwrapped(body)
+        asked = checked(flat, model)
+        self.settings.limits.check(flat)
+        return asked, body
 
     async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
         """The result of what takes too long for the event loop; see `WorkPool.run`."""

@@ -10,8 +10,9 @@ from seed_oss.config.sampling import MAX_LOGPROBS, SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.inner_fields import check_format, check_messages, check_thinking, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.sampling_fields import Count, SamplingFields
-from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.served import ApiSettings
 from seed_oss.server.turn import Conversation
 
 _ROLES = {"developer": "system"}  # OpenAI's newer name

@@ -14,10 +14,10 @@ from seed_oss.engine.messages import Computed, Ended, LogProbs, Started, Tokens
 from seed_oss.server.api import Api, now, request_id
 from seed_oss.server.chat_request import StreamOptions
 from seed_oss.server.errors import ApiError
+from seed_oss.server.limits import MAX_CHOICES_OF_ALL, MAX_PROMPTS
 from seed_oss.server.prompts import SCHEMA, GivenText, encode_all, read_prompts
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.sampling_fields import MAX_TOKENS, SamplingFields
-from seed_oss.server.served import MAX_CHOICES_OF_ALL, MAX_PROMPTS
 from seed_oss.server.streaming import DONE, KEEP_ALIVE, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.text_reader import TextReader, TextStep
 from seed_oss.server.texts import Texts

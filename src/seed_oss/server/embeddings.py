@@ -15,9 +15,9 @@ from seed_oss.server.api import Api
 from seed_oss.server.bodies import Ignored
 from seed_oss.server.computing import compute
 from seed_oss.server.errors import ApiError
+from seed_oss.server.limits import MAX_INPUTS
 from seed_oss.server.prompts import SCHEMA, encode_all, read_prompts
 from seed_oss.server.sampling_fields import Priority
-from seed_oss.server.served import MAX_INPUTS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
 

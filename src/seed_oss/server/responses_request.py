@@ -10,8 +10,9 @@ from seed_oss.server.bodies import Body
 from seed_oss.server.chat_request import ThinkingFields
 from seed_oss.server.errors import ApiError
 from seed_oss.server.inner_fields import Fields, check_fields, check_schema_fields, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.sampling_fields import Count
-from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.served import ApiSettings
 from seed_oss.server.turn import Conversation
 
 _TEXT_PARTS = ("input_text", "output_text", "text")

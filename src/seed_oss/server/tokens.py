@@ -14,8 +14,9 @@ from seed_oss.server.bodies import Ignored
 from seed_oss.server.chat_request import Message, ThinkingFields
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.inner_fields import check_messages, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.prompts import read_prompts
-from seed_oss.server.served import MAX_COUNTED_CHARS, MAX_MESSAGES
+from seed_oss.server.served import MAX_COUNTED_CHARS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids
