@@ -2,12 +2,14 @@
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
 
 from seed_oss.chat import SeedOssTokenizer
 from seed_oss.server.texts import Texts, num_chars
+from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, engine, http, post, run
 
 USER = [{"role": "user", "content": "a b" * 200_000}]
@@ -42,6 +44,21 @@ def test_characters_of_json() -> None:
     assert num_chars([{"name": "abc", "more": ["de", 1, None, {"x": "f"}]}, ("gh",)]) == 8
     assert num_chars({"a" * 64: "b", "c" * 65: "d"}) == 67
     assert num_chars(None) == 0
+
+
+@pytest.mark.parametrize("name", ["encode", "encode_plain", "encode_with_spans"])
+def test_other_threads_run_while_tokens_are_made(name: str) -> None:
+    texts = Texts(seed_tokenizer())
+    thread = threading.Thread(target=getattr(texts, name), args=("a b " * 2**17,))
+    getattr(texts, name)("a")
+    start = last = time.monotonic()
+    longest = 0.0
+    thread.start()
+    while thread.is_alive():
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    thread.join()
+    assert longest < 0.5 * (time.monotonic() - start)
 
 
 BODIES: list[tuple[str, dict[str, Any]]] = [

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from seed_oss.chat.backend import backend_errors, twin
 from seed_oss.chat.control_tokens import Piece, join
@@ -75,14 +75,17 @@ class Texts:
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Ids of a text that somebody else may have written: markers in it are text."""
         before, after = self._around
-        with backend_errors("the text cannot be encoded"):
-            return (*before, *self._plain.encode(without_surrogates(text), add_special_tokens=False).ids, *after)
+        return (*before, *self._encoding(text).ids, *after)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The same, nothing put around it; and the characters that each token is."""
-        with backend_errors("the text cannot be encoded"):
-            encoded = self._plain.encode(without_surrogates(text), add_special_tokens=False)
+        encoded = self._encoding(text)
         return encoded.ids, encoded.offsets
+
+    def _encoding(self, text: str) -> Encoding:
+        """Through `encode_batch`, which lets other threads run meanwhile; `encode` does not."""
+        with backend_errors("the text cannot be encoded"):
+            return self._plain.encode_batch([without_surrogates(text)], add_special_tokens=False)[0]
 
     @cached_property
     def _plain(self) -> Tokenizer:
