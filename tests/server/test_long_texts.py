@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from seed_oss.chat import SeedOssTokenizer
-from seed_oss.server.texts import Texts, num_chars
+from seed_oss.server.texts import Texts, num_chars, pieces_of, texts_in
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, engine, http, post, run
 
@@ -44,6 +44,33 @@ def test_characters_of_json() -> None:
     assert num_chars([{"name": "abc", "more": ["de", 1, None, {"x": "f"}]}, ("gh",)]) == 8
     assert num_chars({"a" * 64: "b", "c" * 65: "d"}) == 67
     assert num_chars(None) == 0
+
+
+@pytest.mark.parametrize(("path", "field"), [("/v1/chat/completions", "messages"), ("/v1/completions", "prompt")])
+def test_a_long_text_is_not_read_to_its_end(path: str, field: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, read = engine(max_model_len=2**17), list[int]()
+    for name in ("encode", "encode_plain"):
+        usual = getattr(Texts, name)
+        monkeypatch.setattr(Texts, name, lambda self, text, usual=usual: (read.append(len(text)), usual(self, text))[1])
+    text = "a b c " * 2**17
+    body = {"messages": [{"role": "user", "content": text}]} if field == "messages" else {"prompt": text}
+    answer = post(made, path, {"model": MODEL, **body})
+    assert (answer.status, answer.error["param"]) == (400, field)
+    assert answer.error["code"] == "context_length_exceeded"
+    assert "131072 tokens" in answer.error["message"]
+    assert 2**16 < sum(read) < len(text) // 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+@pytest.mark.parametrize("text", ["", "a", "one two  three\n four", "x" * 40, " " * 40])
+def test_pieces(text: str, size: int) -> None:
+    found = list(pieces_of(text, size))
+    assert "".join(found) == text
+    assert max(map(len, found)) <= size
+
+
+def test_texts_in_json() -> None:
+    assert list(texts_in([{"name": "abc", "more": ["de", 1, None, {"x": "f"}]}, ("gh",)])) == ["abc", "de", "f", "gh"]
 
 
 @pytest.mark.parametrize("name", ["encode", "encode_plain", "encode_with_spans"])

@@ -101,6 +101,8 @@ async def completions(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
     num = sum(api.check_chars(one.text, "prompt") for one in given)
+    for one in given:
+        await unless_gone(request, api.check_long(one.text, "prompt", markers_count=True))
     prompts = await unless_gone(request, api.work(lambda: _prepared(api.texts, given, params, bool(asked.echo)), num))
     for prompt in prompts:
         api.check_length(len(prompt.ids), asked.num_new, "prompt")

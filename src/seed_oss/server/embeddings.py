@@ -37,6 +37,8 @@ class InputRequest(Ignored):
         """
         given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
         num = sum(api.check_chars(one.text, "input") for one in given)
+        for one in given:
+            await unless_gone(request, api.check_long(one.text, "input"))
         return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input"), num))
 
 

@@ -56,6 +56,7 @@ async def begin(
     """
     owner = namespace(request)
     num = api.check_chars([wanted.messages, wanted.tools], param)
+    await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
     turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)

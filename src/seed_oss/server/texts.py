@@ -1,6 +1,6 @@
 """What the endpoints ask of a tokenizer again and again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
@@ -32,6 +32,27 @@ def num_chars(value: Any) -> int:
         elif isinstance(one, list | tuple):
             rest.extend(cast("Sequence[Any]", one))
     return total
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in some JSON, names left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        given = cast("Mapping[str, Any] | Sequence[Any]", value)
+        for one in given.values() if isinstance(given, Mapping) else given:
+            yield from texts_in(one)
+
+
+def pieces_of(text: str, size: int) -> Iterator[str]:
+    """A text in pieces of about so many characters, cut in front of blanks, where tokens begin, if there are any."""
+    start = 0
+    while len(text) - start > size:
+        cut = text.rfind(" ", start + 1, start + size)
+        end = cut if cut > start else start + size
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 class Texts:
