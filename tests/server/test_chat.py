@@ -1,5 +1,6 @@
 """/v1/chat/completions: whole answers and streams, over a scripted engine."""
 
+import json
 from typing import Any
 
 import pytest
@@ -145,7 +146,6 @@ def test_a_call_inside_thinking_is_thinking() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("Well.<seed:tool_call>\n<function=fly>\n<parameter=height>3", "length"),
         ("Well.<seed:tool_call>\nnothing here\n</seed:tool_call><seed:eos>", "eos"),
         ("Well.<seed:tool_call>\n<func", "length"),
         ("Well.<seed:tool_call>\n<function=fly>\n<parameter=height>3<seed:eos>", "eos"),
@@ -158,6 +158,28 @@ def test_a_broken_call_is_content(text: str, reason: str) -> None:
     assert said["content"] == text.removesuffix("<seed:eos>").removesuffix("</seed:tool_call>").strip()
     assert answer.body["choices"][0]["finish_reason"] == ("length" if reason == "length" else "stop")
     assert joined(streamed(engine(Script(text, reason)), tools=TOOLS))["content"] == said["content"]
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ("", ""),
+        ("\n<parameter=height>3", '{"height": '),
+        ("\n<parameter=height>3</parameter>\n<parameter=", '{"height": 3'),
+        ("\n<parameter=height>3</parameter>\n<parameter=place>the r", '{"height": 3, "place": "the r'),
+    ],
+)
+def test_a_call_that_is_cut_off_stays_one(written: str, arguments: str) -> None:
+    script = Script(f"Well.{CALL}<seed:tool_call>\n<function=fly>{written}", "length")
+    choice = chat(engine(script), tools=TOOLS).body["choices"][0]
+    said = joined(streamed(engine(script), tools=TOOLS))
+    whole = [call["function"] for call in choice["message"]["tool_calls"]]
+    assert whole[1] == {"name": "fly", "arguments": arguments}
+    assert list(said["calls"].values()) == whole
+    assert choice["message"]["content"] == said["content"] == "Well."
+    assert (choice["finish_reason"], choice["truncated"], said["finish"]) == ("length", "tool_call", "length")
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(arguments)
 
 
 def test_text_around_calls_is_kept() -> None:

@@ -161,8 +161,26 @@ def test_tokens_are_counted() -> None:
 
 def test_broken_calls_are_text() -> None:
     text = "Well.<seed:tool_call>\n<function=fly>\n<parameter=height>3"
-    got = post(engine(Script(text, "length")), PATH, {**BODY, "tools": TOOLS}).body
+    got = post(engine(Script(f"{text}<seed:eos>")), PATH, {**BODY, "tools": TOOLS}).body
     assert got["content"] == [{"type": "text", "text": text}]
+
+
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ("", {}),
+        ("<parameter=height>3", {}),
+        ("<parameter=height>3</parameter>\n<parameter=", {"height": 3}),
+        ("<parameter=height>3</parameter>\n<parameter=place>3", {"height": 3}),
+        ('<parameter=place>the "r": ', {"place": 'the "r": '}),
+    ],
+)
+def test_a_call_that_is_cut_off(written: str, given: dict[str, Any]) -> None:
+    script = Script(f"Well.<seed:tool_call>\n<function=fly>\n{written}", "length")
+    got = post(engine(script), PATH, {**BODY, "tools": TOOLS}).body
+    assert got["stop_reason"] == "max_tokens"
+    assert [block["type"] for block in got["content"]] == ["text", "tool_use"]
+    assert got["content"][1]["input"].items() >= given.items()
 
 
 @pytest.mark.parametrize(

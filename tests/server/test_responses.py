@@ -142,11 +142,22 @@ def test_an_incomplete_response() -> None:
 def test_a_broken_call_is_text() -> None:
     text = "Well.<seed:tool_call>\n<function=fly>\n<parameter=height>3"
     for body in (
-        post(engine(Script(text, "length")), PATH, {**BODY, "tools": TOOLS}).body,
-        events(engine(Script(text, "length")), PATH, {**BODY, "tools": TOOLS, "stream": True})[-1]["response"],
+        post(engine(f"{text}<seed:eos>"), PATH, {**BODY, "tools": TOOLS}).body,
+        events(engine(f"{text}<seed:eos>"), PATH, {**BODY, "tools": TOOLS, "stream": True})[-1]["response"],
     ):
         assert {item["type"] for item in body["output"]} == {"message"}
         assert "".join(item["content"][0]["text"] for item in body["output"]) == text
+
+
+def test_a_call_that_is_cut_off() -> None:
+    script = Script("Well.<seed:tool_call>\n<function=fly>\n<parameter=height>3</parameter>\n<parameter=", "length")
+    for body in (
+        post(engine(script), PATH, {**BODY, "tools": TOOLS}).body,
+        events(engine(script), PATH, {**BODY, "tools": TOOLS, "stream": True})[-1]["response"],
+    ):
+        said, call = body["output"]
+        assert (said["content"][0]["text"], body["status"]) == ("Well.", "incomplete")
+        assert (call["type"], call["status"], call["arguments"]) == ("function_call", "incomplete", '{"height": 3')
 
 
 def test_a_start_of_thinking_that_is_missing() -> None:

@@ -40,6 +40,14 @@ class Server:
                 return event
         raise AssertionError(f"it ended without {name}")
 
+    def get(self, path: str) -> tuple[int, Any, Any]:
+        """One request; status, headers, and JSON, if it is that."""
+        with contextlib.closing(self.connection()) as connection:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            text, is_json = response.read(), response.headers["content-type"] == "application/json"
+            return response.status, response.headers, json.loads(text) if is_json else text
+
     def ask(self, method: str, path: str, **headers: str) -> tuple[int, Any]:
         """One request; status and JSON."""
         with contextlib.closing(self.connection()) as connection:
@@ -134,6 +142,22 @@ def test_a_signal_lets_open_answers_end_and_takes_no_more(one: signal.Signals) -
         assert rest[-1] == ["eos", None]
         assert sum(map(len, [first, *rest[:-1]])) == 5000
         assert server.exit_code() == 0
+
+
+def test_while_it_drains_it_says_so() -> None:
+    with serving("fine", "drain_s=3600") as server:
+        stream = server.stream("/generate/1000000000/")
+        assert stream.line()[0] == 0
+        server.signal()
+        server.event("draining")
+        assert (server.ask("GET", "/health")[0], server.get("/metrics")[0]) == (200, 200)
+        status, body = server.ask("GET", "/ready")
+        assert (status, body["status"]) == (503, "draining")
+        status, headers, body = server.get("/generate/1/")
+        assert (status, headers["retry-after"], body["error"]["code"]) == (503, "1", "unavailable")
+        server.signal()
+        stream.close()
+        assert server.exit_code() == 130
 
 
 def test_what_does_not_end_in_time_is_cut() -> None:

@@ -63,7 +63,8 @@ class ControlVocabulary:
         if not text:
             return []
         with backend_errors("the text cannot be cut at control tokens"):
-            encoding = self._cutter.encode(without_surrogates(text), add_special_tokens=False)
+            # `encode_batch` lets other threads run meanwhile; `encode` does not
+            encoding = self._cutter.encode_batch([without_surrogates(text)], add_special_tokens=False)[0]
         segments: list[Segment] = []
         place = 0
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):

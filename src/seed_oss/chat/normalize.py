@@ -259,8 +259,8 @@ def _check_results(messages: list[dict[str, Any]]) -> None:
         answered = message.get("tool_call_id")
         if answered is not None and known and str(answered) not in known:
             raise TemplateError(
-                f"messages[{index}].tool_call_id is {answered!r:.60}; the assistant's calls before it are "
-                f"{', '.join(sorted(known))[:200]}"
+                f"messages[{index}].tool_call_id is {answered!r:.60}; it must be the id of one of the {len(known)} "
+                "calls in the assistant's turn before it"
             )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from seed_oss.errors import MissingExtraError
 if TYPE_CHECKING:
     from seed_oss.server.settings import ServeSettings
 
+_MAX_DIGITS = 9
 _MAX_BODY_BYTES = 8 * 2**20  # what the strict reader of JSON takes
 
 
@@ -147,6 +149,21 @@ IntervalOption = Annotated[
 ]
 ConnectionsOption = Annotated[int, _number("Connections at the same time.")]
 BodyOption = Annotated[str, typer.Option(metavar="SIZE", help="Largest body of a request, 8MiB at most.")]
+BodiesOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Most that the bodies of all requests that are not answered yet may take.")
+]
+SendTimeOption = Annotated[float, _seconds("How long a client may take nothing of an answer.", min=0.1)]
+LimitOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=NUMBER",
+        help="A limit of requests by its name, see the manual: n, prompts, answers, inputs, messages, stop, "
+        "stop-chars, logit-bias, logprobs, tools, schema-bytes, request-line-bytes, header-bytes, headers, chunks. "
+        "May be given several times.",
+        show_default=False,
+    ),
+]
 HeadTimeOption = Annotated[float, _seconds("Most time for a request's headers to come.", min=0.1)]
 BodyTimeOption = Annotated[float, _seconds("Most time for a request's body to come.", min=0.1)]
 IdleOption = Annotated[float, _seconds("How long a connection without a request is kept.", min=0.1)]
@@ -188,9 +205,12 @@ def serve(
     stream_interval: IntervalOption = 0.04,
     max_connections: ConnectionsOption = 1024,
     max_body_size: BodyOption = "8MiB",
+    max_bodies_size: BodiesOption = "64MiB",
     header_timeout: HeadTimeOption = 5.0,
     body_timeout: BodyTimeOption = 30.0,
     idle_timeout: IdleOption = 30.0,
+    send_timeout: SendTimeOption = 60.0,
+    limit: LimitOption = None,
 ) -> None:
     """Serve a model over OpenAI's HTTP API.
 
@@ -224,8 +244,11 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
     from seed_oss.engine.spec import EngineSpec
     from seed_oss.server.auth import read_keys
     from seed_oss.server.limits import TransportLimits
+    from seed_oss.server.request_limits import RequestLimits
     from seed_oss.server.settings import ServeSettings
 
+    limits = _limits(options["limit"] or ())
+    heads = {_HEADS[name]: limits.pop(name) for name in _HEADS if name in limits}
     return ServeSettings(
         spec=EngineSpec(**_spec(options)),
         host=options["host"],
@@ -237,11 +260,15 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
         origins=tuple(options["cors_origin"] or ()),
         limits=TransportLimits(
             max_body_bytes=_size(options["max_body_size"], "--max-body-size", _MAX_BODY_BYTES),
+            max_bodies_bytes=_size(options["max_bodies_size"], "--max-bodies-size"),
             max_connections=options["max_connections"],
             headers_s=options["header_timeout"],
             body_s=options["body_timeout"],
             keep_alive_s=options["idle_timeout"],
+            send_s=options["send_timeout"],
+            **heads,
         ),
+        requests=RequestLimits.of(limits),
         process=ProcessSettings(
             start_s=options["start_timeout"], hang_s=options["hang_timeout"], interval_s=options["stream_interval"]
         ),
@@ -251,6 +278,26 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
         thinking_budget=options["thinking_budget"],
         loop_guard=options["loop_guard"],
     )
+
+
+_HEADS = {
+    "request_line_bytes": "max_request_line_bytes",
+    "header_bytes": "max_header_bytes",
+    "headers": "max_headers",
+    "chunks": "max_chunks",
+}  # of connections; the others are of what a request asks for
+
+
+def _limits(given: Sequence[str]) -> dict[str, int]:
+    """Limits by name, from NAME=NUMBER."""
+    found: dict[str, int] = {}
+    for one in given:
+        given_name, _, number = one.partition("=")
+        name = given_name.replace("-", "_")
+        if not number.isdecimal() or len(number) > _MAX_DIGITS or (name in _HEADS and not int(number)):
+            raise typer.BadParameter(f"{one!r:.40} is no limit; write NAME=NUMBER, like n=4", param_hint="--limit")
+        found[name] = int(number)
+    return found
 
 
 _SAME = (

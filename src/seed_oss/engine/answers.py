@@ -11,7 +11,7 @@ from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import Ended, Tokens
-from seed_oss.engine.outputs import ChatOutput, Completion, Delta, RequestOutput, cut_at_stop
+from seed_oss.engine.outputs import ChatOutput, Completion, Delta, RequestOutput
 from seed_oss.engine.stops import StopCutter
 from seed_oss.errors import TokenizerError
 
@@ -62,9 +62,21 @@ class Answers:
         end, ids = found.ends[choice], found.token_ids.get(choice, [])
         text, stop = "" if self._tokenizer is None else self._tokenizer.decode(ids, skip_special_tokens=True), end.stop
         if end.reason == "stop_string":
-            text, stop = cut_at_stop(text, found.submit.params.stops)
+            text, stop = self._cut(found, choice)
         logprobs = found.logprobs_of(choice)
         return Completion(choice, text, tuple(ids), end.reason, stop, logprobs, end.num_reasoning_tokens)
+
+    def _cut(self, found: Gathered, choice: int) -> tuple[str, str | None]:
+        """The text of a choice up to the stop string that ended it, and that string."""
+        detokenizer, start = self._known.detokenizer(skip_special_tokens=True), None
+        if found.submit.form is not None:
+            opening = self._known.detokenizer()
+            start = [*opening.put_pieces(list(found.prompt_ids)), *opening.finish_pieces()]
+        cutter = StopCutter(found.submit.params.stops, start=start)
+        tokens = found.token_ids.get(choice, [])
+        pieces = [one for token in tokens for one in cutter.feed(detokenizer.put_pieces([token]))]
+        pieces += cutter.finish(detokenizer.finish_pieces(), found.ends[choice])
+        return join(pieces), cutter.stop
 
     def _message(self, found: Gathered, answer: Completion, tools: Any, stops: Sequence[str]) -> AssistantMessage:
         reader = self.chat_reader(found.prompt_ids, tools, stops)
@@ -115,7 +127,10 @@ class ChatReader:
         opening = tokenizer.detokenizer()
         prompt: list[Piece] = [*opening.put_pieces(list(prompt_ids)), *opening.finish_pieces()]
         self._parser = StreamParser(tools, prompt, text_is_plain=True)
-        self._detokenizer, self._cutter = tokenizer.detokenizer(skip_special_tokens=True), StopCutter(stops)
+        self._detokenizer, self._cutter = (
+            tokenizer.detokenizer(skip_special_tokens=True),
+            StopCutter(stops, start=prompt),
+        )
 
     def feed(self, token_ids: Sequence[int]) -> list[ChatEvent]:
         """Take new tokens."""

@@ -179,10 +179,24 @@ def _ready(
         vocab_size=model.config.vocab_size,
         tasks=tasks,
         adapters=adapters,
-        dtype=spec.quantization or str(model.dtype).removeprefix("torch."),
+        dtype=dtype_name(model),
         is_batch_invariant=is_invariant,
         kv_cache_tokens=size.num_blocks * BLOCK_LEN,
     )
+
+
+def dtype_name(model: Any) -> str:
+    """What the weights are and what they compute in: "bfloat16", "int4, computed in float32".
+
+    Args:
+        model: any of the family; its configuration says how its weights are packed.
+    """
+    computed = str(model.dtype).removeprefix("torch.")
+    packed: dict[str, Any] | None = getattr(model.config, "quantization_config", None)
+    if not packed:
+        return computed
+    name, bits = packed.get("scheme", packed.get("quant_method", "packed")), packed.get("weights", {}).get("bits")
+    return f"{name}-int{bits}, computed in {computed}" if name == "gguf" else f"{name}, computed in {computed}"
 
 
 def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:

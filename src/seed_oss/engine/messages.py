@@ -103,7 +103,7 @@ class Ready:
         vocab_size: length of the logits.
         tasks: what can be asked for.
         adapters: names of adapters.
-        dtype: of the weights, such as "int4".
+        dtype: what the weights are and what they compute in, such as "int4, computed in float32".
         is_batch_invariant: whether the check at the start found equal bits.
         kv_cache_tokens: tokens that the cache has room for.
     """

@@ -5,7 +5,7 @@ Whether a string ends an answer is the engine's business: here is only what is s
 
 from collections.abc import Sequence
 
-from seed_oss.chat.control_tokens import Piece, join
+from seed_oss.chat.control_tokens import END_THINK, THINK, TOOL_CALL, ControlToken, Piece, join
 from seed_oss.engine.messages import Ended
 
 
@@ -15,13 +15,21 @@ class StopCutter:
     Args:
         stops: the strings; with none, everything goes through at once.
         before: the end of the prompt's text: a match may begin, but not end, in it.
+        start: of a chat, the pieces of the turn that stand in the prompt; None for plain text. In a chat the blanks
+            between the end of thinking and the answer count for nothing, nor does what stands before them.
     """
 
-    def __init__(self, stops: Sequence[str], before: str = "") -> None:
+    def __init__(self, stops: Sequence[str], before: str = "", start: Sequence[Piece] | None = None) -> None:
         self._stops = tuple(stops)
-        start = self._start_of_prefix(before)
-        self._hidden = len(before) - start  # characters of the prompt among those held
-        self._held: list[Piece] = [before[start:]] if self._hidden else []
+        self._is_chat = start is not None
+        self._is_blank = False  # nothing but blanks has come since the end of thinking
+        self._floor = 0  # where in the held text a match may begin
+        for piece in start or ():
+            self._raise_floor(0, piece)
+        before, self._floor = "" if self._is_blank else before, 0
+        first = self._start_of_prefix(before)
+        self._hidden = len(before) - first  # characters of the prompt among those held
+        self._held: list[Piece] = [before[first:]] if self._hidden else []
         self._num_old = self._hidden  # characters that were there before the newest token
         self.stop: str | None = None  # that ended the answer
         self.num_taken = 0
@@ -37,7 +45,10 @@ class StopCutter:
         if not self._stops:
             self.num_let = self.num_taken
             return list(pieces)
-        self._num_old = len(join(self._held))
+        self._num_old = size = len(join(self._held))
+        for piece in pieces:
+            self._raise_floor(size, piece)
+            size += len(str(piece))
         self._held += pieces
         text = join(self._held)
         return self._let(min(self._first_match(text), self._start_of_prefix(text)))
@@ -59,10 +70,23 @@ class StopCutter:
             start, self.stop = self._match(text, ended.stop)
         return self._let(len(text) if start is None else start)
 
+    def _raise_floor(self, size: int, piece: Piece) -> None:
+        """Look at a piece that comes after so many characters."""
+        if not self._is_chat:
+            return
+        if piece in (THINK, END_THINK):
+            self._is_blank = piece == END_THINK
+        if not self._is_blank:
+            return
+        text = str(piece)
+        is_seen = piece == TOOL_CALL if isinstance(piece, ControlToken) else bool(text.strip())
+        self._floor = size + (len(text) - len(text.lstrip()) if is_seen else len(text))
+        self._is_blank = not is_seen
+
     def _match(self, text: str, named: str | int | None) -> tuple[int | None, str | None]:
         """Where the string that ended the answer begins, and which it is."""
         stops = [named] if isinstance(named, str) else self._stops
-        starts = [(text.find(stop, max(0, self._num_old - len(stop) + 1)), stop) for stop in stops]
+        starts = [(text.find(stop, self._least(stop)), stop) for stop in stops]
         found = [(start + len(stop), start, stop) for start, stop in starts if start >= 0]
         if not found:
             return None, named if isinstance(named, str) else None
@@ -71,13 +95,17 @@ class StopCutter:
 
     def _first_match(self, text: str) -> int:
         """Where a string begins that the newest token has completed: only this one may have ended the answer."""
-        starts = [text.find(stop, max(0, self._num_old - len(stop) + 1)) for stop in self._stops]
+        starts = [text.find(stop, self._least(stop)) for stop in self._stops]
         return min((start for start in starts if start >= 0), default=len(text))
+
+    def _least(self, stop: str) -> int:
+        """Where a string may begin that the newest token has completed."""
+        return max(self._floor, self._num_old - len(stop) + 1)
 
     def _start_of_prefix(self, text: str) -> int:
         """Where the longest end of a text begins that is the start of some string."""
         longest = max(map(len, self._stops), default=1)
-        for start in range(max(0, len(text) - longest + 1), len(text)):
+        for start in range(max(self._floor, len(text) - longest + 1), len(text)):
             end = text[start:]
             if any(stop.startswith(end) for stop in self._stops):
                 return start
@@ -94,7 +122,7 @@ class StopCutter:
             gone.append(piece[:size] if isinstance(piece, str) else piece)
             self._held[:1] = [piece[size:]] if isinstance(piece, str) and length > size else []
             size -= min(length, size)
-        self._num_old = max(0, self._num_old - len(join(gone)))
+        self._num_old, self._floor = (max(0, one - len(join(gone))) for one in (self._num_old, self._floor))
         return self._shown(gone)
 
     def _shown(self, gone: list[Piece]) -> list[Piece]:

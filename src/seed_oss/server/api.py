@@ -1,5 +1,6 @@
 """What all endpoints share: the engine's client, the model, the threads, and the checks that come before the queue."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +18,12 @@ from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.stored import ResponseStore
 from seed_oss.server.streaming import unless_gone
-from seed_oss.server.texts import Texts, num_chars
-from seed_oss.server.work import WorkPool
+from seed_oss.server.texts import Texts, num_chars, pieces_of, texts_in
+from seed_oss.server.work import LONG_CHARS, WorkPool
 
 _Model = TypeVar("_Model", bound=Body)
 _T = TypeVar("_T")
+_PIECE_CHARS = 2**16
 SPARE_CHARS = 4096  # what the template leaves out
 
 
@@ -48,11 +50,14 @@ class Api:
     async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
         """A request's body as typed fields, and as it came."""
         body = await read_json(request, self._pool)
-        return checked(unwrapped(body), model), body
+        flat = unwrapped(body)
+        asked = checked(flat, model)
+        self.settings.limits.check(flat)
+        return asked, body
 
-    async def work(self, work: Callable[[], _T]) -> _T:
-        """The result of what takes too long for the event loop."""
-        return await self._pool.run(work)
+    async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The result of what takes too long for the event loop; see `WorkPool.run`."""
+        return await self._pool.run(work, num_chars)
 
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
         """Keep an answer for the next prompt of its conversation, when there is time."""
@@ -130,8 +135,8 @@ class Api:
                 param=param,
             )
 
-    def check_chars(self, texts: Any, param: str, *, most: int | None = None) -> None:
-        """Refuse texts that cannot fit before tokens are made of them, which takes long.
+    def check_chars(self, texts: Any, param: str, *, most: int | None = None) -> int:
+        """Refuse texts that cannot fit before tokens are made of them, which takes long; their characters, if they can.
 
         Args:
             texts: a text, or JSON with texts in it.
@@ -145,6 +150,42 @@ class Api:
         limit = self.max_len * self.texts.longest_token + SPARE_CHARS if most is None else most
         if num > limit:
             raise ApiError("context", f"{param} has {num} characters; at most {limit} fit: shorten it", param=param)
+        return num
+
+    async def check_long(self, texts: Any, param: str, *, markers_count: bool = False) -> None:
+        """Refuse long texts that have too many tokens after as many of these as fit, and not after all.
+
+        Args:
+            texts: a text, or JSON with texts in it, that `check_chars` has let through.
+            param: the field that they came from.
+            markers_count: control tokens that a text spells are control tokens.
+
+        Raises:
+            ApiError: they have more tokens than the context holds, or counting takes too long.
+        """
+        if num_chars(texts) <= LONG_CHARS:
+            return
+        try:
+            async with asyncio.timeout(self.settings.prepare_seconds):
+                await self._check_pieces(texts, param, markers_count)
+        except TimeoutError:
+            seconds = self.settings.prepare_seconds
+            raise ApiError(
+                "unavailable", f"counting tokens of {param} took more than {seconds:g} s; send less"
+            ) from None
+
+    async def _check_pieces(self, texts: Any, param: str, markers_count: bool) -> None:
+        count = self.texts.encode if markers_count else self.texts.encode_plain
+        num, room = 0, self.max_len
+        for piece in (piece for text in texts_in(texts) for piece in pieces_of(text, _PIECE_CHARS)):
+            num += await self.work(lambda piece=piece: len(count(piece)), LONG_CHARS + 1)
+            room += self.texts.longest_token  # what a cut may have added
+            if num > room:
+                raise ApiError(
+                    "context",
+                    f"{param} has more than {self.max_len} tokens, which the context holds: shorten it",
+                    param=param,
+                )
 
     def submit(
         self,

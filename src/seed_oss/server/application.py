@@ -36,6 +36,7 @@ def api_application(client: EngineClient, settings: ServeSettings) -> App:
         keep_alive_seconds=settings.keep_alive_s,
         thinking_budget=ThinkingBudget(settings.thinking_budget),
         loop_guard=settings.loop_guard,
+        limits=settings.requests,
     )
     app: Any = create_app(client, _served_model(settings), api)
     return app

@@ -1,9 +1,10 @@
 """The one reader of bodies: strict JSON, then typed fields. What is not understood is refused by name."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
@@ -27,6 +28,15 @@ class Body(BaseModel):
     refused: ClassVar[dict[str, str]] = {}
     """Fields that clients send and that could not be obeyed, with the remedy."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        """Null is the same as left out, also in a field that is not known."""
+        if not isinstance(value, dict):
+            return value
+        fields = cast("dict[str, Any]", value)
+        return {name: one for name, one in fields.items() if one is not None or name in cls.model_fields}
+
 
 class Ignored(Body):
     """Fields of OpenAI's API that mean nothing here: they are checked, and then passed over."""
@@ -47,13 +57,11 @@ async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
     """The JSON object that a request brings.
 
     Raises:
-        ApiError: another type of content, too large, no strict JSON, or no object.
+        ApiError: another type of content, charset or encoding, too large, no strict JSON, or no object.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError("invalid", "the body must be JSON, with the header Content-Type: application/json")
+    _check_headers(request.headers)
     raw = await _read(request)
-    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw))
+    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw), len(raw))
     if not isinstance(value, dict):
         raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
     return cast("dict[str, Any]", value)
@@ -72,7 +80,8 @@ def checked(body: dict[str, Any], model: type[_Model]) -> _Model:
     try:
         return model.model_validate(given)
     except ValidationError as error:
-        raise _refusal(error.errors(include_url=False, include_context=True, include_input=False)[0], given) from None
+        found = error.errors(include_url=False, include_context=True, include_input=False)
+        raise _refusal(_most_telling(found), given) from None
 
 
 def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
@@ -90,9 +99,25 @@ def unwrapped(body: dict[str, Any]) -> dict[str, Any]:
     for name, value in inner.items():
         if name in body and body[name] != value:
             raise ApiError(
-                "invalid", f"{_shown(name)} and the same in extra_body differ; give one of them", param="extra_body"
+                "invalid", f"{shown_name(name)} and the same in extra_body differ; give one of them", param="extra_body"
             )
     return {**inner, **{name: value for name, value in body.items() if name != "extra_body"}}
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse a body that its headers call anything but plain JSON in UTF-8."""
+    kind, *parameters = headers.get("content-type", "").lower().split(";")
+    if kind.strip() != "application/json":
+        raise ApiError("media", "the body must be JSON, with the header Content-Type: application/json")
+    named = [value.strip(" \"'") for name, _, value in (one.partition("=") for one in parameters) if _is_charset(name)]
+    if any(one not in ("utf-8", "utf8") for one in named):
+        raise ApiError("media", "the body must be in UTF-8; leave the charset of Content-Type out")
+    if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
+        raise ApiError("media", "the body must not be compressed; leave the header Content-Encoding out")
+
+
+def _is_charset(name: str) -> bool:
+    return name.strip() == "charset"
 
 
 async def _read(request: Request) -> bytes:
@@ -113,6 +138,12 @@ def _parsed(raw: bytes) -> Any:
         raise ApiError("invalid", without_quotes(str(error))) from None
 
 
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The first error; of a field that may be of several types, the one of the type that was given."""
+    same_field = [one for one in errors if one["loc"][:1] == errors[0]["loc"][:1]]
+    return next((one for one in same_field if not one["type"].endswith("_type")), errors[0])
+
+
 def _refusal(error: ErrorDetails, body: Any) -> ApiError:
     param = _place(error["loc"], body, is_missing=error["type"] == "missing")
     if error["type"] == "extra_forbidden":
@@ -130,7 +161,7 @@ def _place(path: tuple[int | str, ...], body: Any, *, is_missing: bool) -> str:
         if isinstance(step, int) and isinstance(value, list):
             place, value = f"{place}[{step}]", _at(cast("list[Any]", value), step)
         elif isinstance(step, str) and isinstance(value, dict) and (step in value or (is_missing and step == path[-1])):
-            place = f"{place}.{_shown(step)}" if place else _shown(step)
+            place = f"{place}.{shown_name(step)}" if place else shown_name(step)
             value = cast("dict[str, Any]", value).get(step)
     return place
 
@@ -139,5 +170,6 @@ def _at(values: list[Any], index: int) -> Any:
     return values[index] if index < len(values) else None
 
 
-def _shown(name: str) -> str:
+def shown_name(name: str) -> str:
+    """The name of a field, as messages may have it."""
     return name if _NAME.fullmatch(name) else "a field with an odd name"

@@ -1,7 +1,7 @@
 """What /v1/chat/completions takes."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import FailFast, Field
 
@@ -9,15 +9,12 @@ from seed_oss.chat.budget import Mode, ThinkingBudget
 from seed_oss.config.sampling import MAX_LOGPROBS, SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.inner_fields import check_format, check_messages, check_thinking, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.sampling_fields import Count, SamplingFields
-from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.served import ApiSettings
 from seed_oss.server.turn import Conversation
 
-_INNER = {
-    "thinking": ("type", "budget_tokens", "display"),
-    "reasoning": ("max_tokens", "effort", "enabled", "summary", "generate_summary"),
-}  # the last of them say how thinking is shown, and are passed over
-_NESTED = ("chat_template_kwargs", "extra_body")
 _ROLES = {"developer": "system"}  # OpenAI's newer name
 
 
@@ -91,7 +88,7 @@ class ThinkingFields(SamplingFields):
         """
         default = settings.thinking_budget
         mode: Mode = self.budget_mode or default.mode
-        _check_inner(body)
+        check_thinking(body)
         with refusing(otherwise="thinking_budget"):
             found = ThinkingBudget.from_request(body, mode)
         return ThinkingBudget(default.tokens, mode) if found is None else found
@@ -177,8 +174,12 @@ class ChatRequest(ThinkingFields):
         Raises:
             ApiError: see `budget`.
         """
+        messages = [message.for_template() for message in self.messages]
+        check_messages(messages)
+        check_tools(self.tools, self.tool_choice)
+        check_format(self.response_format)
         return Conversation(
-            messages=[message.for_template() for message in self.messages],
+            messages=messages,
             tools=self.tools,
             tool_choice=self.tool_choice,
             response_format=self.response_format,
@@ -189,20 +190,3 @@ class ChatRequest(ThinkingFields):
             goes_on=bool(self.continue_final_message),
             reuse_reasoning=bool(self.reuse_reasoning),
         )
-
-
-def _check_inner(fields: Mapping[str, Any], prefix: str = "", depth: int = 0) -> None:
-    """Refuse what is not known in the objects that spell a budget."""
-    for name, known in _INNER.items():
-        inner = fields.get(name)
-        if isinstance(inner, Mapping) and any(
-            one not in known and value is not None for one, value in cast("Mapping[str, Any]", inner).items()
-        ):
-            place = prefix + name
-            raise ApiError(
-                "invalid", f"{place} has a field that is not known; there are {', '.join(known)}", param=place
-            )
-    for name in _NESTED if depth < len(_NESTED) else ():
-        nested = fields.get(name)
-        if isinstance(nested, Mapping):
-            _check_inner(cast("Mapping[str, Any]", nested), f"{prefix}{name}.", depth + 1)

@@ -14,10 +14,10 @@ from seed_oss.engine.messages import Computed, Ended, LogProbs, Started, Tokens
 from seed_oss.server.api import Api, now, request_id
 from seed_oss.server.chat_request import StreamOptions
 from seed_oss.server.errors import ApiError
+from seed_oss.server.limits import MAX_CHOICES_OF_ALL, MAX_PROMPTS
 from seed_oss.server.prompts import SCHEMA, GivenText, encode_all, read_prompts
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.sampling_fields import MAX_TOKENS, SamplingFields
-from seed_oss.server.served import MAX_CHOICES_OF_ALL, MAX_PROMPTS
 from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.text_reader import TextReader, TextStep
 from seed_oss.server.texts import Texts
@@ -100,9 +100,10 @@ async def completions(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
+    num = sum(api.check_chars(one.text, "prompt") for one in given)
     for one in given:
-        api.check_chars(one.text, "prompt")
-    prompts = await unless_gone(request, api.work(lambda: _prepared(api.texts, given, params, bool(asked.echo))))
+        await unless_gone(request, api.check_long(one.text, "prompt", markers_count=True))
+    prompts = await unless_gone(request, api.work(lambda: _prepared(api.texts, given, params, bool(asked.echo)), num))
     for prompt in prompts:
         api.check_length(len(prompt.ids), asked.num_new, "prompt")
     submits = [api.submit(request, prompt.ids, params, priority=asked.priority, adapter=adapter) for prompt in prompts]

@@ -15,9 +15,9 @@ from seed_oss.server.api import Api
 from seed_oss.server.bodies import Ignored
 from seed_oss.server.computing import compute
 from seed_oss.server.errors import ApiError
+from seed_oss.server.limits import MAX_INPUTS
 from seed_oss.server.prompts import SCHEMA, encode_all, read_prompts
 from seed_oss.server.sampling_fields import Priority
-from seed_oss.server.served import MAX_INPUTS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
 
@@ -36,9 +36,10 @@ class InputRequest(Ignored):
             ApiError: they are no texts and no ids, or too many.
         """
         given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
+        num = sum(api.check_chars(one.text, "input") for one in given)
         for one in given:
-            api.check_chars(one.text, "input")
-        return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input")))
+            await unless_gone(request, api.check_long(one.text, "input"))
+        return await unless_gone(request, api.work(lambda: encode_all(api.texts, given, "input"), num))
 
 
 class EmbeddingRequest(InputRequest):

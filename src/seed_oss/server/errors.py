@@ -16,6 +16,7 @@ Fault = Literal[
     "no_such_task",
     "method",
     "too_large",
+    "media",
     "context",
     "overloaded",
     "unavailable",
@@ -29,6 +30,7 @@ _CATALOGUE: dict[str, tuple[int, str, str | None]] = {
     "no_such_task": (404, "invalid_request_error", "task_not_available"),
     "method": (405, "invalid_request_error", "method_not_allowed"),
     "too_large": (413, "invalid_request_error", "request_too_large"),
+    "media": (415, "invalid_request_error", "unsupported_media_type"),
     "context": (400, "invalid_request_error", "context_length_exceeded"),
     "overloaded": (429, "rate_limit_error", "overloaded"),
     "unavailable": (503, "server_error", "unavailable"),
@@ -39,6 +41,7 @@ _OF_STATUS: dict[int, Fault] = {
     404: "not_found",
     405: "method",
     413: "too_large",
+    415: "media",
     429: "overloaded",
     503: "unavailable",
 }
@@ -46,6 +49,7 @@ _TEXT_OF: dict[str, str] = {
     "not_found": "there is no such endpoint; GET /openapi.json lists all",
     "method": "this endpoint takes another method; GET /openapi.json lists all",
     "too_large": "the body is too large",
+    "media": "the body must be JSON in UTF-8, not compressed",
     "authentication": "the API key is missing or wrong; send it as Authorization: Bearer",
     "internal": "the server failed; the request may be sent again",
 }
@@ -105,7 +109,9 @@ class ApiError(SeedOssError):
         """What an engine said. What went wrong inside it is not told."""
         if kind == "internal":
             return cls("internal")
-        return cls(kind, without_quotes(message), param=param, retry_after=retry_after)
+        shown = without_quotes(message)
+        named = param or (named_in(shown) if kind == "invalid" else None)
+        return cls(kind, shown, param=named, retry_after=retry_after)
 
     @classmethod
     def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":
@@ -132,7 +138,7 @@ def refusing(param: str | None = None, *, otherwise: str | None = None) -> Gener
         raise
     except SeedOssError as error:
         message = without_quotes(str(error))
-        raise ApiError("invalid", message, param=param or place_in(message) or otherwise) from None
+        raise ApiError("invalid", message, param=param or named_in(message) or otherwise) from None
 
 
 def without_quotes(message: str) -> str:
@@ -147,4 +153,11 @@ def place_in(message: str) -> str | None:
     return place if "[" in place or "." in place or "_" in place or place in _ONE_WORD else None
 
 
+def named_in(message: str) -> str | None:
+    """The parameter that a message of the library begins with, or else the one that it speaks of."""
+    spoken_of = (param for words, param in _SPOKEN_OF.items() if words in message)
+    return place_in(message) or next(spoken_of, None)
+
+
+_SPOKEN_OF = {"leave tool_choice": "tool_choice", "leave the thinking budget": "thinking_budget"}
 _ONE_WORD = frozenset(("messages", "tools", "stop", "seed", "n", "temperature", "thinking", "reasoning", "logprobs"))

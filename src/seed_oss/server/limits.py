@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+MAX_CHOICES_OF_ALL = 64
+MAX_PROMPTS = 32
+MAX_INPUTS = 2048
+MAX_MESSAGES = 4096
+
 
 @dataclass(frozen=True, slots=True)
 class TransportLimits:

@@ -1,5 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens, as Anthropic has them."""
 
+import contextlib
+import re
 import secrets
 from collections.abc import AsyncGenerator, Iterable
 from typing import Any
@@ -29,6 +31,7 @@ _TYPES = {
     500: "api_error",
     503: "overloaded_error",
 }
+_OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -55,8 +58,8 @@ async def count_tokens(api: Api, request: Request) -> Response:
     asked, body = await api.read(request, CountRequest)
     api.adapter_of(asked.model)
     wanted = asked.conversation(body, api.settings)
-    api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
-    num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted)))
+    num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted), num))
     return JSONAnswer({"input_tokens": num_tokens})
 
 
@@ -188,7 +191,8 @@ def _content(answer: Answer) -> list[dict[str, Any]]:
 
 def _input(call: Call) -> Any:
     """A call's arguments; whatever is in them, the answer is not thrown away."""
-    try:
-        return parse_json(call.arguments, source="arguments")
-    except CheckpointError:
-        return {"arguments": call.arguments}
+    text = _OPEN_KEY.sub("", call.arguments) or "{"
+    for end in ("}", '"}') if call.is_cut else ("",):
+        with contextlib.suppress(CheckpointError):
+            return parse_json(text + end, source="arguments")
+    return {"arguments": call.arguments}

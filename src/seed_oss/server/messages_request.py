@@ -9,10 +9,20 @@ from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.chat_request import ThinkingFields
 from seed_oss.server.errors import ApiError
+from seed_oss.server.inner_fields import Fields, check_fields
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.sampling_fields import MAX_TOKENS
-from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.served import ApiSettings
 from seed_oss.server.turn import Conversation
 
+_FORMAT: Fields = {"type": object, "schema": object}
+_BLOCKS: Mapping[str, Fields] = {
+    "text": {"text": str, "citations": list},
+    "thinking": {"thinking": str, "signature": str},
+    "redacted_thinking": {"data": str},
+    "tool_use": {"id": str, "name": str, "input": object, "caller": dict},
+    "tool_result": {"tool_use_id": str, "content": object, "is_error": bool},
+}
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -102,6 +112,7 @@ class CountRequest(ThinkingFields):
 
     def _format(self) -> dict[str, Any] | None:
         given = self.output_format or (self.output_config.format if self.output_config is not None else None)
+        check_fields(given, "output_format" if self.output_format else "output_config.format", _FORMAT)
         if given is None or given.get("type") != "json_schema":
             return given
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.get("schema")}}
@@ -186,7 +197,11 @@ def _text(content: Any, place: str) -> str:
 def _block(value: Any, place: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ApiError("invalid", f"{place} must be a block, with a type", param=place)
-    return cast("dict[str, Any]", value)
+    block = cast("dict[str, Any]", value)
+    kind = block.get("type")
+    if isinstance(kind, str) and kind in _BLOCKS:
+        check_fields(block, place, {"type": str, "cache_control": dict, **_BLOCKS[kind]})
+    return block
 
 
 def _text_of(block: dict[str, Any], kind: str, place: str) -> str:

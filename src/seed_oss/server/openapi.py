@@ -28,6 +28,7 @@ _STATUSES = {
     401: "The API key is missing or wrong.",
     404: "There is no such model, task or stored object.",
     413: "The body is too large.",
+    415: "The body is no JSON in UTF-8, or it is compressed.",
     429: "Too much is waiting; see Retry-After.",
     500: "The server failed.",
     503: "The engine is not there; see Retry-After.",

@@ -1,7 +1,8 @@
 """What whoever runs a server asks it: /health, /ready and /metrics."""
 
+import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -13,13 +14,35 @@ _PATHS = ("/health", "/ready", "/metrics")
 
 @dataclass
 class Phase:
-    """Whether the server is about to end."""
+    """Whether the server is about to end, and what it has in hand.
+
+    Attributes:
+        is_draining: no request is taken any more.
+        num_open: requests that were taken and have not ended.
+    """
 
     is_draining: bool = False
+    num_open: int = 0
+    _changed: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+
+    async def wait_idle(self) -> None:
+        """Until nothing is open."""
+        while self.num_open:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def begin(self) -> None:
+        """A request is taken."""
+        self.num_open += 1
+
+    def end(self) -> None:
+        """It has ended."""
+        self.num_open -= 1
+        self._changed.set()
 
 
 class Operations:
-    """ASGI middleware that answers these paths itself.
+    """ASGI middleware that answers these paths itself, also while the server drains; others get 503 then.
 
     /health is 200 while the engine's process shows that it lives: it speaks every second, also in a step that takes
     minutes; one whose step does not end is killed by its client. /ready is 200 while requests are taken: not while the
@@ -42,8 +65,11 @@ class Operations:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
-        if scope["type"] != "http" or scope["path"] not in _PATHS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if scope["path"] not in _PATHS:
+            await self._pass_on(scope, receive, send)
             return
         state_of(scope).update(route=scope["path"], is_probe=True)  # counted, and not logged every few seconds
         if scope["method"] not in ("GET", "HEAD"):
@@ -53,6 +79,16 @@ class Operations:
         else:
             status = self.health() if scope["path"] == "/health" else self.readiness()
             await self._tell(send, status)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._phase.is_draining:
+            await respond_error(send, 503, "the server is about to end; try again later", [("retry-after", "1")])
+            return
+        self._phase.begin()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._phase.end()
 
     def health(self) -> str:
         """ "ok", or what is wrong."""

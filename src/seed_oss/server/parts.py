@@ -1,6 +1,7 @@
 """An answer as clients see it, piece by piece: thinking, content and calls. The same for streams and whole answers.
 
-What was written as a call and is none comes as content, so that no text is lost.
+What was written as a call and is none comes as content, so that no text is lost. Only a call that the limit of tokens
+cuts off stays one, with the arguments that there are: a stream has shown them already.
 """
 
 from collections.abc import Iterable
@@ -58,10 +59,11 @@ class ArgumentsPart:
 
 @dataclass(frozen=True, slots=True)
 class CallEndPart:
-    """A call is complete, or (`is_whole` false) will never be."""
+    """A call is complete, or (`is_whole` false) will never be; `is_cut`: the answer ends in it."""
 
     index: int
     is_whole: bool = True
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class PartMaker:
         self._all: list[str] = []
         self._opening = ""
         self._block: list[str] = []  # raw, of the call that is being written
+        self.is_cut = False  # set at the end: the limit of tokens came before the model's own
         self.finished: Finished | None = None
 
     def take(self, event: Event) -> list[Part]:
@@ -173,6 +176,8 @@ class PartMaker:
 
     def _break_call(self, event: ToolCallBroken) -> list[Part]:
         raw, self._block = "".join(self._block), []
+        if self.is_cut and event.index is not None:
+            return [CallEndPart(event.index, is_whole=False, is_cut=True)]
         ends: list[Part] = [] if event.index is None else [CallEndPart(event.index, is_whole=False)]
         return [*ends, *self._say(raw)]
 
@@ -204,12 +209,13 @@ _OF_CALLS = (CallBlockOpened, CallBlockClosed, CallMarkup, ToolCallStarted, Tool
 
 @dataclass
 class Call:
-    """A call, put together."""
+    """A call, put together; one that is cut has arguments that are no JSON."""
 
     id: str
     name: str
     arguments: str = ""
     is_whole: bool = False
+    is_cut: bool = False
 
 
 @dataclass
@@ -227,8 +233,8 @@ class Answer:
 
     @property
     def tool_calls(self) -> list[Call]:
-        """The complete calls, in order."""
-        return [call for _, call in sorted(self.calls.items()) if call.is_whole]
+        """The complete calls, in order, and last the one that the limit of tokens has cut off."""
+        return [call for _, call in sorted(self.calls.items()) if call.is_whole or call.is_cut]
 
     @classmethod
     def of(cls, parts: Iterable[Part]) -> "Answer":
@@ -249,7 +255,8 @@ class Answer:
             elif isinstance(part, ArgumentsPart):
                 arguments.setdefault(part.index, []).append(part.text)
             else:
-                answer.calls[part.index].is_whole = part.is_whole
+                call = answer.calls[part.index]
+                call.is_whole, call.is_cut = part.is_whole, part.is_cut
         answer.reasoning, answer.content = "".join(thinking), "".join(content)
         for index, call in answer.calls.items():
             call.arguments = "".join(arguments.get(index, []))

@@ -57,7 +57,8 @@ class ItemWriter:
         if isinstance(part, ArgumentsPart):
             return self._more("response.function_call_arguments.delta", part.text)
         if isinstance(part, CallEndPart):
-            return self._close("completed" if part.is_whole else "incomplete", is_dropped=not part.is_whole)
+            is_dropped = not part.is_whole and not part.is_cut
+            return self._close("completed" if part.is_whole else "incomplete", is_dropped=is_dropped)
         return self._all_was_thinking(part)
 
     def _all_was_thinking(self, part: AllThinkingPart) -> list[Event]:

@@ -9,11 +9,25 @@ from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.chat_request import ThinkingFields
 from seed_oss.server.errors import ApiError
+from seed_oss.server.inner_fields import Fields, check_fields, check_schema_fields, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.sampling_fields import Count
-from seed_oss.server.served import MAX_MESSAGES, ApiSettings
+from seed_oss.server.served import ApiSettings
 from seed_oss.server.turn import Conversation
 
 _TEXT_PARTS = ("input_text", "output_text", "text")
+_PART: Fields = {
+    **{"type": str, "text": str, "refusal": str},
+    **{"annotations": list, "logprobs": list, "prompt_cache_breakpoint": dict},
+}
+_COMMON: Fields = {"type": str, "id": str, "status": str}
+_ITEMS: Mapping[str, Fields] = {
+    "message": {"role": str, "content": (str, list), "phase": str},
+    "reasoning": {"summary": list, "content": list, "encrypted_content": str},
+    "function_call": {"call_id": str, "name": str, "arguments": str},
+    "function_call_output": {"call_id": str, "output": (str, list), "name": str},
+}
+_FUNCTION: Fields = {"type": str, "name": str, "description": str, "parameters": object, "strict": bool}
 
 
 class TextOptions(Body):
@@ -87,9 +101,11 @@ class ResponsesRequest(ThinkingFields):
             ApiError: a budget or a form that is not allowed.
         """
         system = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(self.tools or ())] or None
+        check_tools(tools, self.tool_choice)
         return Conversation(
             messages=[*system, *messages],
-            tools=[_tool(tool) for tool in self.tools or ()] or None,
+            tools=tools,
             tool_choice=self.tool_choice,
             response_format=self._format(),
             parallel_tool_calls=self.parallel_tool_calls is not False,
@@ -103,14 +119,17 @@ class ResponsesRequest(ThinkingFields):
         """The form as chat completions have it."""
         given = None if self.text is None else self.text.format
         if given is None or given.get("type") != "json_schema":
+            check_fields(given, "text.format", {"type": object})
             return given
+        check_schema_fields(given, "text.format", {"type": str})
         return {"type": "json_schema", "json_schema": {name: value for name, value in given.items() if name != "type"}}
 
 
-def _tool(tool: dict[str, Any]) -> dict[str, Any]:
+def _tool(tool: dict[str, Any], place: str) -> dict[str, Any]:
     """A tool as chat completions have it; one of another kind is refused where tools are checked."""
     if tool.get("type") != "function" or "function" in tool:
         return tool
+    check_fields(tool, place, _FUNCTION)
     names = ("name", "description", "parameters")
     return {"type": "function", "function": {name: tool[name] for name in names if tool.get(name) is not None}}
 
@@ -125,10 +144,11 @@ class _Messages:
     def add(self, item: dict[str, Any], place: str) -> None:
         """Take the next item."""
         kind = item.get("type", "message")
+        check_fields(item, place, {**_COMMON, **_ITEMS[kind]} if kind in _ITEMS else dict.fromkeys(item, object))
         if kind == "message":
             self._add_message(item, place)
         elif kind == "reasoning":
-            self._assistant(is_new=True)["reasoning_content"] = _reasoning(item)
+            self._assistant(is_new=True)["reasoning_content"] = _reasoning(item, place)
         elif kind == "function_call":
             call = {"id": item.get("call_id"), "name": item.get("name"), "arguments": item.get("arguments")}
             self._assistant().setdefault("tool_calls", []).append(call)
@@ -176,14 +196,22 @@ def _text(content: Any, place: str) -> str:
 
 def _part(part: Any, place: str) -> str:
     fields = cast("dict[str, Any]", part if isinstance(part, dict) else {})
+    if fields.get("type") in (*_TEXT_PARTS, "refusal"):
+        check_fields(fields, place, _PART)
     text = fields.get("refusal") if fields.get("type") == "refusal" else fields.get("text")
     if fields.get("type") not in (*_TEXT_PARTS, "refusal") or not isinstance(text, str):
         raise ApiError("invalid", f"{place} must be a part with text; the model reads nothing else", param=place)
     return text
 
 
-def _reasoning(item: dict[str, Any]) -> str:
+def _reasoning(item: dict[str, Any], place: str) -> str:
     """The thinking of an item, as far as it is there."""
-    parts = [*cast("list[Any]", item.get("content") or []), *cast("list[Any]", item.get("summary") or [])]
-    texts = [cast("dict[str, Any]", part).get("text") for part in parts if isinstance(part, dict)]
-    return "".join(text for text in texts if isinstance(text, str))
+    texts: list[str] = []
+    for name in ("content", "summary"):
+        for index, part in enumerate(cast("list[Any]", item.get(name) or [])):
+            if not isinstance(part, dict) or not isinstance(cast("dict[str, Any]", part).get("text"), str):
+                at = f"{place}.{name}[{index}]"
+                raise ApiError("invalid", f"{at} must be a part with text", param=at)
+            check_fields(part, f"{place}.{name}[{index}]", {"type": str, "text": str})
+            texts.append(str(cast("dict[str, Any]", part)["text"]))
+    return "".join(texts)

@@ -57,8 +57,8 @@ async def score(api: Api, request: Request) -> Response:
     adapter = api.adapter_of(asked.model)
     api.check_task("score")
     given = asked.context or ""
-    api.check_chars(given, "context")
-    context = await unless_gone(request, api.work(lambda: api.texts.encode_plain(given) if given else ()))
+    num = api.check_chars(given, "context")
+    context = await unless_gone(request, api.work(lambda: api.texts.encode_plain(given) if given else (), num))
     rows = [(*context, *row) for row in await asked.rows(api, request)]
     params = SamplingParams(prompt_logprobs=asked.logprobs or 0)
     results, usage = await compute(
@@ -151,8 +151,8 @@ async def question_answering(api: Api, request: Request) -> Response:
     asked, _ = await api.read(request, QuestionRequest)
     adapter = api.adapter_of(asked.model)
     api.check_task("question_answer")
-    api.check_chars([asked.question, asked.context], "context")
-    ids, spans = await unless_gone(request, api.work(lambda: _encoded(api.texts, asked.question, asked.context)))
+    num = api.check_chars([asked.question, asked.context], "context")
+    ids, spans = await unless_gone(request, api.work(lambda: _encoded(api.texts, asked.question, asked.context), num))
     results, usage = await compute(
         api, request, "question_answer", [ids], param="context", priority=asked.priority, adapter=adapter
     )

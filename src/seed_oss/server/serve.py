@@ -1,8 +1,8 @@
 """`seed-oss serve`: the engine's process, the endpoints and the transport, from the first byte to the last.
 
-signal     -> no new connections, open requests end within drain_s, then the engine's process   exit code 0
-2nd signal -> everything ends at once                                                           exit code 130
-engine gave up -> as after a signal                                                             exit code 1
+signal     -> new requests get 503, open ones end within drain_s, then the listener, then the engine   exit code 0
+2nd signal -> everything ends at once                                                                 exit code 130
+engine gave up -> as after a signal                                                                   exit code 1
 """
 
 import asyncio
@@ -79,6 +79,7 @@ class _Service:
         self._client = ProcessClient(command, settings.process, env=environment, tell=self._tell_engine)
         self._metrics = Metrics(self._client)
         self._phase = Phase()
+        self._draining: asyncio.Task[None] | None = None
         self._num_signals = 0
         self._is_listening = False
         self._ready: Ready | None = None  # what the engine said of itself
@@ -113,10 +114,23 @@ class _Service:
                 self._begin_end(server)
             await serving
             given_up.cancel()
+            if self._draining is not None:
+                self._draining.cancel()
 
     def _begin_end(self, server: "_Server") -> None:
         self._phase.is_draining = True
-        server.should_exit = True
+        if self._num_signals > 1:
+            server.should_exit = True
+        elif self._draining is None:
+            self._draining = asyncio.create_task(self._drain(server))
+
+    async def _drain(self, server: "_Server") -> None:
+        """The listener stays open meanwhile, so that whoever looks is told."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + self._settings.drain_s
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._phase.wait_idle(), self._settings.drain_s)
+        server.end(max(0.0, end - clock()))
 
     async def _close_engine(self) -> None:
         if self._num_signals > 1 or self._client.failure is not None:
@@ -168,6 +182,11 @@ class _Service:
 
 class _Server(uvicorn.Server):
     """uvicorn's server, whose signals are ours."""
+
+    def end(self, seconds: float) -> None:
+        """Close the listener, and what has not ended so many seconds later."""
+        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment] - a float does as well
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -6,11 +6,8 @@ from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.generation import GenerationConfig
 from seed_oss.errors import InputError
+from seed_oss.server.request_limits import RequestLimits
 
-MAX_CHOICES_OF_ALL = 64
-MAX_PROMPTS = 32
-MAX_INPUTS = 2048
-MAX_MESSAGES = 4096
 MAX_COUNTED_CHARS = 2**20
 MAX_BODY_BYTES = 8 * 2**20
 MAX_BODY_VALUES = 1_000_000
@@ -62,6 +59,7 @@ class ApiSettings:
         max_stored_bytes: their size together.
         max_remembered_tokens: of the prompts and answers that later prompts of their conversations are matched with;
             0 remembers none.
+        limits: bounds of what one request may ask for.
     """
 
     keep_alive_seconds: float = 15.0
@@ -74,3 +72,4 @@ class ApiSettings:
     max_stored_responses: int = 1024
     max_stored_bytes: int = 64 * 2**20
     max_remembered_tokens: int = 2**20
+    limits: RequestLimits = RequestLimits()  # noqa: RUF009 - frozen

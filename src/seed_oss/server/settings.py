@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from seed_oss.engine.process_client import ProcessSettings
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.server.limits import TransportLimits
+from seed_oss.server.request_limits import RequestLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class ServeSettings:
         allowed_hosts: names of this server besides its address, for requests without keys.
         origins: of web pages that may ask (CORS).
         limits: bounds of connections.
+        requests: bounds of what one request may ask for.
         process: bounds of the engine's process.
         drain_s: seconds that open requests are given when the server ends.
         health_s: seconds without a word of the engine after which /health is 503.
@@ -38,7 +40,8 @@ class ServeSettings:
     allowed_hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     limits: TransportLimits = field(default_factory=TransportLimits)
-    process: ProcessSettings = field(default_factory=ProcessSettings)
+    requests: RequestLimits = field(default_factory=RequestLimits)
+    process: ProcessSettings = field(default_factory=lambda: ProcessSettings(interval_s=0.04))
     drain_s: float = 30.0
     health_s: float = 30.0
     keep_alive_s: float = 15.0

@@ -55,8 +55,9 @@ async def begin(
         ClientGoneError: nobody waits any more.
     """
     owner = namespace(request)
-    api.check_chars([wanted.messages, wanted.tools], param)
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params)))
+    num = api.check_chars([wanted.messages, wanted.tools], param)
+    await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
+    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)
     runs, first = await api.start(request, [submit])

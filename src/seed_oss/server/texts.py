@@ -1,10 +1,10 @@
 """What the endpoints ask of a tokenizer again and again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any, cast
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from seed_oss.chat.backend import backend_errors, twin
 from seed_oss.chat.control_tokens import Piece, join
@@ -14,21 +14,45 @@ from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 
 _NUM_CACHED = 8192
+_MAX_NAME = 64
 _PARTS_PER_CHAR = 4  # bytes of a character; a token has at least one
 
 
 def num_chars(value: Any) -> int:
-    """Characters of all texts in some JSON, names left out."""
+    """Characters of all texts in some JSON; of names only of those that are no field's, but as long as a text."""
     total, rest = 0, [value]
     while rest:
         one = rest.pop()
         if isinstance(one, str):
             total += len(one)
         elif isinstance(one, Mapping):
-            rest.extend(cast("Mapping[str, Any]", one).values())
+            named = cast("Mapping[str, Any]", one)
+            total += sum(len(name) for name in named if len(name) > _MAX_NAME)
+            rest.extend(named.values())
         elif isinstance(one, list | tuple):
             rest.extend(cast("Sequence[Any]", one))
     return total
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """The texts in some JSON, names left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        given = cast("Mapping[str, Any] | Sequence[Any]", value)
+        for one in given.values() if isinstance(given, Mapping) else given:
+            yield from texts_in(one)
+
+
+def pieces_of(text: str, size: int) -> Iterator[str]:
+    """A text in pieces of about so many characters, cut in front of blanks, where tokens begin, if there are any."""
+    start = 0
+    while len(text) - start > size:
+        cut = text.rfind(" ", start + 1, start + size)
+        end = cut if cut > start else start + size
+        yield text[start:end]
+        start = end
+    yield text[start:]
 
 
 class Texts:
@@ -72,14 +96,17 @@ class Texts:
     def encode_plain(self, text: str) -> tuple[int, ...]:
         """Ids of a text that somebody else may have written: markers in it are text."""
         before, after = self._around
-        with backend_errors("the text cannot be encoded"):
-            return (*before, *self._plain.encode(without_surrogates(text), add_special_tokens=False).ids, *after)
+        return (*before, *self._encoding(text).ids, *after)
 
     def encode_with_spans(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """The same, nothing put around it; and the characters that each token is."""
-        with backend_errors("the text cannot be encoded"):
-            encoded = self._plain.encode(without_surrogates(text), add_special_tokens=False)
+        encoded = self._encoding(text)
         return encoded.ids, encoded.offsets
+
+    def _encoding(self, text: str) -> Encoding:
+        """Through `encode_batch`, which lets other threads run meanwhile; `encode` does not."""
+        with backend_errors("the text cannot be encoded"):
+            return self._plain.encode_batch([without_surrogates(text)], add_special_tokens=False)[0]
 
     @cached_property
     def _plain(self) -> Tokenizer:

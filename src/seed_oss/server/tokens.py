@@ -13,8 +13,10 @@ from seed_oss.server.api import Api
 from seed_oss.server.bodies import Ignored
 from seed_oss.server.chat_request import Message, ThinkingFields
 from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.inner_fields import check_messages, check_tools
+from seed_oss.server.limits import MAX_MESSAGES
 from seed_oss.server.prompts import read_prompts
-from seed_oss.server.served import MAX_COUNTED_CHARS, MAX_MESSAGES
+from seed_oss.server.served import MAX_COUNTED_CHARS
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids
@@ -45,11 +47,11 @@ async def tokenize(api: Api, request: Request) -> Response:
     api.adapter_of(asked.model)
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError("invalid", "give either prompt or messages", param="prompt")
-    api.check_chars(asked.prompt, "prompt", most=MAX_COUNTED_CHARS)
+    num = api.check_chars(asked.prompt, "prompt", most=MAX_COUNTED_CHARS)
     wanted = None if asked.messages is None else _conversation(api, asked, body)
     if wanted is not None:
-        api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
-    ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted)))
+        num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted), num))
     strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
     return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
 
@@ -68,8 +70,11 @@ async def detokenize(api: Api, request: Request) -> Response:
 
 
 def _conversation(api: Api, asked: TokenizeRequest, body: dict[str, Any]) -> Conversation:
+    messages = [message.for_template() for message in asked.messages or ()]
+    check_messages(messages)
+    check_tools(asked.tools)
     return Conversation(
-        messages=[message.for_template() for message in asked.messages or ()],
+        messages=messages,
         tools=asked.tools,
         budget=asked.budget(body, api.settings),
         variables=asked.variables(),

@@ -23,6 +23,8 @@ from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 
+_CUT = ("length", "grammar_error")
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -145,9 +147,7 @@ def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None)
     """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
     with refusing("response_format"):
         OutputFormat.of(wanted.response_format)
-    if wanted.tool_choice is None and wanted.parallel_tool_calls:
-        return
-    with refusing("tools"):
+    with refusing(otherwise="tools"):
         functions = tool_functions(tools)
     with refusing("tool_choice"):
         ToolChoice.of(wanted.tool_choice, functions)
@@ -192,7 +192,7 @@ class AnswerReader:
         longest = max(map(len, stops), default=0)
         before = texts.tail(suffix_ids, longest) if suffix_ids else turn.before
         self._detokenizer = texts.detokenizer()
-        self._cutter = StopCutter(stops, before)
+        self._cutter = StopCutter(stops, before, start)
         self._parser = StreamParser(turn.tools, start, text_is_plain=True)
         self._maker = PartMaker(bool(turn.tools), goes_on=turn.goes_on)
         self._probs = None if num_top is None else TokenProbs(texts, num_top, start, goes_on=turn.goes_on)
@@ -224,6 +224,7 @@ class AnswerReader:
         """Nothing follows."""
         shown = self._cutter.finish(self._detokenizer.finish_pieces(), ended)
         step = Step(self._read(shown))
+        self._maker.is_cut = ended.reason in _CUT
         step.parts += [part for event in self._parser.finish() for part in self._made(event)]
         if self._probs is not None:
             was_cut = self._cutter.num_let < self._cutter.num_taken
@@ -250,7 +251,7 @@ class AnswerReader:
         Args:
             reason: the engine's.
         """
-        if reason in ("length", "grammar_error"):
+        if reason in _CUT:
             return "length"
         return "tool_calls" if self.num_whole_calls else "stop"
 
