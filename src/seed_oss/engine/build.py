@@ -22,6 +22,7 @@ from seed_oss.engine.disk import SECRET_LEN, BlockFolder, folder_secret
 from seed_oss.engine.identity import cache_identity
 from seed_oss.engine.intake import Intake, ServedTasks
 from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.look_ahead import LookAhead
 from seed_oss.engine.mesh import Ranks
 from seed_oss.engine.messages import Ready, Task
 from seed_oss.engine.packed_model import PagedModel
@@ -130,7 +131,7 @@ def build_core(
     return EngineCore(
         _intake(loaded, packed, ready, built.digests),
         Scheduler(_limits(spec, built.size), pool, built.store),
-        Stepper(packed),
+        Stepper(packed, LookAhead()),
         ready,
         clock,
         ThreadPoolExecutor(1, thread_name_prefix="seed-oss-intake"),
