@@ -36,17 +36,23 @@ class LookAhead:
     def __init__(self, quick: Executor | None = None, slow: Executor | None = None) -> None:
         self._quick = quick or ThreadPoolExecutor(1, "seed-oss-masks")
         self._slow = slow or ThreadPoolExecutor(1, "seed-oss-slow-masks", _yield_to_steps)
+        self._wanted: dict[RowKey, GeneratedRow] = {}
         self._masks: dict[RowKey, _Mask] = {}
 
     def start(self, key: RowKey, row: GeneratedRow) -> None:
-        """Begin a row's next mask, if it wants one. Until it is there the row is held, and not to be touched."""
+        """Have a row's next mask computed, if it wants one: it is begun when `held` is asked.
+
+        Until it is there the row is held, and not to be touched.
+        """
         if row.wants_mask:
-            is_slow = row.looks_slowly
-            future = (self._slow if is_slow else self._quick).submit(row.look_ahead)
-            self._masks[key] = _Mask(future, is_slow)
+            self._wanted[key] = row
 
     def held(self) -> frozenset[RowKey]:
         """The rows whose next mask is not there; waits for the quick ones a moment."""
+        for key, row in self._wanted.items():
+            is_slow = row.looks_slowly
+            self._masks[key] = _Mask((self._slow if is_slow else self._quick).submit(row.look_ahead), is_slow)
+        self._wanted.clear()
         quick = [mask.future for mask in self._masks.values() if not mask.is_slow]
         if quick:
             wait(quick, WAIT_S)
@@ -60,6 +66,7 @@ class LookAhead:
 
     def drop(self, key: RowKey) -> None:
         """The row has ended."""
+        self._wanted.pop(key, None)
         mask = self._masks.pop(key, None)
         if mask is not None:
             mask.future.cancel()

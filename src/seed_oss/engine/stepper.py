@@ -101,7 +101,10 @@ class Stepper:
 
     def held(self) -> frozenset[RowKey]:
         """Rows that cannot be run now, since what may come next is still being found out."""
-        return frozenset() if self._ahead is None else self._ahead.held()
+        if self._ahead is None:
+            return frozenset()
+        with alone(self._model.is_native):  # the masks are computed meanwhile
+            return self._ahead.held()
 
     def wait(self, seconds: float) -> None:
         """Wait until one of the held rows may be run."""
