@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from seed_oss.engine.batch import NewRow, RowKey, ScheduledBatch, ScheduledRow
 from seed_oss.engine.events import Ended, Event, Tokens
@@ -109,11 +109,12 @@ class Checker:
         else:
             assert (sequence.num_computed, sequence.block_ids, sequence.loads) == (0, (), ()), f"I13 {row.key}"
 
-    def batch(self, batch: ScheduledBatch, *, is_disturbed: bool) -> None:
+    def batch(self, batch: ScheduledBatch, *, is_disturbed: bool, held: Collection[RowKey] = ()) -> None:
         """What holds between `schedule` and the step.
 
         Args:
             batch: what was scheduled.
+            held: what was to be left out.
             is_disturbed: whether rows lost their blocks in this call, which may leave room for others.
         """
         limits, pool = self.scheduler.limits, self.scheduler.pool
@@ -128,8 +129,9 @@ class Checker:
         assert not written & {save.block_id for save in batch.saves}, "I6 saved"
         for row in batch.rows:
             self._scheduled(row)
+            assert row.key not in held, f"{row.key} is held"
         if not is_disturbed:
-            self._nothing_idle(batch)
+            self._nothing_idle(batch, held)
 
     def _slots(self, row: ScheduledRow) -> list[int]:
         block_len = self.scheduler.pool.block_len
@@ -148,13 +150,15 @@ class Checker:
             num_left = new.max_new_tokens - len(self.new_tokens.get(row.key, ()))
             assert row.num_drafts < num_left, row
 
-    def _nothing_idle(self, batch: ScheduledBatch) -> None:
-        """I14: every running row goes on, and the first row that may run and finds room does."""
+    def _nothing_idle(self, batch: ScheduledBatch, held: Collection[RowKey]) -> None:
+        """I14: every running row that is not held goes on, and the first row that may run and finds room does."""
         scheduler, pool = self.scheduler, self.scheduler.pool
-        assert {row.key for row in batch.rows} == {sequence.row.key for sequence in scheduler.running}, "I14"
+        running = {sequence.row.key for sequence in scheduler.running}
+        assert {row.key for row in batch.rows} == running - set(held), "I14"
         group = scheduler.suspects
-        waiting = [sequence for sequence in scheduler.waiting if group is None or sequence.row.key in group]
-        assert batch.rows or not waiting, "I14 nothing runs"
+        waiting = [one for one in scheduler.waiting if group is None or one.row.key in group]
+        waiting = [one for one in waiting if one.row.key not in held]
+        assert running or not waiting, "I14 nothing runs"
         first = self._first_to_run(waiting)
         if first is None or len(scheduler.running) >= scheduler.limits.max_num_seqs:
             return

@@ -43,6 +43,7 @@ class Harness:
         self.scheduler = Scheduler(EngineLimits(**sizes), self.pool, self.runner.store)  # type: ignore[arg-type]
         self.checker = Checker(self.scheduler, SECRET, self.runner.memory, self.rows)
         self.now = 0.0
+        self.held: frozenset[RowKey] = frozenset()
         self.num_steps = 0
 
     def add(self, *rows: NewRow) -> list[Event]:
@@ -55,10 +56,10 @@ class Harness:
         self.num_steps += 1
         assert self.num_steps < 1000, "no end"
         preemptions = self.scheduler.counters().total_preemptions
-        batch = self.scheduler.schedule(self.now)
+        batch = self.scheduler.schedule(self.now, self.held)
         self.checker.state()
         is_disturbed = self.scheduler.counters().total_preemptions > preemptions
-        self.checker.batch(batch, is_disturbed=is_disturbed)
+        self.checker.batch(batch, is_disturbed=is_disturbed, held=self.held)
         return batch
 
     def finish(self, batch: ScheduledBatch) -> list[Event]:

@@ -14,6 +14,7 @@ from tests.engine.checker import DONE, Checker
 from tests.engine.fake_model import FakeRunner, FakeStore, LoadError, StepError, generate_alone
 
 SECRET = b"the simulator's own secret"
+MAX_HOLD = 8  # steps
 
 
 class FlakyPool(BlockPool):
@@ -85,6 +86,8 @@ class Simulation:
         faults.load_chance = rng.choice((0.0, 0.2))
         self.fault_of_a_row = rng.choice((0.0, 0.2))
         self.jump = rng.choice((0.0, 0.1))
+        self.hold_chance = rng.choice((0.0, 0.0, 0.3))
+        self.holds: dict[RowKey, int] = {}  # steps that they are still held for
 
     def run(self) -> "Simulation":
         """The whole schedule."""
@@ -94,7 +97,7 @@ class Simulation:
             self._step()
         self._calm()
         num_tokens = sum(len(s.token_ids) + s.num_remaining for s in self.scheduler.running + self.scheduler.waiting)
-        bound = 2 * num_tokens + 20
+        bound = 2 * num_tokens + 20 + MAX_HOLD
         while self.scheduler.running or self.scheduler.waiting:
             assert bound > 0, "liveness"
             bound -= 1
@@ -104,7 +107,7 @@ class Simulation:
 
     def _calm(self) -> None:
         self.runner.faults.stop()
-        self.pool.chance = self.jump = 0.0
+        self.pool.chance = self.jump = self.hold_chance = 0.0
         self.scheduler.drain()
 
     def _arrive(self) -> None:
@@ -157,9 +160,10 @@ class Simulation:
 
     def _step(self) -> None:
         num_before, self.last_batch = self._num_disturbed, set()
-        batch = self.scheduler.schedule(self._tick())
+        held = self._held()
+        batch = self.scheduler.schedule(self._tick(), held)
         self.checker.state()
-        self.checker.batch(batch, is_disturbed=self._num_disturbed > num_before)
+        self.checker.batch(batch, is_disturbed=self._num_disturbed > num_before, held=held)
         self.trace.append(batch)
         if batch.rows:
             self._compute(batch)
@@ -168,6 +172,16 @@ class Simulation:
         self.checker.state()
         if self.rng.random() < 0.5:
             self._expire()
+
+    def _held(self) -> frozenset[RowKey]:
+        """Some rows are not ready for a few steps."""
+        self.holds = {key: left - 1 for key, left in self.holds.items() if left > 1}
+        alive = self.scheduler.running + self.scheduler.waiting
+        if alive and self.rng.random() < self.hold_chance:
+            sequence = self.rng.choice(alive)
+            self.seen["held running" if sequence.is_running else "held waiting"] += 1
+            self.holds[sequence.row.key] = self.rng.randint(1, MAX_HOLD)
+        return frozenset(self.holds)
 
     @property
     def _num_disturbed(self) -> int:

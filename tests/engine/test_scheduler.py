@@ -302,3 +302,32 @@ def test_the_counters_are_a_snapshot() -> None:
     assert (end.total_cache_query_tokens, end.total_cache_hit_tokens) == (4 + 8, 8)
     assert end.total_ended == {"length": 2}
     assert tokens_in([]) == []
+
+
+def test_a_held_row_is_left_out_and_keeps_what_it_has() -> None:
+    engine = Harness(num_blocks=8, progress_timeout_s=5.0)
+    engine.add(row("a"))
+    engine.add(row("b", first=300))
+    engine.step()
+    engine.held = frozenset({RowKey("a", 0)})
+    blocks = engine.scheduler.running[0].block_ids
+    for _ in range(3):
+        assert keys_of(engine.step()) == ["b"]
+        assert engine.expire(4.0) == []  # it waits for something of its own
+    assert engine.scheduler.running[0].block_ids == blocks
+    engine.held = frozenset()
+    assert keys_of(engine.step()) == ["a", "b"]
+    engine.run()
+    assert engine.new_tokens("a") == generate_alone(engine.rows[RowKey("a", 0)])
+
+
+def test_a_held_row_is_not_started_and_holds_up_nobody() -> None:
+    engine = Harness(max_num_seqs=1)
+    engine.add(row("a"))
+    engine.add(row("b", first=300))
+    engine.held = frozenset({RowKey("a", 0)})
+    assert keys_of(engine.step()) == ["b"]
+    engine.abort("b")
+    assert engine.step().rows == ()
+    engine.held = frozenset()
+    assert keys_of(engine.step()) == ["a"]

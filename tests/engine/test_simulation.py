@@ -21,6 +21,8 @@ SEEN = {
     "accepted_tokens": 200,
     "abort running": 20,
     "abort waiting": 20,
+    "held running": 20,
+    "held waiting": 20,
     "jump": 20,
     "ended: length": 100,
     "ended: stop": 20,

@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch.distributed.device_mesh import DeviceMesh
 
 from seed_oss.cache import PagedCache, block_bytes
 from seed_oss.chat.tokenizer import SeedOssTokenizer
@@ -21,6 +22,8 @@ from seed_oss.engine.disk import SECRET_LEN, BlockFolder, folder_secret
 from seed_oss.engine.identity import cache_identity
 from seed_oss.engine.intake import Intake, ServedTasks
 from seed_oss.engine.limits import EngineLimits
+from seed_oss.engine.look_ahead import LookAhead
+from seed_oss.engine.mesh import Ranks
 from seed_oss.engine.messages import Ready, Task
 from seed_oss.engine.packed_model import PagedModel
 from seed_oss.engine.prefix_cache import PrefixCache
@@ -46,6 +49,7 @@ from seed_oss.planning.memory import memory_bytes
 from seed_oss.weights.lora import read_lora
 
 BLOCK_LEN = 32
+_UNKNOWN = 2**62  # more bytes than there are
 _LOG = logging.getLogger(__name__)
 _CACHE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 _KINDS: dict[str, tuple[Any, str, tuple[Task, ...]]] = {
@@ -98,7 +102,10 @@ def _tokenizer(spec: EngineSpec) -> SeedOssTokenizer | None:
 
 
 def build_core(
-    spec: EngineSpec, loaded: LoadedModel | None = None, clock: Callable[[], float] = time.monotonic
+    spec: EngineSpec,
+    loaded: LoadedModel | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    mesh: DeviceMesh | None = None,
 ) -> EngineCore:
     """An engine that takes requests.
 
@@ -106,32 +113,71 @@ def build_core(
         spec: its settings.
         loaded: a model that is there already, instead of the one the settings name.
         clock: seconds, from whenever.
+        mesh: processes that run each step together, of which this is the first; the others call `follow` with what
+            `build_follower` gives there. None runs here alone.
 
     Raises:
-        ConfigError: settings that do not go with the model or the memory.
+        ConfigError: settings that do not go with the model, the memory or the mesh.
         SeedOssError: the model cannot be had or used.
     """
     loaded = load(spec) if loaded is None else loaded
-    model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
-    _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
-    loras = {name: read_lora(folder, model.config, model.device) for name, folder in spec.lora_folders.items()}
-    dtype = _cache_dtype(spec, model)
-    size = _size(spec, model, dtype)
-    cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
-    secret, store = _disk(spec, model, cache)
-    pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
-    decoders = {name: adapted(model.base_model, one.low_ranks) for name, one in loras.items()}
-    packed = PagedModel(model.base_model, partial(logits_of_rows, getattr(model, head_name)), cache, store, decoders)
-    is_invariant = all(is_batch_invariant(packed, pool, model.config.vocab_size, name) for name in (None, *loras))
-    ready = _ready(spec, model, size, tasks, tuple(loras), is_invariant)
+    built = _built(spec, loaded, mesh)
+    packed, pool, ready = built.packed, built.pool, built.ready
+    names = (None, *ready.adapters)
+    is_invariant = all(is_batch_invariant(packed, pool, ready.vocab_size, name) for name in names)
+    if not is_invariant:
+        _LOG.warning("on this machine results depend on what else is in a batch; seeds do not repeat under load")
+    ready = replace(ready, is_batch_invariant=is_invariant)
     return EngineCore(
-        _intake(model, loaded.tokenizer, packed, ready, {name: one.digest for name, one in loras.items()}),
-        Scheduler(_limits(spec, size), pool, store),
-        Stepper(packed),
+        _intake(loaded, packed, ready, built.digests),
+        Scheduler(_limits(spec, built.size), pool, built.store),
+        Stepper(packed, LookAhead()),
         ready,
         clock,
         ThreadPoolExecutor(1, thread_name_prefix="seed-oss-intake"),
     )
+
+
+def build_follower(spec: EngineSpec, loaded: LoadedModel | None = None, *, mesh: DeviceMesh) -> PagedModel:
+    """What a rank of a mesh runs batches with that is not the first.
+
+    Args:
+        spec: settings, as the first rank has them.
+        loaded: see `build_core`; as the first rank has it.
+        mesh: see `build_core`.
+
+    Raises:
+        ConfigError: settings that do not go with the model, the memory or the mesh.
+        SeedOssError: the model cannot be had or used.
+    """
+    return _built(spec, load(spec) if loaded is None else loaded, mesh).packed
+
+
+class _Built(NamedTuple):
+    """What every rank makes."""
+
+    packed: PagedModel
+    pool: BlockPool
+    store: BlockFolder | None
+    size: EngineSize
+    digests: dict[str, bytes]
+    ready: Ready
+
+
+def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _Built:
+    model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
+    _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
+    loras = {name: read_lora(folder, model.config, model.device) for name, folder in spec.lora_folders.items()}
+    dtype = _cache_dtype(spec, model)
+    size = _size(spec, model, dtype, mesh)
+    cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
+    secret, store = _disk(spec, model, cache)
+    decoders = {name: adapted(model.base_model, one.low_ranks) for name, one in loras.items()}
+    head = partial(logits_of_rows, getattr(model, head_name))
+    packed = PagedModel(model.base_model, head, cache, store, decoders, mesh)
+    pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
+    digests = {name: one.digest for name, one in loras.items()}
+    return _Built(packed, pool, store, size, digests, _ready(spec, model, size, tasks, tuple(loras)))
 
 
 def _disk(spec: EngineSpec, model: Any, cache: PagedCache) -> tuple[bytes, BlockFolder | None]:
@@ -152,27 +198,22 @@ def _cache_dtype(spec: EngineSpec, model: Any) -> torch.dtype:
     return _CACHE_DTYPES[spec.kv_cache_dtype]
 
 
-def _size(spec: EngineSpec, model: Any, dtype: torch.dtype) -> EngineSize:
+def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | None) -> EngineSize:
+    """All ranks of a mesh decide alike, by the one that has the least memory."""
     is_cpu = model.device.type == "cpu"
+    free = memory_bytes()[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0]
+    if mesh is not None:
+        free = Ranks(mesh, model.device).least(_UNKNOWN if free is None else free)
     return size_engine(
         spec,
         model.config,
         block_bytes=block_bytes(model.config, BLOCK_LEN, dtype),
         block_len=BLOCK_LEN,
-        free_bytes=memory_bytes()[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0],
+        free_bytes=free,
     )
 
 
-def _ready(
-    spec: EngineSpec,
-    model: Any,
-    size: EngineSize,
-    tasks: tuple[Task, ...],
-    adapters: tuple[str, ...],
-    is_invariant: bool,
-) -> Ready:
-    if not is_invariant:
-        _LOG.warning("on this machine results depend on what else is in a batch; seeds do not repeat under load")
+def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ...], adapters: tuple[str, ...]) -> Ready:
     return Ready(
         max_model_len=size.max_model_len,
         max_num_seqs=spec.max_num_seqs,
@@ -180,7 +221,7 @@ def _ready(
         tasks=tasks,
         adapters=adapters,
         dtype=dtype_name(model),
-        is_batch_invariant=is_invariant,
+        is_batch_invariant=False,  # until it has been looked at
         kv_cache_tokens=size.num_blocks * BLOCK_LEN,
     )
 
@@ -212,12 +253,11 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
     return limits if queued is None else replace(limits, max_queued_tokens=queued)
 
 
-def _intake(
-    model: Any, tokenizer: SeedOssTokenizer | None, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]
-) -> Intake:
+def _intake(loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]) -> Intake:
+    model = loaded.model
     is_causal = "generate" in ready.tasks
     prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits)
     variant = partial(length_variant, model.config)
     served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, adapters, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
-    return Intake(served, defaults, tokenizer, prompt_tasks)
+    return Intake(served, defaults, loaded.tokenizer, prompt_tasks)

@@ -18,7 +18,7 @@ Clock = Callable[[], float]
 
 RETRY_AFTER_S = 1.0
 _MAX_PREPARING = 64
-_WAIT_S = 0.005  # for a request that is made ready, where nothing else is to be done
+_WAIT_S = 0.005  # for a request that is made ready, or a mask, where nothing else is to be done
 _LOG = logging.getLogger(__name__)
 _REFUSALS: dict[str, tuple[Kind, float | None]] = {
     "impossible": ("invalid", None),
@@ -110,13 +110,16 @@ class EngineCore:
             EngineError: the model fails whatever it is given; the engine has to be made anew.
         """
         self._start_prepared()
+        held = self._stepper.held()
         now = self._clock()
         self._tell(self._scheduler.expire(now), {})
-        batch = self._scheduler.schedule(now)
+        batch = self._scheduler.schedule(now, held)
         if not self._stepper.transfer(batch):
             self._scheduler.unloaded(batch, self._clock())
         elif batch.rows:
             self._run(batch)
+        elif held:
+            self._stepper.wait(_WAIT_S)
         events, self._events = self._events, []
         return events
 

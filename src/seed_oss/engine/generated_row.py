@@ -1,5 +1,6 @@
 """One answer while it grows: how its next token is chosen and when it ends, exactly as `generate` does it alone."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from seed_oss.engine.messages import LogProbs
 from seed_oss.errors import NumericalError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.dry import DryBreakers
+from seed_oss.generation.grammar import GrammarState
 from seed_oss.generation.lengths import Lengths
 from seed_oss.generation.prompt import Prompt
 from seed_oss.generation.prompt_lookup import NgramIndex
@@ -23,6 +25,7 @@ from seed_oss.generation.steering import Steering
 from seed_oss.generation.token_log_probs import token_log_probs
 
 _DEFAULT_NGRAM = 2
+_SLOW_S = 0.003  # processor time of a mask that others should not wait for
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class GeneratedRow:
         self._is_plain = not (config.do_sample or self._processors or steering)
         self._ids = Columns(ids, config.max_new_tokens)
         self._num_new, self._max_new = 0, config.max_new_tokens
+        self._looks_slowly = False
         self._num_top = (config.top_logprobs or 0) if config.output_logprobs else None
         self._most_drafts = config.prompt_lookup_num_tokens or 0
         self._lookup = NgramIndex(config.max_matching_ngram_size or _DEFAULT_NGRAM) if self._most_drafts else None
@@ -85,6 +89,25 @@ class GeneratedRow:
     def is_plain(self) -> bool:
         """Whether the next token is the one with the highest logit, whatever came before."""
         return self._is_plain and self._num_top is None
+
+    @property
+    def wants_mask(self) -> bool:
+        """Whether a grammar holds the next token, so that `look_ahead` may take long."""
+        return any(isinstance(one, GrammarState) and one.is_held for one in self._steering.states()[0])
+
+    @property
+    def looks_slowly(self) -> bool:
+        """Whether the last mask took so long that others should not wait for the next."""
+        return self._looks_slowly
+
+    def look_ahead(self) -> None:
+        """Ask the grammar what may come next, before the step that wants to know. On any thread, beside no other call.
+
+        What comes of the row is the same without.
+        """
+        began = time.thread_time()
+        self._steering.look(self._watch.done)
+        self._looks_slowly = time.thread_time() - began > _SLOW_S
 
     @property
     def new_ids(self) -> list[int]:
@@ -108,7 +131,8 @@ class GeneratedRow:
             token, reason = self._next(logits[index : index + 1], steps)
             if token is not None:
                 token_ids.append(token)
-            if reason is not None or index == len(drafts) or token != drafts[index]:
+            is_right = index < len(drafts) and token == drafts[index]
+            if reason is not None or not is_right or self._looks_slowly:  # one slow mask in a step is the most
                 break
         return Growth(tuple(token_ids), reason, None if self._num_top is None else _log_probs(steps))
 
@@ -121,14 +145,14 @@ class GeneratedRow:
         return Growth((token,), self._append(torch.tensor([token]), token))
 
     def drafts(self) -> tuple[int, ...]:
-        """Guesses of what comes next."""
-        limit = min(self._most_drafts, self._max_new - self._num_new - 1)
+        """Guesses of what comes next; none where each would cost a slow mask."""
+        limit = 0 if self._looks_slowly else min(self._most_drafts, self._max_new - self._num_new - 1)
         return () if self._lookup is None or limit < 1 else tuple(self._lookup.propose(limit))
 
     def _next(self, logits: Tensor, steps: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[int | None, str | None]:
         """One more token, and why the row ends; no token where it ends without one."""
         watch, steering = self._watch, self._steering
-        if watch.look():
+        if self._look():
             return None, watch.reasons[0]
         scores = self._processors(self._ids.view(), steering.restrict(logits))
         chosen = self._choose(scores, self._num_new)
@@ -142,6 +166,13 @@ class GeneratedRow:
             steps.append(token_log_probs(logits, tokens, self._num_top))
         token = int(tokens)
         return token, self._append(tokens, token)
+
+    def _look(self) -> bool:
+        """What may come next; whether the row is over."""
+        began = time.thread_time()
+        is_over = self._watch.look()
+        self._looks_slowly |= time.thread_time() - began > _SLOW_S
+        return is_over
 
     def _append(self, tokens: Tensor, token: int) -> str | None:
         if token == NO_TOKEN:

@@ -1,16 +1,22 @@
 """A model of ours run on packed rows over a paged cache."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.batch import ScheduledBatch, ScheduledRow
 from seed_oss.engine.disk import BlockFolder
+from seed_oss.engine.mesh import Ranks, batch_of, numbers_of
 from seed_oss.engine.stepper import PackedModel, RowTraits
+from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
+
+_LOG = logging.getLogger(__name__)
 
 
 class PagedModel(PackedModel):
@@ -22,6 +28,11 @@ class PagedModel(PackedModel):
         cache: where keys and values are.
         store: blocks on disk, or None.
         adapters: what rows with an adapter run through instead of `decoder`, by its name.
+        mesh: processes that all run what the first of them schedules, each with a model and a cache of its own that
+            are equal; None runs here alone.
+
+    Raises:
+        ConfigError: the mesh does not go with the model, or with blocks on disk, which only one process reads.
     """
 
     def __init__(
@@ -31,9 +42,14 @@ class PagedModel(PackedModel):
         cache: PagedCache,
         store: BlockFolder | None = None,
         adapters: Mapping[str, SeedOssModel] | None = None,
+        mesh: DeviceMesh | None = None,
     ) -> None:
+        self._ranks = None if mesh is None else Ranks(mesh, decoder.device)
+        if mesh is not None and mesh.size() > 1 and store is not None:
+            raise ConfigError(f"cache_dir is set, and mesh has {mesh.size()} ranks; on more than 1 leave cache_dir out")
         self._decoders: dict[str | None, SeedOssModel] = {None: decoder}
         self._decoders.update(adapters or {})
+        self._names = (None, *sorted(adapters or {}))
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
         self._is_native = runs_natively(decoder)
         self._depends_on_length = decoder.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
@@ -51,12 +67,48 @@ class PagedModel(PackedModel):
         return self._store.load(batch.loads)
 
     def close(self) -> None:
-        """See PackedModel."""
+        """See PackedModel. The other ranks of the mesh end."""
+        if self._ranks is not None and self._ranks.size > 1:
+            self._ranks.send(())
+            self._ranks = None
         if self._store is not None:
             self._store.close()
 
     def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
-        """See PackedModel. The rows of each adapter, and those without, are a forward of their own."""
+        """See PackedModel. All ranks of the mesh run it; only the first one may be asked.
+
+        Raises:
+            StateError: this is not the mesh's first rank.
+            EngineError: another rank failed.
+        """
+        ranks = self._ranks
+        if ranks is None or ranks.size == 1:
+            return self._run(batch, traits)
+        if not ranks.is_first:
+            raise StateError("this rank does not schedule; call follow(model) here, and run batches on the first rank")
+        ranks.send(numbers_of(batch, traits, self._names))
+        return ranks.together(lambda: self._run(batch, traits))
+
+    def run_received(self) -> bool:
+        """Run the batch that the mesh's first rank sends next; whether there was one, and not the end.
+
+        Raises:
+            StateError: this is the first rank, or there is no mesh.
+        """
+        ranks = self._ranks
+        if ranks is None or ranks.is_first:
+            raise StateError("this rank schedules, so nobody sends it batches; call run")
+        numbers = ranks.receive()
+        if not numbers:
+            return False
+        try:
+            ranks.together(lambda: self._run(*batch_of(numbers, self._names)))
+        except Exception as error:  # noqa: BLE001 - the first rank knows, and decides
+            _LOG.error("a batch from the mesh's first rank failed", exc_info=error)
+        return True
+
+    def _run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
+        """The rows of each adapter, and those without, are a forward of their own."""
         rows = list(zip(batch.rows, traits, strict=True))
         names = dict.fromkeys(one.adapter for one in traits)
         if len(names) == 1:

@@ -1,7 +1,7 @@
 """The rows that are alive, each either running or waiting, both in the order in which they are served."""
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
 from seed_oss.engine.batch import RowKey
@@ -38,6 +38,12 @@ class RowTable:
         self._by_key[sequence.row.key] = sequence
         self._by_request.setdefault(sequence.row.key.request_id, []).append(sequence)
         insort(self.waiting, sequence, key=attrgetter("order"))
+
+    def excuse(self, keys: Iterable[RowKey], now: float) -> None:
+        """Rows that do nothing now, which is not for want of a turn."""
+        for key in keys:
+            if key in self._by_key:
+                self._by_key[key].progressed_at = now
 
     def run(self, sequence: Sequence) -> None:
         """Move a waiting row to the running ones."""

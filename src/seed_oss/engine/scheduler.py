@@ -143,11 +143,12 @@ class Scheduler:
         """Take no new rows; those that are there go on to their end."""
         self._is_draining = True
 
-    def schedule(self, now: float) -> ScheduledBatch:
+    def schedule(self, now: float, held: Collection[RowKey] = ()) -> ScheduledBatch:
         """What to compute next. Without rows there is nothing to report back.
 
         Args:
             now: seconds.
+            held: rows to leave out for now, for reasons of their own; they keep their blocks, and this is no delay.
 
         Raises:
             StateError: the last batch has neither been updated nor failed.
@@ -158,16 +159,18 @@ class Scheduler:
         self._step += 1
         if self._suspects.review(self._rows):
             self._preempt_all()
-        self._admit()
-        rows = self._place(share_budget(self._rows.running, self.limits.max_num_batched_tokens))
-        loads = tuple(load for sequence in self._rows.running for load in sequence.loads)
+        self._rows.excuse(held, self._clock.now)
+        self._admit(held)
+        free = [sequence for sequence in self._rows.running if sequence.row.key not in held]
+        rows = self._place(share_budget(free, self.limits.max_num_batched_tokens))
+        loads = tuple(load for sequence in free if sequence.is_running for load in sequence.loads)
         batch = ScheduledBatch(rows, loads, self._tables.take_saves())
         if rows:
             self._in_flight = batch
             self._tally.steps += 1
         return batch
 
-    def _admit(self) -> None:
+    def _admit(self, held: Collection[RowKey]) -> None:
         """Let rows run for which there is room, in order; the first that finds none keeps its place."""
         if not self._rows.waiting or len(self._rows.running) >= self.limits.max_num_seqs:
             return
@@ -176,7 +179,7 @@ class Scheduler:
         for sequence in tuple(self._rows.waiting):
             if len(self._rows.running) >= self.limits.max_num_seqs or room < 0:
                 return
-            if group is None or sequence.row.key in group:
+            if sequence.row.key not in held and (group is None or sequence.row.key in group):
                 num_used = self._admit_one(sequence, room)
                 if num_used is None:
                     return
@@ -332,6 +335,8 @@ class Scheduler:
                 events.append(self._end_with_error(sequence, message))
             else:
                 self._preempt(sequence)
+        if self._suspects.group is not None:
+            self._preempt_all()  # held rows: nobody runs beside suspects
         return events
 
     def unloaded(self, batch: ScheduledBatch, now: float) -> None:

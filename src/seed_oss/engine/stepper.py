@@ -10,6 +10,7 @@ from torch import Tensor
 
 from seed_oss.engine.batch import RowKey, RowResult, ScheduledBatch, ScheduledRow, StepResult
 from seed_oss.engine.generated_row import Growth
+from seed_oss.engine.look_ahead import LookAhead
 from seed_oss.engine.messages import Computed
 from seed_oss.engine.ready_row import ReadyRow, RowEnd
 from seed_oss.errors import SeedOssError
@@ -80,19 +81,39 @@ class Stepper:
 
     Args:
         model: runs packed rows.
+        look_ahead: computes masks beside the steps; None computes them within.
     """
 
-    def __init__(self, model: PackedModel) -> None:
-        self._model = model
+    def __init__(self, model: PackedModel, look_ahead: LookAhead | None = None) -> None:
+        self._model, self._ahead = model, look_ahead
         self._rows: dict[RowKey, ReadyRow] = {}
 
     def add(self, row: ReadyRow) -> None:
         """A row that will be scheduled."""
         self._rows[row.key] = row
+        self._look_ahead(row)
 
     def end(self, key: RowKey, reason: str) -> RowEnd:
         """A row that has ended."""
+        if self._ahead is not None:
+            self._ahead.drop(key)
         return self._rows.pop(key).end(reason)
+
+    def held(self) -> frozenset[RowKey]:
+        """Rows that cannot be run now, since what may come next is still being found out."""
+        if self._ahead is None:
+            return frozenset()
+        with alone(self._model.is_native):  # the masks are computed meanwhile
+            return self._ahead.held()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until one of the held rows may be run."""
+        if self._ahead is not None:
+            self._ahead.wait(seconds)
+
+    def _look_ahead(self, row: ReadyRow) -> None:
+        if self._ahead is not None and row.generated is not None:
+            self._ahead.start(row.key, row.generated)
 
     def computed(self, key: RowKey) -> Computed:
         """What the prompt of a row came to.
@@ -110,6 +131,8 @@ class Stepper:
 
     def close(self) -> None:
         """See PackedModel."""
+        if self._ahead is not None:
+            self._ahead.close()
         self._model.close()
 
     @torch.inference_mode()
@@ -144,6 +167,9 @@ class Stepper:
         self._feed_prompts(batch.rows, spans, hidden, errors)
         growths = self._grow([row for row in batch.rows if row.key not in errors], spans, hidden, errors)
         rows = tuple(self._result(row, growths.get(row.key), errors.get(row.key)) for row in batch.rows)
+        for key, growth in growths.items():
+            if growth.reason is None:
+                self._look_ahead(self._rows[key])
         return StepOutcome(StepResult(rows), growths)
 
     def _traits(self, key: RowKey) -> RowTraits:

@@ -151,8 +151,9 @@ class _Cursor:
         if num_back and not self._matcher.rollback(num_back):
             self._matcher = None
             return self._move(node)
-        taken = self._matcher.try_consume_tokens(ahead[::-1]) if ahead else 0
-        if taken < len(ahead) or self._matcher.is_error():
+        # One at a time: meanwhile the package does not let other threads run.
+        is_taken = all(self._matcher.try_consume_tokens([token]) == 1 for token in reversed(ahead))
+        if not is_taken or self._matcher.is_error():
             self._matcher = None  # where it stands is not told
             return False
         self._at = node
@@ -181,6 +182,11 @@ class GrammarState:
     may_skip: bool = False
     has_called: bool = False
     is_over: bool = False
+
+    @property
+    def is_held(self) -> bool:
+        """Whether what comes next takes a mask."""
+        return self.is_constrained and not (self.is_thinking or self.is_over)
 
 
 @dataclass(frozen=True)
