@@ -122,15 +122,3 @@ class TestTopP:
     def test_ties_in_a_nucleus_larger_than_the_guess(self) -> None:
         scores = (2 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(1))).round() / 4
         assert torch.equal(logits.keep_top_p(scores, 0.7)[0], self._plain(scores[0], 0.7, 1))
-
-    def test_a_nucleus_larger_than_the_guess_is_found_by_sorting(self) -> None:
-        flat = 0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(1))
-        assert logits._outside_small_nucleus(flat, 0.9, 1) is None
-        assert (logits.keep_top_p(flat, 0.9) > -torch.inf).sum() > 2 * 3000
-
-    def test_both_ways_agree(self) -> None:
-        for seed in range(20):
-            scores = 5 * torch.randn(3, 3000, generator=torch.Generator().manual_seed(seed))
-            small = logits._outside_small_nucleus(scores, 0.9, 1)
-            assert small is not None
-            assert torch.equal(small, logits._outside_nucleus(scores, 0.9, 1))
