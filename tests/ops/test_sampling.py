@@ -223,12 +223,23 @@ def test_fill_below(instructions: str, cols: int) -> None:
         assert torch.equal(ours.nan_to_num(5.0), theirs.nan_to_num(5.0))
 
 
+def on_the_border() -> list[Tensor]:
+    """Nuclei whose mass is all but equal to what is asked for: the last bit of a weight decides."""
+    kept: list[Tensor] = []
+    for depth in torch.linspace(0.1, 8, 300).tolist():
+        row, weight = torch.full((1, 21), -depth), math.exp(-depth)
+        row[0, 4] = 0.0
+        kept.append(top_p_rows(row, 1 - 7 * weight / (1 + 20 * weight)))
+    return kept
+
+
 def test_all_instruction_sets_say_the_same() -> None:
     scores = torch.cat((hard_rows(5003), random_rows(20, 5003, 1.0, 3)))
     results: list[tuple[Tensor, ...]] = []
     for name in available():
         set_instruction_set(name)
-        kept = [top_p_rows(scores, top_p) for top_p in (0.1, 0.5, 0.9, 0.95, 0.999)]
+        kept = on_the_border()
+        kept += [top_p_rows(scores, top_p) for top_p in (0.1, 0.5, 0.9, 0.95, 0.999)]
         results.append((*kept, *(draw_rows(scores, KEY, 0, index) for index in range(20))))
     set_instruction_set(None)
     for one in results[1:]:
@@ -273,3 +284,13 @@ def test_compiled_in_one_graph() -> None:
     scores = random_rows(3, 40, 1.0)
     compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(scores), step(scores))
+
+
+def test_compiled_with_a_gradient() -> None:
+    def weigh(scores: Tensor) -> Tensor:
+        return top_p_rows(scores, 0.9, fill=0.0).sum()
+
+    scores = random_rows(3, 40, 1.0).requires_grad_()
+    torch.compile(weigh, fullgraph=True, backend="aot_eager")(scores).backward()
+    assert scores.grad is not None
+    assert torch.equal(scores.grad, (top_p_rows(scores, 0.9, fill=0.0) != 0).float())

@@ -33,10 +33,10 @@ def draw_rows(scores: Tensor, key: tuple[int, int], first_row: int, token_index:
     Returns:
         int64 `[rows]`; -1 where a row has NaN or infinity, or nothing above minus infinity.
     """
-    if torch.compiler.is_compiling():
+    if _is_recorded(scores):
         return torch.ops.seed_oss.draw_rows(scores, *key, first_row, token_index)
-    native = library()
-    if native is None or not _can_be_native(scores):
+    native = library() if _can_be_native(scores) else None
+    if native is None:
         return draw_rows_reference(scores, key, first_row, token_index)
     ids = torch.empty(scores.shape[0], dtype=torch.int64)
     native.so_draw(*_place(scores), *key, token_index & WORD, first_row, ids.data_ptr(), num_threads())
@@ -76,14 +76,15 @@ def top_p_rows(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1, fill: 
 
     Source: A. Holtzman et al., "The curious case of neural text degeneration", 2019.
     """
-    if torch.compiler.is_compiling():
+    if _is_recorded(scores):
         return torch.ops.seed_oss.top_p_rows(scores, top_p, min_tokens_to_keep, fill)
-    native = library()
-    if native is not None and _can_be_native(scores) and min_tokens_to_keep == 1 and top_p < 1:
+    native = library() if _can_be_native(scores) else None
+    if native is not None and min_tokens_to_keep == 1 and top_p < 1:
         out = torch.empty(scores.shape)
         native.so_top_p(*_place(scores), 1 - top_p, fill, out.data_ptr(), num_threads())
         return out
-    if scores.device.type == "cpu" and scores.shape[-1] > 2 * _NUCLEUS_GUESS >= 2 * min_tokens_to_keep:
+    has_guess = scores.shape[-1] > 2 * _NUCLEUS_GUESS >= 2 * min_tokens_to_keep
+    if scores.device.type == "cpu" and has_guess and not torch.compiler.is_compiling():
         removed = _outside_small_nucleus(scores, top_p, min_tokens_to_keep)
         if removed is not None:
             return scores.masked_fill(removed, fill)
@@ -126,10 +127,10 @@ def fill_below_rows(scores: Tensor, limits: Tensor, fill: float = -math.inf) -> 
     Returns:
         `[rows, vocab]`.
     """
-    if torch.compiler.is_compiling():
+    if _is_recorded(scores):
         return torch.ops.seed_oss.fill_below_rows(scores, limits, fill)
-    native = library()
-    if native is None or not _can_be_native(scores):
+    native = library() if _can_be_native(scores) else None
+    if native is None:
         return fill_below_rows_reference(scores, limits, fill)
     out, limits = torch.empty(scores.shape), limits.contiguous()
     native.so_fill_below(*_place(scores), limits.data_ptr(), fill, out.data_ptr(), num_threads())
@@ -141,10 +142,16 @@ def fill_below_rows_reference(scores: Tensor, limits: Tensor, fill: float = -mat
     return scores.masked_fill(scores < limits[:, None], fill)
 
 
+def _is_recorded(scores: Tensor) -> bool:
+    """Whether an op is to be called: while compiling, where no gradient is wanted, which the ops do not have."""
+    return torch.compiler.is_compiling() and not (torch.is_grad_enabled() and scores.requires_grad)
+
+
 def _can_be_native(scores: Tensor) -> bool:
     is_float = scores.device.type == "cpu" and scores.dtype == torch.float32 and scores.layout == torch.strided
     has_rows = is_float and scores.dim() == 2 and scores.stride(1) == 1 and scores.numel() > 0
-    return has_rows and not (torch.is_grad_enabled() and scores.requires_grad)
+    wants_graph = torch.is_grad_enabled() and scores.requires_grad
+    return has_rows and not wants_graph and not torch.compiler.is_compiling()
 
 
 def _place(scores: Tensor) -> tuple[int, int, int, int]:
