@@ -123,14 +123,26 @@ class TestTopP:
         scores = (2 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(1))).round() / 4
         assert torch.equal(logits.keep_top_p(scores, 0.7)[0], self._plain(scores[0], 0.7, 1))
 
-    def test_a_nucleus_larger_than_the_guess_is_found_by_sorting(self) -> None:
-        flat = 0.1 * torch.randn(2, 4000, generator=torch.Generator().manual_seed(1))
-        assert logits._outside_small_nucleus(flat, 0.9, 1) is None
-        assert (logits.keep_top_p(flat, 0.9) > -torch.inf).sum() > 2 * 3000
 
-    def test_both_ways_agree(self) -> None:
-        for seed in range(20):
-            scores = 5 * torch.randn(3, 3000, generator=torch.Generator().manual_seed(seed))
-            small = logits._outside_small_nucleus(scores, 0.9, 1)
-            assert small is not None
-            assert torch.equal(small, logits._outside_nucleus(scores, 0.9, 1))
+@pytest.mark.parametrize("min_p", [0.0, 1e-4, 0.05, 0.5, 1.0])
+def test_min_p_without_probabilities(min_p: float) -> None:
+    """Other entries than by probabilities only where these lie within float32's rounding of the limit."""
+    for seed, spread in enumerate((0.3, 1.0, 4.0, 30.0)):
+        scores = spread * torch.randn(4, 3000, generator=torch.Generator().manual_seed(seed))
+        scores[2, ::3] = -torch.inf
+        scores[3, 5] = (torch.inf, torch.nan, -torch.inf, 0.0)[seed]
+        probs = scores.softmax(-1)
+        limit = min_p * probs.amax(-1, keepdim=True)
+        kept = logits.keep_min_p(scores, min_p, fill=-99.0) != -99.0
+        near = (probs - limit).abs() <= 4e-6 * limit
+        assert bool(((kept == ~(probs < limit)) | near).all())
+        assert int((kept != ~(probs < limit)).sum()) <= 2
+
+
+@pytest.mark.parametrize("top_k", [1, 7, 1024, 1025, 2999, 3000, 9000])
+def test_top_k_by_a_threshold(top_k: int) -> None:
+    scores = (4 * torch.randn(3, 3000, generator=torch.Generator().manual_seed(0))).round() / 2
+    scores[1, 4], scores[2, 9] = torch.nan, -torch.inf
+    lowest = scores.sort(dim=-1, descending=True).values[:, min(top_k, 3000) - 1 : min(top_k, 3000)]
+    wanted = scores.masked_fill(scores < lowest, -99.0)
+    assert torch.equal(logits.keep_top_k(scores, top_k, -99.0).nan_to_num(5.0), wanted.nan_to_num(5.0))

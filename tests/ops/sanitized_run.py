@@ -73,6 +73,22 @@ def run_logits(library: Any, rng: np.random.Generator) -> None:
         assert np.isnan(sums).tolist() == [False] * (count - 1) + [True]
 
 
+def run_sampling(library: Any, rng: np.random.Generator) -> None:
+    for count, cols in ((1, 1), (3, 17), (5, 256), (2, 700), (2, 3001)):
+        x = rng.normal(size=(count, cols)).astype(np.float32)
+        x[0] = x[0].round()
+        place, limits = (address(x), count, cols, cols), np.zeros(count, np.float32)
+        ids, kept, above = np.empty(count, np.int64), np.empty_like(x), np.empty_like(x)
+        library.so_draw(*place, 1, 2, 3, 4, address(ids), 2)
+        assert ((ids >= 0) & (ids < cols)).all()
+        for share in (0.0, 0.1, 0.5, 1.0):
+            library.so_top_p(*place, share, -9.0, address(kept), 2)
+            assert ((kept == x) | (kept == -9)).all()
+            assert (kept.max(axis=1) == x.max(axis=1)).all()
+        library.so_fill_below(*place, address(limits), -9.0, address(above), 2)
+        assert (above == np.where(x < 0, np.float32(-9), x)).all()
+
+
 VOID = ctypes.c_void_p
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER = 64, 6, 2, 16, 96
 SIZES = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
@@ -155,7 +171,12 @@ def main() -> None:
     library.so_decoder.argtypes = (ctypes.c_void_p,)
     library.so_argmax.argtypes = library.so_log_sum_exp.argtypes = (VOID, *[ctypes.c_int64] * 3, VOID, ctypes.c_int64)
     library.so_top_k.argtypes = (VOID, *[ctypes.c_int64] * 4, VOID, VOID, ctypes.c_int64)
-    for name in ("so_linear", "so_embedding", "so_decoder", "so_argmax", "so_log_sum_exp", "so_top_k"):
+    library.so_draw.argtypes = (VOID, *[ctypes.c_int64] * 7, VOID, ctypes.c_int64)
+    doubles = [ctypes.c_double] * 2
+    library.so_top_p.argtypes = (VOID, *[ctypes.c_int64] * 3, *doubles, VOID, ctypes.c_int64)
+    library.so_fill_below.argtypes = (VOID, *[ctypes.c_int64] * 3, VOID, ctypes.c_double, VOID, ctypes.c_int64)
+    ours = ("so_draw", "so_top_p", "so_fill_below")
+    for name in ("so_linear", "so_embedding", "so_decoder", "so_argmax", "so_log_sum_exp", "so_top_k", *ours):
         getattr(library, name).restype = None
     library.so_instruction_set.argtypes, library.so_instruction_set.restype = (ctypes.c_int64,), ctypes.c_int64
     rng = np.random.default_rng(0)
@@ -164,6 +185,7 @@ def main() -> None:
         library.so_instruction_set(level)
         run_products(library, structs, rng)
         run_logits(library, rng)
+        run_sampling(library, rng)
         for batch, length, past in ((1, 1, 0), (2, 1, 300), (1, 3, 255), (2, 13, 250)):
             run_decoder(library, structs, rng, batch, length, past)
         for kind in range(3):

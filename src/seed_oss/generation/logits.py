@@ -5,7 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-_NUCLEUS_GUESS = 1024  # a nucleus of real text nearly always fits; a sort of the whole vocabulary costs 15 times more
+from seed_oss.ops.logits import top_k_rows
+from seed_oss.ops.sampling import fill_below_rows, top_p_rows
+
+_FEW = 1024  # candidates that a heap finds faster than a selection does
 
 
 def penalize_repetition(scores: Tensor, input_ids: Tensor, penalty: float) -> Tensor:
@@ -40,8 +43,9 @@ def forbid_ids(scores: Tensor, ids: Tensor) -> Tensor:
 
 def keep_top_k(scores: Tensor, top_k: int, fill: float = -math.inf) -> Tensor:
     """Keep the `top_k` highest scores of each row, and whatever ties with the lowest of them."""
-    threshold = scores.topk(min(top_k, scores.shape[-1])).values[:, -1:]
-    return scores.masked_fill(scores < threshold, fill)
+    k = min(top_k, scores.shape[-1])
+    best = top_k_rows(scores, k)[0] if k <= _FEW else scores.topk(k).values
+    return fill_below_rows(scores, best[:, -1], fill)
 
 
 def keep_min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:
@@ -49,59 +53,19 @@ def keep_min_p(scores: Tensor, min_p: float, min_tokens_to_keep: int = 1, fill: 
 
     Source: M. Nguyen et al., "Turning up the heat: min-p sampling", 2024.
     """
+    if min_tokens_to_keep == 1:
+        best = scores.amax(dim=-1)
+        lowest = best + (math.log(min_p) if min_p > 0 else -math.inf)
+        return fill_below_rows(scores, lowest.masked_fill(best.isinf(), -math.inf), fill)
     probs = scores.softmax(dim=-1)
     unlikely = probs < min_p * probs.amax(dim=-1, keepdim=True)
-    if min_tokens_to_keep > 1:
-        best = probs.topk(min(min_tokens_to_keep, probs.shape[-1])).indices
-        unlikely = unlikely.scatter(1, best, False)
-    return scores.masked_fill(unlikely, fill)
+    best = probs.topk(min(min_tokens_to_keep, probs.shape[-1])).indices
+    return scores.masked_fill(unlikely.scatter(1, best, False), fill)
 
 
 def keep_top_p(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:
-    """Keep the smallest set of most probable entries whose probabilities add up to `top_p`.
-
-    Among entries with equal scores those with the highest ids are kept, as a stable ascending sort has it.
-
-    Args:
-        scores: `[batch, vocab]`.
-        top_p: probability mass to keep, 0 to 1.
-        min_tokens_to_keep: entries kept at least.
-        fill: score of what is not kept.
-
-    Returns:
-        `[batch, vocab]`.
-
-    Source: A. Holtzman et al., "The curious case of neural text degeneration", 2019.
-    """
-    if scores.device.type == "cpu" and scores.shape[-1] > 2 * _NUCLEUS_GUESS >= 2 * min_tokens_to_keep:
-        removed = _outside_small_nucleus(scores, top_p, min_tokens_to_keep)
-        if removed is not None:
-            return scores.masked_fill(removed, fill)
-    return scores.masked_fill(_outside_nucleus(scores, top_p, min_tokens_to_keep), fill)
-
-
-def _outside_nucleus(scores: Tensor, top_p: float, min_tokens_to_keep: int) -> Tensor:
-    ordered, order = scores.sort(dim=-1, stable=True)
-    removed = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
-    removed[:, -min_tokens_to_keep:] = False
-    return removed.scatter(1, order, removed)
-
-
-def _outside_small_nucleus(scores: Tensor, top_p: float, min_tokens_to_keep: int) -> Tensor | None:
-    """The same from the highest scores alone, without a sort of all; None where the nucleus is larger than guessed."""
-    best = scores.topk(_NUCLEUS_GUESS).values
-    mass = (best - scores.logsumexp(dim=-1, keepdim=True)).double().exp().cumsum(dim=-1)
-    if not bool((mass[:, -1] >= top_p).all()):
-        return None
-    mass_before = torch.nn.functional.pad(mass[:, :-1], (1, 0))
-    num_kept = (mass_before < top_p).sum(dim=-1, keepdim=True).clamp(min=min_tokens_to_keep)
-    threshold = best.gather(1, num_kept - 1)
-    removed = scores < threshold
-    num_extra = scores.shape[-1] - removed.sum(dim=-1, keepdim=True) - num_kept
-    for row in num_extra.squeeze(1).nonzero().squeeze(1).tolist():
-        ties = (scores[row] == threshold[row]).nonzero().squeeze(1)
-        removed[row, ties[: int(num_extra[row])]] = True
-    return removed
+    """Keep the smallest set of most probable entries whose probabilities add up to `top_p`; see `top_p_rows`."""
+    return top_p_rows(scores, top_p, min_tokens_to_keep, fill)
 
 
 def keep_typical(scores: Tensor, mass: float, min_tokens_to_keep: int = 1, fill: float = -math.inf) -> Tensor:

@@ -1,10 +1,4 @@
-"""Random numbers that are a function of where they are used, not of what was drawn before.
-
-Philox4x32-10 turns a 64-bit key (the seed) and a 128-bit counter (vocabulary entry, token index, row) into four
-32-bit words. So the noise of one row does not depend on other rows, on the batch, or on the order of the work, and
-every device computes the same bits: all arithmetic is exact in int64. Source: J. Salmon et al., "Parallel random
-numbers: as easy as 1, 2, 3", SC 2011.
-"""
+"""Noise keyed by (seed, row, token index): seeds as keys, and chance beside that of the tokens. See ops/noise.py."""
 
 import operator
 from typing import Any
@@ -13,43 +7,22 @@ import torch
 from torch import Tensor
 
 from seed_oss.errors import InputError
+from seed_oss.ops.noise import WORD, gumbel_noise, gumbel_noise_at, noise_counter, philox
 
-_WORD = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
-_NUM_ROUNDS = 10
-_LARGEST_BELOW_ONE = 1.0 - 2.0**-24
+__all__ = [
+    "TOKEN_USE",
+    "XTC_USE",
+    "gumbel_noise",
+    "gumbel_noise_at",
+    "philox",
+    "split_seed",
+    "uniform_noise",
+]
 
 TOKEN_USE = 0
 """Fourth word of the counter for the noise that tokens are drawn with."""
 XTC_USE = 1
 """Fourth word of the counter for the chance that a step leaves out its best choices."""
-
-
-def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of `word * multiplier`. The 64-bit product itself would not fit a signed integer."""
-    product = word * (multiplier - 2**32)
-    return (product >> 32) + word, product & _WORD
-
-
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> tuple[Tensor, ...]:
-    """Philox4x32-10.
-
-    Args:
-        counter: four int64 tensors of 32-bit words, broadcastable to one shape.
-        key: two 32-bit words.
-
-    Returns:
-        Four int64 tensors of 32-bit words, of the broadcast shape.
-    """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_NUM_ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
-    return torch.broadcast_tensors(c0, c1, c2, c3)
 
 
 def split_seed(seed: Any) -> tuple[int, int]:
@@ -64,46 +37,7 @@ def split_seed(seed: Any) -> tuple[int, int]:
         number = operator.index(seed)
     except TypeError:
         raise InputError(f"seed is a {type(seed).__name__}; it must be an integer") from None
-    return number & _WORD, (number >> 32) & _WORD
-
-
-def _gumbel(words: Tensor) -> Tensor:
-    """Standard Gumbel noise from 32-bit words: -log of an exponential variable, fine-grained where it is large."""
-    uniform = ((words.to(torch.float32) + 0.5) * 2.0**-32).clamp_(max=_LARGEST_BELOW_ONE)
-    return -torch.log(-torch.log1p(-uniform))
-
-
-def gumbel_noise(seed: tuple[int, int], rows: Tensor, token_index: int, vocab_size: int) -> Tensor:
-    """Gumbel noise for every entry of the vocabulary.
-
-    Args:
-        seed: from `split_seed`.
-        rows: int64 `[batch]`, the row numbers that key the noise.
-        token_index: how many tokens the row has generated before this one.
-        vocab_size: number of entries.
-
-    Returns:
-        float32 `[batch, vocab_size]`.
-    """
-    quads = torch.arange((vocab_size + 3) // 4, device=rows.device)[None, :]
-    words = philox(_counter(quads, token_index, rows[:, None]), seed)
-    return _gumbel(torch.stack(words, dim=-1).flatten(1)[:, :vocab_size])
-
-
-def gumbel_noise_at(seed: tuple[int, int], rows: Tensor, token_index: int, vocab_ids: Tensor) -> Tensor:
-    """The entries of `gumbel_noise` at chosen places.
-
-    Args:
-        seed: from `split_seed`.
-        rows: int64 `[n]`, row numbers.
-        token_index: how many tokens each row has generated before this one.
-        vocab_ids: int64 `[n]`, entries of the vocabulary.
-
-    Returns:
-        float32 `[n]`.
-    """
-    words = torch.stack(philox(_counter(vocab_ids >> 2, token_index, rows), seed), dim=-1)
-    return _gumbel(words.gather(-1, (vocab_ids & 3)[:, None]).squeeze(-1))
+    return number & WORD, (number >> 32) & WORD
 
 
 def uniform_noise(seed: tuple[int, int], rows: Tensor, token_index: int, use: int) -> Tensor:
@@ -118,13 +52,5 @@ def uniform_noise(seed: tuple[int, int], rows: Tensor, token_index: int, use: in
     Returns:
         float32 `[batch]`.
     """
-    words = philox(_counter(torch.zeros_like(rows), token_index, rows, use), seed)
+    words = philox(noise_counter(torch.zeros_like(rows), token_index, rows, use), seed)
     return (words[0] >> 8).to(torch.float32) * 2.0**-24
-
-
-def _counter(
-    quads: Tensor, token_index: int, rows: Tensor, use: int = TOKEN_USE
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    # The fourth word tells apart uses of the same (seed, row, token index).
-    index = torch.full((), token_index & _WORD, dtype=torch.int64, device=rows.device)
-    return quads, index, rows, torch.full_like(index, use)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 7
+VERSION = 8
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -24,6 +24,9 @@ _ARGUMENTS = {
     "so_argmax": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64),
     "so_log_sum_exp": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64),
     "so_top_k": (c_void_p, c_int64, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_int64),
+    "so_draw": (c_void_p, *[c_int64] * 7, c_void_p, c_int64),
+    "so_top_p": (c_void_p, *[c_int64] * 3, c_double, c_double, c_void_p, c_int64),
+    "so_fill_below": (c_void_p, *[c_int64] * 3, c_void_p, c_double, c_void_p, c_int64),
     "so_read": (c_void_p, c_int64, c_int64),
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),

@@ -3,21 +3,23 @@
 // Every sum has one order, whatever the number of tokens, rows or threads: equal inputs give equal bits.
 
 // e ** x within 2 units in the last place; 0 below -87; NaN stays NaN (the order of operands of max and min sees to it)
-static inline F16 exp16(F16 x) {
+template <F16 (*Fma)(F16, F16, F16)>
+static inline F16 exp16_of(F16 x) {
     F16 low = set1(-87.0f);
     F16 y = min16(set1(88.0f), max16(low, x));
     F16 n = round16(mul(y, set1(1.44269504088896341f)));
-    F16 r = fma(n, set1(-0.693145751953125f), y);
-    r = fma(n, set1(-1.428606765330187e-6f), r);
+    F16 r = Fma(n, set1(-0.693145751953125f), y);
+    r = Fma(n, set1(-1.428606765330187e-6f), r);
     F16 p = set1(1.9875691500e-4f);
-    p = fma(p, r, set1(1.3981999507e-3f));
-    p = fma(p, r, set1(8.3334519073e-3f));
-    p = fma(p, r, set1(4.1665795894e-2f));
-    p = fma(p, r, set1(1.6666665459e-1f));
-    p = fma(p, r, set1(5.0000001201e-1f));
-    p = add(fma(p, mul(r, r), r), set1(1.0f));
+    p = Fma(p, r, set1(1.3981999507e-3f));
+    p = Fma(p, r, set1(8.3334519073e-3f));
+    p = Fma(p, r, set1(4.1665795894e-2f));
+    p = Fma(p, r, set1(1.6666665459e-1f));
+    p = Fma(p, r, set1(5.0000001201e-1f));
+    p = add(Fma(p, mul(r, r), r), set1(1.0f));
     return zero_below(x, low, mul(p, exp2_int(n)));
 }
+static inline F16 exp16(F16 x) { return exp16_of<fma>(x); }
 
 // 8-bit activations
 
@@ -585,5 +587,7 @@ static float sum_exp(const float *x, int64_t n, float top) {
     return reduce(sum);
 }
 
-static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv, attend,
-                               merge,    finish,  read,     highest,  sum_exp};
+#include "sampling.inl"
+
+static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv,     attend,  merge,     finish,
+                               read,     highest, sum_exp,  rivals,   weigh,  masses_below, between, fill_below};

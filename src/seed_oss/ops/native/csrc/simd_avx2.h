@@ -148,3 +148,61 @@ static inline void transpose16(F16 *rows) {
         rows[i] = load16(column);
     }
 }
+
+// Sixteen 32-bit words at the bottom of 64 bits each; what is above them does not count. Lane order: see store_quads.
+struct Q16 {
+    __m256i v[4];
+};
+static inline Q16 set1_quad(uint32_t x) {
+    __m256i y = _mm256_set1_epi64x(x);
+    return {{y, y, y, y}};
+}
+static inline Q16 quads_from(uint32_t first) {
+    __m256i order = _mm256_setr_epi64x(0, 2, 1, 3);
+    Q16 r;
+    for (int i = 0; i < 4; i++) r.v[i] = _mm256_add_epi64(_mm256_set1_epi64x(int64_t{first} + 4 * i), order);
+    return r;
+}
+static inline Q16 mul_quad(Q16 x, uint32_t factor) {  // all 64 bits of the product
+    __m256i y = _mm256_set1_epi64x(factor);
+    for (int i = 0; i < 4; i++) x.v[i] = _mm256_mul_epu32(x.v[i], y);
+    return x;
+}
+static inline Q16 xor_high(Q16 x, Q16 y, uint32_t key) {  // high word of x, low word of y, key
+    __m256i k = _mm256_set1_epi64x(key);
+    for (int i = 0; i < 4; i++)
+        x.v[i] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(x.v[i], 32), y.v[i]), k);
+    return x;
+}
+static inline __m256i pair_words(__m256i low, __m256i high) {
+    return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xaa);
+}
+// The words of a counter one behind the other, the counters in the order of quads_from.
+static inline void store_quads(uint32_t *p, Q16 c0, Q16 c1, Q16 c2, Q16 c3) {
+    for (int i = 0; i < 4; i++, p += 16) {
+        __m256i first = pair_words(c0.v[i], c1.v[i]), second = pair_words(c2.v[i], c3.v[i]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_unpacklo_epi64(first, second));
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(p + 8), _mm256_unpackhi_epi64(first, second));
+    }
+}
+static inline I16 load_shifted(const uint32_t *p) {
+    return {_mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), 8),
+            _mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p + 8)), 8)};
+}
+static inline F16 bits_to_float(F16 x) {
+    return {_mm256_cvtepi32_ps(_mm256_castps_si256(x.a)), _mm256_cvtepi32_ps(_mm256_castps_si256(x.b))};
+}
+static inline uint64_t not_below(F16 x, F16 limit) {
+    int first = _mm256_movemask_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_GE_OQ));
+    int second = _mm256_movemask_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_GE_OQ));
+    return static_cast<uint64_t>(first | second << 8);
+}
+static inline F16 choose_below(F16 x, F16 limit, F16 below, F16 other) {
+    return {_mm256_blendv_ps(other.a, below.a, _mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ)),
+            _mm256_blendv_ps(other.b, below.b, _mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ))};
+}
+// sum + value where x < limit, else sum + 0
+static inline F16 add_below(F16 sum, F16 x, F16 limit, F16 value) {
+    return {_mm256_add_ps(sum.a, _mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_LT_OQ), value.a)),
+            _mm256_add_ps(sum.b, _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_LT_OQ), value.b))};
+}

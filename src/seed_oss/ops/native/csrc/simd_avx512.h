@@ -115,3 +115,45 @@ static inline void transpose16(F16 *rows) {
         rows[i + 12].v = _mm512_shuffle_f32x4(b, d, 0xdd);
     }
 }
+
+// Sixteen 32-bit words at the bottom of 64 bits each; what is above them does not count. Lane order: see store_quads.
+struct Q16 {
+    __m512i a, b;
+};
+static inline Q16 set1_quad(uint32_t x) { return {_mm512_set1_epi64(x), _mm512_set1_epi64(x)}; }
+static inline Q16 quads_from(uint32_t first) {
+    __m512i start = _mm512_set1_epi64(first);
+    return {_mm512_add_epi64(start, _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7)),
+            _mm512_add_epi64(start, _mm512_setr_epi64(8, 12, 9, 13, 10, 14, 11, 15))};
+}
+static inline Q16 mul_quad(Q16 x, uint32_t factor) {  // all 64 bits of the product
+    __m512i y = _mm512_set1_epi64(factor);
+    return {_mm512_mul_epu32(x.a, y), _mm512_mul_epu32(x.b, y)};
+}
+static inline Q16 xor_high(Q16 x, Q16 y, uint32_t key) {  // high word of x, low word of y, key
+    __m512i k = _mm512_set1_epi64(key);
+    return {_mm512_ternarylogic_epi64(_mm512_srli_epi64(x.a, 32), y.a, k, 0x96),
+            _mm512_ternarylogic_epi64(_mm512_srli_epi64(x.b, 32), y.b, k, 0x96)};
+}
+static inline __m512i pair_words(__m512i low, __m512i high) {
+    return _mm512_mask_blend_epi32(0xaaaa, low, _mm512_slli_epi64(high, 32));
+}
+static inline void store_eight(uint32_t *p, __m512i first, __m512i second) {  // pairs of words 0 and 1, 2 and 3
+    _mm512_storeu_si512(p, _mm512_unpacklo_epi64(first, second));
+    _mm512_storeu_si512(p + 16, _mm512_unpackhi_epi64(first, second));
+}
+// The words of a counter one behind the other, the counters in the order of quads_from.
+static inline void store_quads(uint32_t *p, Q16 c0, Q16 c1, Q16 c2, Q16 c3) {
+    store_eight(p, pair_words(c0.a, c1.a), pair_words(c2.a, c3.a));
+    store_eight(p + 32, pair_words(c0.b, c1.b), pair_words(c2.b, c3.b));
+}
+static inline I16 load_shifted(const uint32_t *p) { return {_mm512_srli_epi32(_mm512_loadu_si512(p), 8)}; }
+static inline F16 bits_to_float(F16 x) { return {_mm512_cvtepi32_ps(_mm512_castps_si512(x.v))}; }
+static inline uint64_t not_below(F16 x, F16 limit) { return _mm512_cmp_ps_mask(x.v, limit.v, _CMP_GE_OQ); }
+static inline F16 choose_below(F16 x, F16 limit, F16 below, F16 other) {
+    return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ), other.v, below.v)};
+}
+// sum + value where x < limit, else sum
+static inline F16 add_below(F16 sum, F16 x, F16 limit, F16 value) {
+    return {_mm512_mask_add_ps(sum.v, _mm512_cmp_ps_mask(x.v, limit.v, _CMP_LT_OQ), sum.v, value.v)};
+}

@@ -202,4 +202,56 @@ static inline void transpose16(F16 *rows) {
             rows[j].v[i] = x;
         }
 }
+// Sixteen 32-bit words at the bottom of 64 bits each; what is above them does not count.
+struct Q16 {
+    uint64_t v[16];
+};
+static inline Q16 set1_quad(uint32_t x) {
+    Q16 r;
+    EACH_LANE r.v[i] = x;
+    return r;
+}
+static inline Q16 quads_from(uint32_t first) {
+    Q16 r;
+    EACH_LANE r.v[i] = uint64_t{first} + static_cast<uint64_t>(i);
+    return r;
+}
+static inline Q16 mul_quad(Q16 x, uint32_t factor) {  // all 64 bits of the product
+    EACH_LANE x.v[i] = (x.v[i] & 0xffffffffu) * factor;
+    return x;
+}
+static inline Q16 xor_high(Q16 x, Q16 y, uint32_t key) {  // high word of x, low word of y, key
+    EACH_LANE x.v[i] = (x.v[i] >> 32) ^ y.v[i] ^ key;
+    return x;
+}
+static inline void store_quads(uint32_t *p, Q16 c0, Q16 c1, Q16 c2, Q16 c3) {  // a counter's words behind each other
+    EACH_LANE {
+        p[4 * i] = static_cast<uint32_t>(c0.v[i]);
+        p[4 * i + 1] = static_cast<uint32_t>(c1.v[i]);
+        p[4 * i + 2] = static_cast<uint32_t>(c2.v[i]);
+        p[4 * i + 3] = static_cast<uint32_t>(c3.v[i]);
+    }
+}
+static inline I16 load_shifted(const uint32_t *p) {  // by 8 bits
+    I16 r;
+    EACH_LANE r.v[i] = static_cast<int32_t>(p[i] >> 8);
+    return r;
+}
+static inline F16 bits_to_float(F16 x) {  // the bits read as a whole number
+    EACH_LANE x.v[i] = static_cast<float>(static_cast<int32_t>(bits_of(x.v[i])));
+    return x;
+}
+static inline uint64_t not_below(F16 x, F16 limit) {  // one bit for each lane
+    uint64_t found = 0;
+    EACH_LANE found |= static_cast<uint64_t>(x.v[i] >= limit.v[i]) << i;
+    return found;
+}
+static inline F16 choose_below(F16 x, F16 limit, F16 below, F16 other) {
+    EACH_LANE other.v[i] = x.v[i] < limit.v[i] ? below.v[i] : other.v[i];
+    return other;
+}
+static inline F16 add_below(F16 sum, F16 x, F16 limit, F16 value) {  // 0 where x is not below the limit
+    EACH_LANE sum.v[i] += x.v[i] < limit.v[i] ? value.v[i] : 0.0f;
+    return sum;
+}
 #undef EACH_LANE

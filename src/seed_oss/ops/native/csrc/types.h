@@ -60,6 +60,14 @@ struct Attend {
     float *out;             // [rows, head_dim + 2]: sum of values, its maximum score, its sum of weights
 };
 
+constexpr int64_t kNoiseEntries = 64;  // entries of the vocabulary whose random words are made together
+constexpr int64_t kNumLimits = 8;      // limits that a row's mass is measured at together
+
+// What the noise of a row depends on, beside the entry of the vocabulary; see ops/noise.py.
+struct Noise {
+    uint32_t key[2], token_index, row;
+};
+
 struct Kernels {
     // x [rows, groups * group]; a row of the result starts row_groups groups behind the one before
     void (*quantize)(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups);
@@ -76,6 +84,15 @@ struct Kernels {
     // the highest of n numbers; whether one of them is infinite or none goes into *is_special, and NaN does not count
     float (*highest)(const float *x, int64_t n, bool *is_special);
     float (*sum_exp)(const float *x, int64_t n, float top);  // of e ** (x - top)
+    // Random words of entries first .. first + kNoiseEntries into words, and which of the n scores x could reach `best`
+    // together with their noise, one bit each; 0 where no noise is large enough, and no words then.
+    uint64_t (*rivals)(const float *x, int64_t n, const Noise &noise, int64_t first, float best, uint32_t *words);
+    // w[i] = e ** (x[i] - top), up to the next multiple of 16 (0 behind n); returns their sum
+    float (*weigh)(const float *x, int64_t n, float top, float *w);
+    // sums[k] = sum of w where x < limits[k], for kNumLimits limits; w is readable up to the next multiple of 16
+    void (*masses_below)(const float *x, const float *w, int64_t n, const float *limits, float *sums);
+    uint64_t (*between)(const float *x, int64_t n, float low, float high);  // low <= x < high, one bit each; n up to 64
+    void (*fill_below)(const float *x, int64_t n, float limit, float fill, float *out);  // fill where x < limit, else x
 };
 
 // Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
