@@ -39,7 +39,7 @@ def passes(*cases: str, interpret: str) -> None:
 
 @needs_triton
 def test_interpreted() -> None:
-    passes("quantized.py", "attention.py", "norm_and_rope.py", "model.py", interpret="1")
+    passes("quantized.py", "attention.py", "norm_and_rope.py", "model.py", "paged.py", interpret="1")
 
 
 @needs_triton

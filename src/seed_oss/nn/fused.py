@@ -26,6 +26,8 @@ from seed_oss.ops.activations import is_silu
 from seed_oss.ops.linear import MAX_NATIVE_ROWS, batch_invariant_linear
 from seed_oss.ops.native import library, num_threads, together
 from seed_oss.ops.native.structs import CACHE_BFLOAT16, CACHE_FLOAT32, CACHE_INT8
+from seed_oss.ops.norm import rms_norm_rows
+from seed_oss.ops.recording import wants_graph
 from seed_oss.ops.rows import in_slabs
 
 MAX_HEAD_DIM = 256
@@ -177,8 +179,9 @@ class FusedLayers(SeedOssLayers):
     def _is_plain_inference(self, x: Tensor) -> bool:
         if self.training or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
             return False
-        wants_graph = torch.is_grad_enabled()
-        return not (wants_graph and (x.requires_grad or any(one.requires_grad for one in self.parameters())))
+        return not (
+            torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters()))
+        )
 
     def _current_table(self, is_step: bool) -> LayerTable | None:
         """The table, or None where something about the layers asks for them to be called."""
@@ -220,18 +223,10 @@ class FusedRMSNorm(SeedOssRMSNorm):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Normalise `[..., hidden_size]`."""
-        native = library()
-        wants_graph = torch.is_grad_enabled() and (hidden_states.requires_grad or self.weight.requires_grad)
         is_plain = hidden_states.device.type == "cpu" and hidden_states.dtype == self.weight.dtype == torch.float32
-        if native is None or wants_graph or not is_plain or torch.compiler.is_compiling():
+        if not is_plain or wants_graph(hidden_states, self.weight):
             return super().forward(hidden_states)
-        x = hidden_states.contiguous()
-        out, cols = torch.empty_like(x), x.shape[-1]
-        weight = self.weight.contiguous()
-        native.so_rms_norm(
-            x.data_ptr(), weight.data_ptr(), self.variance_epsilon, x.numel() // cols, cols, out.data_ptr()
-        )
-        return out
+        return rms_norm_rows(hidden_states, self.weight.detach(), self.variance_epsilon)
 
 
 def _has_hooks(module: nn.Module) -> bool:

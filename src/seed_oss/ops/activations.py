@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seed_oss.errors import ConfigError
+from seed_oss.errors import ConfigError, InputError
 from seed_oss.files.names import short
+from seed_oss.ops.native import library
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -76,3 +77,37 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
 def is_silu(function: Callable[[Tensor], Tensor]) -> bool:
     """Whether a function is the one that the native kernels have."""
     return function is F.silu
+
+
+@torch.library.custom_op("seed_oss::silu_mul", mutates_args=())
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor:
+    """`silu(gate) * up` (SwiGLU; Shazeer 2020, arXiv:2002.05202), natively for fp32 on the CPU.
+
+    Args:
+        gate: floating, any shape.
+        up: same shape and dtype.
+
+    Returns:
+        Same shape and dtype.
+
+    Raises:
+        InputError: shapes or dtypes differ.
+    """
+    if gate.shape != up.shape or gate.dtype != up.dtype:
+        raise InputError(f"gate is {gate.dtype} {list(gate.shape)} and up {up.dtype} {list(up.shape)}; make them equal")
+    native = library()
+    if native is None or gate.device.type != "cpu" or gate.dtype != torch.float32 or gate.numel() == 0:
+        return silu_mul_reference(gate, up).contiguous()
+    out, up = gate.clone(memory_format=torch.contiguous_format), up.contiguous()
+    native.so_silu_mul(out.data_ptr(), up.data_ptr(), out.numel())
+    return out
+
+
+@silu_mul.register_fake
+def _(gate: Tensor, up: Tensor) -> Tensor:
+    return gate.new_empty(gate.shape)
+
+
+def silu_mul_reference(gate: Tensor, up: Tensor) -> Tensor:
+    """The readable form of `silu_mul`."""
+    return F.silu(gate) * up

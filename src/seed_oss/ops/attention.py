@@ -4,7 +4,7 @@ Shapes throughout: query `[batch, heads, query_len, head_dim]`, key and value `[
 with `heads` a multiple of `kv_heads`; query head h reads key/value head `h // (heads / kv_heads)`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -121,6 +121,39 @@ def attend_fixed_size(
     compiled_for = ("attention", heads, kv_heads, head_dim, *dtypes, *chunking(key.shape[2]))
     torch_form = partial(sdpa_fixed_size, query, key, value, length, mask, scaling)
     return take_over(query.device, compiled_for, kernel, torch_form)
+
+
+def attend_pages(
+    query: Tensor,
+    cache: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    block_table: Tensor,
+    lengths: Tensor,
+    max_keys: int,
+    torch_form: Callable[[], Tensor],
+) -> Tensor:
+    """Attention of one token per row over pages, by a kernel on CUDA.
+
+    Args:
+        query: rotated, `[rows, heads, head_dim]`, see `ops.triton.can_run`.
+        cache: keys, values and their scales of one layer, see `ops.triton.attention.CachedKeys`.
+        block_table: int32 `[rows, max_blocks]`.
+        lengths: int32 `[rows]`, tokens of each row, the new one included.
+        max_keys: most keys that a row of this cache can ever have: the order of sums depends on it alone.
+        torch_form: computes the same.
+
+    Returns:
+        `[rows, heads, head_dim]`.
+    """
+    keys, values, key_scales, value_scales = cache
+
+    def kernel() -> Tensor:
+        from seed_oss.ops.triton.attention import CachedKeys, decode_attention
+
+        cached = CachedKeys(keys, values, lengths, 0, block_table, None, key_scales, value_scales, max_keys)
+        return decode_attention(query, cached, query.shape[2] ** -0.5)
+
+    shape, dtypes = (query.shape[1], keys.shape[1], query.shape[2]), (query.dtype, keys.dtype)
+    return take_over(query.device, ("pages", *shape, *dtypes, *chunking(max_keys)), kernel, torch_form)
 
 
 def sdpa_fixed_size(

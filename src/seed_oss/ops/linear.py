@@ -25,6 +25,7 @@ from torch import Tensor
 
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, WeightStruct
+from seed_oss.ops.recording import is_recorded, wants_graph
 from seed_oss.ops.rows import in_slabs
 
 HALF_DTYPES = (torch.bfloat16, torch.float16)
@@ -60,8 +61,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Returns:
         `[..., out_features]`.
     """
-    if x.device.type != "cpu" or x.dtype != weight.dtype or torch.compiler.is_compiling() or _needs_graph(x, weight):
-        return F.linear(x, weight, bias)
+    if x.device.type != "cpu" or x.dtype != weight.dtype or is_recorded() or wants_graph(x, weight):
+        return F.linear(x, weight, bias)  # compilers know it, and how to pack its weight
     num_rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
     is_one_row = num_rows == 1
     if x.dtype == torch.bfloat16 and 0 < num_rows <= MAX_NATIVE_ROWS and _can_be_native(weight):
@@ -74,10 +75,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     elif is_one_row and one_row_needs_help():
         return linear_split(x, weight, bias)
     return F.linear(x, weight, bias)
-
-
-def _needs_graph(x: Tensor, weight: Tensor) -> bool:
-    return torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
 
 
 def _can_be_native(weight: Tensor) -> bool:
@@ -98,7 +95,7 @@ def batch_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None
         `[rows, out_features]`.
     """
     is_known = weight.dtype in _NATIVE_KINDS and x.dtype == weight.dtype and x.device.type == "cpu"
-    if not is_known or _needs_graph(x, weight) or not weight.is_contiguous() or library() is None:
+    if not is_known or wants_graph(x, weight) or not weight.is_contiguous() or library() is None:
         return in_slabs(lambda rows: F.linear(rows, weight, bias), x)
     return linear_native(x, weight, bias)
 
@@ -144,3 +141,18 @@ def linear_split(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     parts = weight.view(num_parts, num_outputs // num_parts, -1).transpose(1, 2)
     out = torch.bmm(x.reshape(1, 1, -1).expand(num_parts, -1, -1), parts).view(*x.shape[:-1], num_outputs)
     return out if bias is None else out + bias
+
+
+@torch.library.custom_op("seed_oss::linear_rows", mutates_args=())
+def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Natively for up to MAX_NATIVE_ROWS rows of bfloat16 or float32 on the CPU; torch's product beyond."""
+    is_known = weight.dtype in _NATIVE_KINDS and x.dtype == weight.dtype and x.device.type == "cpu"
+    is_few = 0 < x.numel() <= MAX_NATIVE_ROWS * x.shape[-1]
+    if is_known and is_few and weight.is_contiguous() and library() is not None:
+        return linear_native(x, weight, bias)
+    return F.linear(x, weight, bias).contiguous()
+
+
+@_linear_op.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])

@@ -1,7 +1,8 @@
 """The highest entries of rows of logits, and the logarithm of their sums: readable forms, and native ones.
 
 Rows are read where they are, once or twice, and nothing of their size is made: a row of the vocabulary is 600 kB.
-What a row comes to depends neither on other rows nor on the number of threads.
+What a row comes to depends neither on other rows nor on the number of threads. The native forms are called directly,
+and as torch library ops while something records: an op's dispatch takes longer than a short row.
 """
 
 import math
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seed_oss.ops.native import library, num_threads
+from seed_oss.ops.recording import is_recorded, wants_graph
 
 NO_TOKEN = -1
 
@@ -23,8 +25,11 @@ def argmax_rows(logits: Tensor) -> Tensor:
     Returns:
         int64 `[rows]`; -1 where a row has NaN, or nothing above minus infinity.
     """
-    native = library()
-    if native is None or not _can_be_native(logits):
+    return torch.ops.seed_oss.argmax_rows(logits) if _is_op(logits) else _argmax_rows(logits)
+
+
+def _argmax_rows(logits: Tensor) -> Tensor:
+    if not _can_be_native(logits) or (native := library()) is None:
         return argmax_rows_reference(logits)
     ids = torch.empty(logits.shape[0], dtype=torch.int64)
     native.so_argmax(*_place(logits), ids.data_ptr(), num_threads())
@@ -47,11 +52,14 @@ def top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values and int64 ids, both `[rows, k]`.
     """
-    native = library()
+    return torch.ops.seed_oss.top_k_rows(logits, k) if _is_op(logits) else _top_k_rows(logits, k)
+
+
+def _top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if logits.device.type != "cpu":
         best = logits.topk(k)  # sorting a vocabulary would take longer than a step
         return best.values, best.indices
-    if native is None or not _can_be_native(logits) or k == 0:
+    if not _can_be_native(logits) or k == 0 or (native := library()) is None:
         return top_k_rows_reference(logits, k)
     values, ids = torch.empty(logits.shape[0], k), torch.empty(logits.shape[0], k, dtype=torch.int64)
     native.so_top_k(*_place(logits), k, values.data_ptr(), ids.data_ptr(), num_threads())
@@ -73,8 +81,11 @@ def log_sum_exp_rows(logits: Tensor) -> Tensor:
     Returns:
         `[rows]`.
     """
-    native = library()
-    if native is None or not _can_be_native(logits):
+    return torch.ops.seed_oss.log_sum_exp_rows(logits) if _is_op(logits) else _log_sum_exp_rows(logits)
+
+
+def _log_sum_exp_rows(logits: Tensor) -> Tensor:
+    if not _can_be_native(logits) or (native := library()) is None:
         return log_sum_exp_rows_reference(logits)
     sums = torch.empty(logits.shape[0])
     native.so_log_sum_exp(*_place(logits), sums.data_ptr(), num_threads())
@@ -89,10 +100,44 @@ def log_sum_exp_rows_reference(logits: Tensor) -> Tensor:
 def _can_be_native(logits: Tensor) -> bool:
     is_float = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.layout == torch.strided
     has_rows = is_float and logits.dim() == 2 and logits.stride(1) == 1 and logits.numel() > 0
-    wants_graph = torch.is_grad_enabled() and logits.requires_grad
-    return has_rows and not wants_graph and not torch.compiler.is_compiling()
+    return has_rows and not wants_graph(logits)
+
+
+def _is_op(logits: Tensor) -> bool:
+    return is_recorded() and logits.device.type == "cpu" and not wants_graph(logits)
 
 
 def _place(logits: Tensor) -> tuple[int, int, int, int]:
     """Address, number of rows, entries from one row to the next, entries of a row."""
     return logits.data_ptr(), logits.shape[0], logits.stride(0), logits.shape[1]
+
+
+@torch.library.custom_op("seed_oss::argmax_rows", mutates_args=())
+def _argmax_op(logits: Tensor) -> Tensor:
+    return _argmax_rows(logits)
+
+
+@_argmax_op.register_fake
+def _(logits: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape[0], dtype=torch.int64)
+
+
+@torch.library.custom_op("seed_oss::top_k_rows", mutates_args=())
+def _top_k_op(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    values, ids = _top_k_rows(logits, k)
+    return values.contiguous(), ids.contiguous()
+
+
+@_top_k_op.register_fake
+def _(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    return logits.new_empty(logits.shape[0], k), logits.new_empty(logits.shape[0], k, dtype=torch.int64)
+
+
+@torch.library.custom_op("seed_oss::log_sum_exp_rows", mutates_args=())
+def _log_sum_exp_op(logits: Tensor) -> Tensor:
+    return _log_sum_exp_rows(logits)
+
+
+@_log_sum_exp_op.register_fake
+def _(logits: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape[0])

@@ -17,6 +17,7 @@ from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
 from seed_oss.ops.packing import BLOCK_ROWS, unpack
+from seed_oss.ops.recording import is_recorded
 from seed_oss.ops.triton import can_run, take_over
 
 BLOCKS_AT_ONCE = 64  # of an embedding whose rows are unpacked by torch's operations
@@ -61,6 +62,8 @@ def quantized_linear(
     Returns:
         `[..., out_features]` in the dtype of `x`.
 
+    It is the op `seed_oss::quantized_linear` while something records, and a direct call otherwise, see ops.recording.
+
     Raises:
         InputError: `x` has another number of columns.
     """
@@ -70,9 +73,8 @@ def quantized_linear(
         return _linear_on_device(x, packed, format, shape, bias)
     if (x.device.type != "cpu" and not x.is_cuda) or (torch.is_grad_enabled() and x.requires_grad):
         return _linear_of_numbers(x, packed, format, shape, bias)
-    if torch.compiler.is_compiling():
-        key = (format.bits, format.group_size, format.zero, format.param_dtype)
-        return torch.ops.seed_oss.quantized_linear(x, packed, bias, list(shape), *key)
+    if is_recorded():
+        return torch.ops.seed_oss.quantized_linear(x, packed, bias, list(shape), *_fields(format))
     if x.is_cuda:
         return _linear_of_numbers(x, packed, format, shape, bias)
     return _linear_on_cpu(x, packed, format, shape, bias)
@@ -138,10 +140,53 @@ def act_group(format: QuantFormat) -> int:
 
 def round_activations(x: Tensor, group: int) -> Tensor:
     """Activations as the products see them: fp32 `[..., in_features]`, rounded to 8 bits per group of columns."""
+    integers, scale = _rounded(x, group)
+    return (integers * scale).flatten(-2)
+
+
+def _rounded(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Numbers without a fraction `[..., groups, group]`, and scales `[..., groups, 1]`."""
     grouped = x.unflatten(-1, (-1, group))
     largest = grouped.abs().amax(-1, keepdim=True)
     inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
-    return ((grouped * inverse).round() * (largest / 127.0)).flatten(-2)
+    return (grouped * inverse).round(), largest / 127.0
+
+
+@torch.library.custom_op("seed_oss::round_rows", mutates_args=())
+def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Rows in 8 bits with a scale per group of columns, as the products take them.
+
+    Args:
+        x: fp32 `[rows, columns]`.
+        group: columns that share a scale; divides the number of columns.
+
+    Returns:
+        int8 `[rows, columns]` and fp32 `[rows, columns / group]`.
+
+    Raises:
+        InputError: shape or dtype is another.
+    """
+    if x.dim() != 2 or x.dtype != torch.float32 or group < 1 or x.shape[1] % group:
+        raise InputError(f"x is {x.dtype} {list(x.shape)}; it must be fp32 [rows, columns] in whole groups of {group}")
+    native = library()
+    if native is None or x.device.type != "cpu" or x.numel() == 0:
+        return round_rows_reference(x, group)
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=torch.int8)
+    scale = torch.empty(x.shape[0], x.shape[1] // group)
+    sums = torch.empty(scale.shape, dtype=torch.int32)
+    native.so_quantize(x.data_ptr(), *x.shape, group, out.data_ptr(), scale.data_ptr(), sums.data_ptr())
+    return out, scale
+
+
+@round_rows.register_fake
+def _(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape, dtype=torch.int8), x.new_empty(x.shape[0], x.shape[1] // group)
+
+
+def round_rows_reference(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """The readable form of `round_rows`."""
+    integers, scale = _rounded(x, group)
+    return integers.flatten(-2).to(torch.int8), scale.flatten(-2)
 
 
 def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
@@ -163,8 +208,14 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
         return _embedding_on_device(ids, packed, format, shape)
     if ids.is_cuda and not torch.compiler.is_compiling():
         return embedding_of_blocks(ids, packed, format, shape)
+    if is_recorded() and ids.device.type == "cpu":
+        return torch.ops.seed_oss.quantized_embedding(ids, packed, list(shape), *_fields(format))
+    return _embedding_of_rows(ids, packed, format, shape)
+
+
+def _embedding_of_rows(ids: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> Tensor:
     native = library()
-    if native is None or ids.device.type != "cpu" or torch.compiler.is_compiling():
+    if native is None or ids.device.type != "cpu":
         return F.embedding(ids, unpack(packed, format, *shape).dequantize())
     wanted = ids.reshape(-1).to(torch.int64).contiguous()
     out = torch.empty(wanted.numel(), shape[1], dtype=torch.float32)
@@ -197,6 +248,23 @@ def embedding_of_blocks(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
     return out.view(*ids.shape, shape[1])
 
 
+def _fields(format: QuantFormat) -> tuple[int, int, str, str]:
+    return format.bits, format.group_size, format.zero, format.param_dtype
+
+
+@torch.library.custom_op("seed_oss::quantized_embedding", mutates_args=())
+def _quantized_embedding_op(
+    ids: Tensor, packed: Tensor, shape: list[int], bits: int, group_size: int, zero: str, param_dtype: str
+) -> Tensor:
+    format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
+    return _embedding_of_rows(ids, packed, format, (shape[0], shape[1]))
+
+
+@_quantized_embedding_op.register_fake
+def _(ids: Tensor, packed: Tensor, shape: list[int], bits: int, group_size: int, zero: str, param_dtype: str) -> Tensor:
+    return ids.new_empty(*ids.shape, shape[1], dtype=torch.float32)
+
+
 @torch.library.custom_op("seed_oss::quantized_linear", mutates_args=())
 def _quantized_linear_op(
     x: Tensor,
@@ -209,7 +277,9 @@ def _quantized_linear_op(
     param_dtype: str,
 ) -> Tensor:
     format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
-    return quantized_linear(x, packed, format, (shape[0], shape[1]), bias).clone()
+    if x.device.type != "cpu":
+        return quantized_linear(x, packed, format, (shape[0], shape[1]), bias).clone()
+    return _linear_on_cpu(x, packed, format, (shape[0], shape[1]), bias).clone()
 
 
 @_quantized_linear_op.register_fake

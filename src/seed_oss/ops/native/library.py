@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 8
+VERSION = 9
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -28,6 +28,10 @@ _ARGUMENTS = {
     "so_top_p": (c_void_p, *[c_int64] * 3, c_double, c_double, c_void_p, c_int64),
     "so_fill_below": (c_void_p, *[c_int64] * 3, c_void_p, c_double, c_void_p, c_int64),
     "so_read": (c_void_p, c_int64, c_int64),
+    "so_add_rms_norm": (c_void_p, c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
+    "so_attend": (c_void_p, c_void_p, c_void_p),
+    "so_rotate": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p),
+    "so_store": (c_void_p, c_void_p, *(c_int64,) * 7, c_void_p, c_void_p),
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),
 }

@@ -35,6 +35,8 @@ class CachedKeys:
         block_table: int32 `[batch, max_pages]`, the pages of each row in order; None: row b has page b alone.
         mask: boolean `[batch or 1, capacity]`, True attends; None attends to all that count.
         key_scales, value_scales: fp32 `[pages, kv_heads, page_len]` where keys and values are int8, else None.
+        max_keys: most keys that a row of this cache can ever have, by which keys are cut into chunks; where it is less
+            than what the block table has room for, that counts.
     """
 
     keys: Tensor
@@ -45,6 +47,7 @@ class CachedKeys:
     mask: Tensor | None = None
     key_scales: Tensor | None = None
     value_scales: Tensor | None = None
+    max_keys: int = 0
 
     @property
     def capacity(self) -> int:
@@ -197,7 +200,7 @@ def attention_launches(query: Tensor, cached: CachedKeys, scaling: float, out: T
     """What `decode_attention` runs; `query` and `out` `[batch, heads, head_dim]`."""
     batch, heads, head_dim = query.shape
     keys, scales, table, mask = cached.keys, cached.key_scales, cached.block_table, cached.mask
-    group, (chunk, padded) = heads // keys.shape[1], chunking(cached.capacity)
+    group, (chunk, padded) = heads // keys.shape[1], chunking(max(cached.capacity, cached.max_keys))
     num_chunks = blocks_of(cached.capacity, chunk)
     sums = torch.empty(batch, heads, num_chunks, head_dim, dtype=torch.float32, device=query.device)
     best, totals = torch.empty_like(sums[..., 0]), torch.empty_like(sums[..., 0])
