@@ -82,7 +82,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 6; }
+EXPORT int64_t so_version() { return 7; }
 
 // 0 portable, 1 AVX2, 2 AVX-512; returns what is in force. -1 takes the best; one that there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {
