@@ -10,7 +10,7 @@ from seed_oss import quantize_
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.nn.fused import FusedLayers, fuse_
 from seed_oss.nn.linear import Linear
-from seed_oss.nn.lora import LoraLinear, LowRank, adapted
+from seed_oss.nn.lora import LoraLayers, LoraLinear, LowRank, adapted
 from seed_oss.ops.native import library
 from seed_oss.weights.lora import read_lora
 from tests.factory import random_ids
@@ -98,6 +98,27 @@ def test_the_bits_of_a_row_do_not_depend_on_the_others(tmp_path: Path, kind: str
     if kind == "float32":
         expected = [hidden_of(twin, torch.tensor([row]))[0] for row in rows]
         torch.testing.assert_close(together, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(library() is None, reason="the kernels are not built")
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: next(iter(one), "all"))
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (40, 3, 17)], ids=["few", "many"])
+def test_the_kernels_give_what_the_layers_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, settings: dict[str, Any], lengths: tuple[int, ...]
+) -> None:
+    folder, _ = saved(tmp_path, 1, **settings)
+    model = fused(kind)
+    twin = adapted(model.model, read_lora(folder, model.config).low_ranks)
+    rows = [random_ids(length, seed=length + index).tolist() for index, length in enumerate(lengths)]
+    monkeypatch.setattr(LoraLayers, "forward", None)  # the kernels never come here
+    native, plain = (torch.cat(packed_hidden(one, rows)).float() for one in (twin, model.model))
+    monkeypatch.undo()
+    monkeypatch.setattr(FusedLayers, "run_natively", lambda *_: None)
+    by_layer = torch.cat(packed_hidden(twin, rows)).float()
+    most = {"float32": 1e-4, "bfloat16": 0.15}.get(kind, 0.03)  # by layer, bfloat16 rounds after each product
+    error, change = ((one - by_layer).norm() / by_layer.norm() for one in (native, plain))
+    assert error < most < change
 
 
 @pytest.mark.parametrize("hidden", [48, 1000, 1536])

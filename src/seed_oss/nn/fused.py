@@ -8,7 +8,7 @@ other devices) runs them one by one as before.
 import os
 import threading
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import byref
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from seed_oss.cache import AttentionContext, DenseContext, PackedRows, PagedContext, Room
 from seed_oss.errors import StateError
-from seed_oss.nn.fused_table import LayerTable, are_known, make_table
+from seed_oss.nn.fused_table import LayerTable, add_low_ranks, are_known, make_table
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
 from seed_oss.nn.linear import Linear
 from seed_oss.nn.norm import SeedOssRMSNorm
@@ -128,8 +128,11 @@ class _Batch(NamedTuple):
 class FusedLayers(SeedOssLayers):
     """The stack, run natively where that is possible."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
+    def __init__(
+        self, layers: list[nn.Module], low_ranks: Sequence[Mapping[str, tuple[Tensor, Tensor]]] | None = None
+    ) -> None:
         super().__init__(layers)
+        self._low_ranks = [{} for _ in layers] if low_ranks is None else low_ranks
         self._table: LayerTable | None = None
         self._has_looked = False  # whether there can be a table
 
@@ -168,13 +171,18 @@ class FusedLayers(SeedOssLayers):
 
     def run_packed(self, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: PagedContext) -> Tensor:
         """See SeedOssLayers.run_packed: natively for any number of tokens, or else in torch for any number."""
+        native = self.run_natively(hidden_states, cos, sin, context)
+        return super().run_packed(hidden_states, cos, sin, context) if native is None else native
+
+    def run_natively(self, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: PagedContext) -> Tensor | None:
+        """See SeedOssLayers.run_packed; None where something about the layers asks for torch."""
         rows = context.rows
         if self._is_plain_inference(hidden_states):
             table = self._current_table(is_step=rows.num_tokens == len(rows.sequences))
             if table is not None:
                 batch = _packed_batch(context.cache.rooms, rows, context.cache.block_len)
                 return _run(table, batch, hidden_states, cos, sin)
-        return super().run_packed(hidden_states, cos, sin, context)
+        return None
 
     def _is_plain_inference(self, x: Tensor) -> bool:
         if self.training or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
@@ -193,8 +201,13 @@ class FusedLayers(SeedOssLayers):
         if any(map(_has_hooks, self.modules())):
             self._table = None
         elif self._table is None or not self._table.is_current():
-            self._table = make_table(self) if self.can_run(self) else None
+            self._table = self._made_table() if self.can_run(self) else None
         return self._table
+
+    def _made_table(self) -> LayerTable:
+        table = make_table(self)
+        add_low_ranks(table, self._low_ranks)
+        return table
 
     def _memory(self, table: LayerTable, x: Tensor, context: DenseContext) -> list[Room] | None:
         """Keys and values of every layer, with room for the new tokens."""

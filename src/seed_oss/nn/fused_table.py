@@ -1,6 +1,7 @@
 """What one native call of all layers is told of them: weights, norms, and where keys and values are."""
 
 import ctypes
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import is_
 from typing import Any
@@ -15,7 +16,7 @@ from seed_oss.nn.linear import Linear
 from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.norm import SeedOssRMSNorm
 from seed_oss.nn.quantized_linear import QuantizedLinear
-from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, DecoderStruct, LayerStruct, WeightStruct
+from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, DecoderStruct, LayerStruct, LowRankStruct, WeightStruct
 from seed_oss.ops.quantized import weight_struct
 
 _PROJECTIONS = {
@@ -90,6 +91,22 @@ def _can_multiply(module: nn.Module) -> bool:
         return module.packed.device.type == "cpu"
     is_plain = type(module) is Linear and module.weight.dtype in _KINDS  # an adapter's is another type
     return is_plain and module.weight.device.type == "cpu"
+
+
+def add_low_ranks(table: LayerTable, layers: Sequence[Mapping[str, tuple[Tensor, Tensor]]]) -> None:
+    """Let the structures point to what an adapter adds.
+
+    Args:
+        table: of the layers.
+        layers: for each layer "self_attn.q_proj" and the like to fp32 `[rank, in_features]` and
+            `[out_features, rank]`; the rank is the same everywhere.
+    """
+    places = {path: place for place, path in enumerate(_PROJECTIONS.values())}
+    for struct, low_ranks in zip(table.layers, layers, strict=True):
+        for path, (a, b) in low_ranks.items():
+            struct.low_ranks[places[path]] = LowRankStruct(a.data_ptr(), b.data_ptr())
+            table.kept.extend((a, b))
+            table.call.rank = a.shape[0]
 
 
 def make_table(layers: nn.ModuleList) -> LayerTable:

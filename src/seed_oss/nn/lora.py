@@ -5,10 +5,11 @@ from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seed_oss.cache import PagedContext
-from seed_oss.nn.fused import logits_of_rows
+from seed_oss.nn.fused import FusedLayers, logits_of_rows
 from seed_oss.nn.layers import SeedOssLayers
 from seed_oss.ops.linear import batch_invariant_linear
 from seed_oss.ops.native import alone
@@ -79,10 +80,23 @@ class SteadyActivation(nn.Module):
 
 
 class LoraLayers(SeedOssLayers):
-    """A stack whose products are all LoraLinear's."""
+    """A stack whose products are all LoraLinear's.
+
+    Args:
+        layers: in their order.
+        fused: the same stack as the kernels run it, which share its weights; None where they cannot.
+    """
+
+    def __init__(self, layers: list[nn.Module], fused: FusedLayers | None = None) -> None:
+        super().__init__(layers)
+        self._fused = (fused,)  # no submodule: its parameters are there already
 
     def run_packed(self, hidden_states: Tensor, cos: Tensor, sin: Tensor, context: PagedContext) -> Tensor:
-        """See SeedOssLayers.run_packed: all rows at a time, because here every product takes care of itself."""
+        """See SeedOssLayers.run_packed: natively, or all rows at a time, since every product takes care of itself."""
+        (fused,) = self._fused
+        native = None if fused is None else fused.run_natively(hidden_states, cos, sin, context)
+        if native is not None:
+            return native
         with alone(hidden_states.device.type == "cpu"):
             return self(hidden_states, cos, sin, context, len(self), None)
 
@@ -103,8 +117,21 @@ def adapted(decoder: _Module, low_ranks: Mapping[str, LowRank]) -> _Module:
     twin: Any = _with_own_children(decoder)
     old: Any = decoder.get_submodule("layers")
     layers = [_adapted_layer(layer, f"layers.{index}", low_ranks) for index, layer in enumerate(old)]
-    twin.layers = LoraLayers(layers).eval()
+    fused = FusedLayers(list(old), _padded(len(old), low_ranks)).eval() if isinstance(old, FusedLayers) else None
+    twin.layers = LoraLayers(layers, fused).eval()
     return twin
+
+
+def _padded(num_layers: int, low_ranks: Mapping[str, LowRank]) -> list[dict[str, tuple[Tensor, Tensor]]]:
+    """Per layer what the kernels take: scaled, and of one rank, with zeros behind."""
+    rank = max((one.a.shape[0] for one in low_ranks.values()), default=0)
+    layers: list[dict[str, tuple[Tensor, Tensor]]] = [{} for _ in range(num_layers)]
+    for path, (a, b, scaling) in low_ranks.items():
+        _, index, name = path.split(".", 2)
+        behind = rank - a.shape[0]
+        wide = F.pad(a, (0, 0, 0, behind)), F.pad(b * scaling, (0, behind))
+        layers[int(index)][name] = wide[0].contiguous(), wide[1].contiguous()
+    return layers
 
 
 def _adapted_layer(layer: nn.Module, name: str, low_ranks: Mapping[str, LowRank]) -> nn.Module:

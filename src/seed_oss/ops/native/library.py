@@ -13,7 +13,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 9
+VERSION = 10
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),

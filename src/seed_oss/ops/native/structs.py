@@ -23,6 +23,12 @@ class WeightStruct(ctypes.Structure):
     )
 
 
+class LowRankStruct(ctypes.Structure):
+    """What an adapter adds to a weight."""
+
+    _fields_ = (("a", c_void_p), ("b", c_void_p))
+
+
 class LayerStruct(ctypes.Structure):
     """A decoder layer, and where its keys and values are."""
 
@@ -34,6 +40,7 @@ class LayerStruct(ctypes.Structure):
         ("values", c_void_p),
         ("key_scales", c_void_p),
         ("value_scales", c_void_p),
+        ("low_ranks", LowRankStruct * 7),
     )
 
 
@@ -55,4 +62,5 @@ class DecoderStruct(ctypes.Structure):
         ("x", c_void_p),
         ("eps", c_double),
         ("threads", c_int64),
+        ("rank", c_int64),
     )

@@ -15,8 +15,10 @@ constexpr int64_t kPhasesPerLayer = 11;
 
 struct Memory : AttendMemory {  // of one thread
     ActRows acts;
-    std::vector<float> rows;
+    std::vector<float> rows, low;
 };
+
+enum Which : int64_t { kQ, kK, kV, kO, kGate, kUp, kDown };  // weights of a layer
 
 class Decoder : Attention {
    public:
@@ -32,6 +34,7 @@ class Decoder : Attention {
         attended = attended_rows.data();
         if (!few) normed.resize(static_cast<size_t>(n * c.hidden));
         gated.resize(static_cast<size_t>(n * c.intermediate));
+        if (!few) shared_low.resize(static_cast<size_t>(3 * n * c.rank));
         reserve_acts();
     }
 
@@ -44,6 +47,7 @@ class Decoder : Attention {
     bool merges_by_thread;  // each thread for itself: that takes less time than to wait for each other
     std::unique_ptr<Phase[]> phases;
     std::vector<float> qkv, attended_rows, normed, gated;
+    std::vector<float> shared_low;  // of up to three weights [n, rank]: what an adapter makes of the next products' rows
     ActRows shared_acts, gated_acts;  // of the product that is running, and of the next `down`
 
     void reserve_acts() {
@@ -64,17 +68,17 @@ class Decoder : Attention {
     }
 
     void layer(const Layer &l, Phase *phase, Memory &memory) {
-        norm_and_quantize(l.input_norm, group_of({&l.q, &l.k, &l.v}), phase[0]);
+        norm_and_quantize(l, l.input_norm, kQ, kO, phase[0]);
         project(l, phase[1], memory);
         if (!few) store_all(l, phase[2]);
         attend_all(l, phase[3], memory, [&](const AttendTask &task) {
             if (few) store_chunk(l, task);
         });
         if (!merges_by_thread) merge_parts(phase[4], memory);
-        add_attended(l.o, phase + 5, memory);
-        norm_and_quantize(l.post_norm, group_of({&l.gate, &l.up}), phase[7]);
+        add_attended(l, phase + 5, memory);
+        norm_and_quantize(l, l.post_norm, kGate, kDown, phase[7]);
         gate_and_up(l, phase[8], memory);
-        add_down(l.down, phase + 9, memory);
+        add_down(l, phase + 9, memory);
     }
 
     // 0 where no weight of them wants activations in 8 bits
@@ -83,6 +87,49 @@ class Decoder : Attention {
         for (const Weight *w : weights)
             if (is_packed(*w)) result = common_divisor(act_group(*w), result);
         return result;
+    }
+
+    static const Weight &weight(const Layer &l, int64_t which) { return (&l.q)[which]; }
+
+    static int64_t group_of(const Layer &l, int64_t begin, int64_t end) {
+        int64_t result = 0;
+        for (int64_t which = begin; which < end; which++) result = common_divisor(group_of({&weight(l, which)}), result);
+        return result;
+    }
+
+    // The adapter
+
+    // a * x of tokens t0 <= t < t1, for weights that share their input `rows`
+    void shrink(const Layer &l, int64_t begin, int64_t end, const float *rows, int64_t t0, int64_t t1, float *low) const {
+        for (int64_t which = begin; c.rank && which < end; which++, low += n * c.rank) {
+            if (!l.low_ranks[which].a) continue;
+            const Weight a{l.low_ranks[which].a, nullptr, c.rank, weight(l, which).cols, kFloat32, 0, 0, 0};
+            const Acts acts{rows, nullptr, nullptr, nullptr, nullptr, a.cols, 0};
+            float tile[kTokenTile * kBlockRows];
+            for (int64_t t = t0; t < t1; t += kTokenTile)
+                for (int64_t block = 0; block < num_blocks(a); block++) {
+                    int64_t after = t + kTokenTile < t1 ? t + kTokenTile : t1;
+                    kernels().product(a, block, acts, t, after, tile);
+                    copy_rows(a, block, tile, t, after, low, c.rank);
+                }
+        }
+    }
+
+    void shrink_own(const Layer &l, int64_t begin, int64_t end, const float *rows, Memory &memory) const {
+        if (few && c.rank) shrink(l, begin, end, rows, 0, n, sized(memory.low, 3 * n * c.rank));
+    }
+
+    // tile += b * low; `slot` counts the weights from where `shrink` began
+    void expand(const Layer &l, int64_t which, int64_t slot, int64_t block, int64_t t0, int64_t t1, const Memory &memory,
+                float *tile) const {
+        if (!c.rank || !l.low_ranks[which].b) return;
+        const Weight b{l.low_ranks[which].b, nullptr, weight(l, which).rows, c.rank, kFloat32, 0, 0, 0};
+        const float *low = (few ? memory.low.data() : shared_low.data()) + slot * n * c.rank;
+        float own[kTokenTile * kBlockRows];
+        kernels().product(b, block, {low, nullptr, nullptr, nullptr, nullptr, c.rank, 0}, t0, t1, own);
+        int64_t rows = rows_in(b, block);
+        for (int64_t t = 0; t < t1 - t0; t++)
+            for (int64_t r = 0; r < rows; r++) tile[t * kBlockRows + r] += own[t * kBlockRows + r];
     }
 
     // run(first token, number of tokens), eight tokens to a task
@@ -95,11 +142,13 @@ class Decoder : Attention {
     }
 
     // Many tokens: norm and quantization are a phase. Few: each thread does them for itself, in `own_acts`.
-    void norm_and_quantize(const float *weight, int64_t group, Phase &phase) {
+    void norm_and_quantize(const Layer &l, const float *weight, int64_t begin, int64_t end, Phase &phase) {
         if (few) return;
+        const int64_t group = group_of(l, begin, end);
         each_tokens(phase, [&](int64_t first, int64_t count) {
             norm_rows(weight, first, count, normed.data());
             if (group) shared_acts.quantize(normed.data(), c.hidden, group, first, count);
+            shrink(l, begin, end, normed.data(), first, first + count, shared_low.data());
         });
     }
 
@@ -108,9 +157,10 @@ class Decoder : Attention {
             kernels().rms_norm(c.x + t * c.hidden, weight, static_cast<float>(c.eps), c.hidden, out + t * c.hidden);
     }
 
-    void own_acts(const float *norm_weight, int64_t group, Memory &memory) {
+    void own_acts(const Layer &l, const float *norm_weight, int64_t begin, int64_t end, int64_t group, Memory &memory) {
         if (!few) return;
         norm_rows(norm_weight, 0, n, sized(memory.rows, n * c.hidden));
+        shrink_own(l, begin, end, memory.rows.data(), memory);
         if (!group) return;
         memory.acts.reserve(n, c.hidden, group);
         memory.acts.quantize(memory.rows.data(), c.hidden, group, 0, n);
@@ -128,7 +178,7 @@ class Decoder : Attention {
         ends[2] = ends[1] + num_blocks(l.v);
         BlockTasks tasks(ends[2], n, c.threads);
         const int64_t group_wanted = group_of({&l.q, &l.k, &l.v});
-        auto prologue = [&] { own_acts(l.input_norm, group_wanted, memory); };
+        auto prologue = [&] { own_acts(l, l.input_norm, kQ, kO, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
             Acts acts = acts_of_hidden(group_wanted, memory);
             tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
@@ -136,6 +186,7 @@ class Decoder : Attention {
                 int64_t own_block = block - (which ? ends[which - 1] : 0);
                 float tile[kTokenTile * kBlockRows];
                 kernels().product(*weights[which], own_block, acts, t0, t1, tile);
+                expand(l, which, which, own_block, t0, t1, memory, tile);
                 copy_rows(*weights[which], own_block, tile, t0, t1, qkv.data() + at[which], row_len);
             });
         });
@@ -152,10 +203,10 @@ class Decoder : Attention {
                         static_cast<size_t>(rows_in(w, block)) * 4);
     }
 
-    void add_attended(const Weight &o, Phase *phase, Memory &memory) {
-        add_product(o, attended, phase, memory, [&] {
+    void add_attended(const Layer &l, Phase *phase, Memory &memory) {
+        add_product(l, kO, attended, phase, memory, [&] {
             if (!merges_by_thread) return static_cast<const float *>(attended);
-            float *own = sized(memory.rows, n * o.cols);
+            float *own = sized(memory.rows, n * l.o.cols);
             for (const AttendTask &tile : plan.merges) merge_tile(tile, own, memory);
             return static_cast<const float *>(own);
         });
@@ -163,33 +214,41 @@ class Decoder : Attention {
 
     // The rest of a layer
 
-    void add_product(const Weight &w, const float *rows, Phase *phase, Memory &memory) {
-        add_product(w, rows, phase, memory, [&] { return rows; });
+    void add_product(const Layer &l, int64_t which, const float *rows, Phase *phase, Memory &memory) {
+        add_product(l, which, rows, phase, memory, [&] { return rows; });
     }
 
     // x += w * rows; where tokens are few, each thread asks for its rows
     template <class OwnRows>
-    void add_product(const Weight &w, const float *rows, Phase *phase, Memory &memory, OwnRows own_rows) {
+    void add_product(const Layer &l, int64_t which, const float *rows, Phase *phase, Memory &memory, OwnRows own_rows) {
+        const Weight &w = weight(l, which);
         const int64_t group = act_group(w);
-        if (group && !few)
-            each_tokens(phase[0], [&](int64_t first, int64_t count) { shared_acts.quantize(rows, w.cols, group, first, count); });
+        if ((group || c.rank) && !few)
+            each_tokens(phase[0], [&](int64_t first, int64_t count) {
+                if (group) shared_acts.quantize(rows, w.cols, group, first, count);
+                shrink(l, which, which + 1, rows, first, first + count, shared_low.data());
+            });
         auto prologue = [&] {
             if (!few) return;
             rows = own_rows();
+            shrink_own(l, which, which + 1, rows, memory);
             if (!group) return;
             memory.acts.reserve(n, w.cols, group);
             memory.acts.quantize(rows, w.cols, group, 0, n);
         };
         BlockTasks tasks(num_blocks(w), n, c.threads);
         run_phase(phase[1], tasks.count(), prologue, [&](int64_t task) {
-            add_blocks(w, (few ? memory.acts : shared_acts).view(rows, w.cols, group), tasks, task);
+            add_blocks(l, which, (few ? memory.acts : shared_acts).view(rows, w.cols, group), tasks, task, memory);
         });
     }
 
-    void add_blocks(const Weight &w, const Acts &acts, const BlockTasks &tasks, int64_t task) {
+    void add_blocks(const Layer &l, int64_t which, const Acts &acts, const BlockTasks &tasks, int64_t task,
+                    const Memory &memory) {
+        const Weight &w = weight(l, which);
         tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
             float tile[kTokenTile * kBlockRows];
             kernels().product(w, block, acts, t0, t1, tile);
+            expand(l, which, 0, block, t0, t1, memory, tile);
             int64_t rows = rows_in(w, block);
             for (int64_t t = t0; t < t1; t++) {
                 float *to = c.x + t * c.hidden + block * kBlockRows;
@@ -206,25 +265,33 @@ class Decoder : Attention {
         bool at_once = quantizes_at_once(l.down);
         BlockTasks tasks(num_blocks(l.gate), n, c.threads);
         const int64_t group_wanted = group_of({&l.gate, &l.up});
-        auto prologue = [&] { own_acts(l.post_norm, group_wanted, memory); };
+        auto prologue = [&] { own_acts(l, l.post_norm, kGate, kDown, group_wanted, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
             Acts acts = acts_of_hidden(group_wanted, memory);
             tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
                 float gate[kTokenTile * kBlockRows], up[kTokenTile * kBlockRows];
                 kernels().product(l.gate, block, acts, t0, t1, gate);
                 kernels().product(l.up, block, acts, t0, t1, up);
+                expand(l, kGate, 0, block, t0, t1, memory, gate);
+                expand(l, kUp, 1, block, t0, t1, memory, up);
                 kernels().silu_mul(gate, up, (t1 - t0) * kBlockRows);
-                if (!at_once) copy_rows(l.gate, block, gate, t0, t1, gated.data(), c.intermediate);
-                else gated_acts.quantize_group(gate, c.intermediate, kBlockRows, t0, t1 - t0, block);
+                if (!at_once || c.rank) copy_rows(l.gate, block, gate, t0, t1, gated.data(), c.intermediate);
+                if (at_once) gated_acts.quantize_group(gate, c.intermediate, kBlockRows, t0, t1 - t0, block);
             });
         });
     }
 
-    void add_down(const Weight &down, Phase *phase, Memory &memory) {
-        if (!quantizes_at_once(down)) return add_product(down, gated.data(), phase, memory);
-        BlockTasks tasks(num_blocks(down), n, c.threads);
+    void add_down(const Layer &l, Phase *phase, Memory &memory) {
+        if (!quantizes_at_once(l.down)) return add_product(l, kDown, gated.data(), phase, memory);
+        if (c.rank && !few)
+            each_tokens(phase[0], [&](int64_t first, int64_t count) {
+                shrink(l, kDown, kDown + 1, gated.data(), first, first + count, shared_low.data());
+            });
+        BlockTasks tasks(num_blocks(l.down), n, c.threads);
         Acts acts = gated_acts.view(nullptr, c.intermediate, kBlockRows);
-        run_phase(phase[1], tasks.count(), [&](int64_t task) { add_blocks(down, acts, tasks, task); });
+        auto prologue = [&] { shrink_own(l, kDown, kDown + 1, gated.data(), memory); };
+        run_phase(phase[1], tasks.count(), prologue,
+                  [&](int64_t task) { add_blocks(l, kDown, acts, tasks, task, memory); });
     }
 };
 

@@ -97,11 +97,17 @@ struct Kernels {
 
 // Layers of a decoder, and one call of it; laid out as ops/native/structs.py says.
 
+// What an adapter adds to a weight: b * (a * x); null where it adds nothing.
+struct LowRank {
+    const float *a, *b;  // [rank, cols] and [rows, rank], scaled
+};
+
 struct Layer {
     Weight q, k, v, o, gate, up, down;
     const float *input_norm, *post_norm;  // [hidden]
     void *keys, *values;                  // [num_blocks, kv_heads, block_len, head_dim], room for new tokens included
     float *key_scales, *value_scales;     // [num_blocks, kv_heads, block_len], for 8 bits; else null
+    LowRank low_ranks[7];                 // of the weights above, in their order
 };
 
 // New tokens of one sequence. Its token t is in block blocks[first_block + t / block_len], at t % block_len.
@@ -126,6 +132,7 @@ struct DecoderCall {
     float *x;                                         // [num_tokens, hidden], replaced by the result
     double eps;
     int64_t threads;
+    int64_t rank;                                     // of the adapter; 0 without
 };
 
 constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows * kChunkKeys + 32 * head_dim; }
