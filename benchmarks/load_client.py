@@ -65,6 +65,8 @@ async def _ask(port: int, body: Mapping[str, Any], path: str) -> Answer:
         if line.startswith(b"data: {"):
             _take(answer, json.loads(line[6:]))
     writer.close()
+    if not answer.times:
+        raise RuntimeError("an answer ended before its first token: has the server died?")
     answer.num_tokens = answer.num_tokens or len(answer.times)
     return answer
 
