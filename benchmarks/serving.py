@@ -182,7 +182,7 @@ def end_ids(file: Path) -> list[int]:
     """The tokens at which llama.cpp would end a text."""
     from seed_oss import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(file)
+    tokenizer: Any = AutoTokenizer.from_pretrained(file)
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
 
 

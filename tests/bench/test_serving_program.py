@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200 if self.path == "/v1/models" else 404)
         self.end_headers()
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Nobody reads it."""
 
 
