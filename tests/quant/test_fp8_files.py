@@ -1,6 +1,7 @@
 """8-bit floating point in files: what is written, what it is loaded as on either kind of device, what is refused."""
 
 import json
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_on_a_device_without_products(plain: Path, tmp_path: Path, monkeypatch: 
     assert logits(model).isfinite().all()
     model.save_pretrained(tmp_path / "numbers")
     assert torch.equal(logits(load(tmp_path / "numbers", dtype=dtype)), logits(model))
+
+
+def test_numbers_take_the_place_of_one_tensor_after_another(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has become numbers is gone before the next one does."""
+    original, seen, alive = fp8.numbers_of, list[Any](), list[int]()
+
+    def watched(packed: torch.Tensor, *rest: Any) -> torch.Tensor:
+        alive.append(sum(one() is not None for one in seen))
+        seen.append(weakref.ref(packed))
+        return original(packed, *rest)
+
+    monkeypatch.setattr(fp8, "numbers_of", watched)
+    with pytest.warns(UserWarning, match="is in fp8"):
+        load(saved)
+    assert alive == [0] * (3 * 7)
 
 
 def test_asking_for_it_without_products_stops_before_anything_is_opened(tmp_path: Path) -> None:

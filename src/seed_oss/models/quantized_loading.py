@@ -398,14 +398,8 @@ def finish_quantized(
 
 def _finish_float8(model: nn.Module, loaded: QuantizedLoad, dtype: torch.dtype, device: torch.device) -> None:
     """Look at the scales; where the device has no products, plain numbers take the place, one tensor after another."""
-    modules = float8_modules(model)
-    for name, module in modules.items():
-        if not bool((module.scale.isfinite() & (module.scale >= 0)).all()):
-            raise CheckpointError(
-                f"{loaded.source.name}: {name}.scale holds NaN, infinity or negative numbers; fetch or quantize the "
-                "folder again"
-            )
-    if modules and not has_products(device):
+    _check_scales(model, loaded.source.name)
+    if has_float8(model) and not has_products(device):
         warnings.warn(
             f"{loaded.source.name} is in fp8, which {device} does not multiply: the weights are now "
             f"{str(dtype).removeprefix('torch.')} and take {dtype.itemsize} bytes each. The original with "
@@ -413,6 +407,14 @@ def _finish_float8(model: nn.Module, loaded: QuantizedLoad, dtype: torch.dtype, 
             stacklevel=6,
         )
         dequantize_float8_(model, dtype)
+
+
+def _check_scales(model: nn.Module, where: str) -> None:
+    for name, module in float8_modules(model).items():
+        if not bool((module.scale.isfinite() & (module.scale >= 0)).all()):
+            raise CheckpointError(
+                f"{where}: {name}.scale holds NaN, infinity or negative numbers; fetch or quantize the folder again"
+            )
 
 
 def record_of(model: nn.Module, loaded: QuantizedLoad) -> QuantizationRecord | Float8Record:

@@ -79,15 +79,18 @@ def exchange_float8(model: nn.Module, *, strict: bool, advance: Callable[[int], 
         NumericalError: NaN or infinity in a weight.
     """
     shapes = weight_shapes(model)
-    modules: dict[str, Any] = {name: model.get_submodule(name) for name in shapes}
-    check_float8(next(old.weight.device for name, old in modules.items() if "layers" in name.split(".")))
+    first: Any = model.get_submodule(next(name for name in shapes if "layers" in name.split(".")))
+    check_float8(first.weight.device)
+    del first
     kept = kept_from_float8(shapes, strict=strict)
-    for name, old in modules.items():
+    for name in shapes:
         if name not in kept:
+            old: Any = model.get_submodule(name)
             new = Float8Linear(old.weight, old.bias)
             check_scale(f"{name}.weight", new.scale)
             _replace(model, name, new.train(old.training))
             advance(old.weight.numel())
+            del old  # before the next one is made
     return kept
 
 
@@ -149,7 +152,8 @@ def dequantize_float8_(model: nn.Module, dtype: torch.dtype) -> None:
         model: any.
         dtype: of the plain weights and biases.
     """
-    for name, old in float8_modules(model).items():
+    for name in list(float8_modules(model)):  # names alone: what is exchanged shall go at once
+        old: Any = model.get_submodule(name)
         with torch.device("meta"):
             new: Any = Linear(old.in_features, old.out_features, bias=old.bias is not None)
         new.weight = nn.Parameter(numbers_of(old.packed, old.scale, dtype), requires_grad=False)
