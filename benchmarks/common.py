@@ -89,7 +89,7 @@ def report(name: str, results: Mapping[str, Any], options: argparse.Namespace) -
     """
     document = {
         "benchmark": name,
-        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{name}.py", *map(_without_folders, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": commit(),
         "machine": machine(),
@@ -101,6 +101,12 @@ def report(name: str, results: Mapping[str, Any], options: argparse.Namespace) -
         target = RESULTS / f"{name}.json"
         target.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(json.dumps(document, ensure_ascii=False))
+
+
+def _without_folders(argument: str) -> str:
+    """An argument as a result shows it: where a program or model lies here is nobody's business."""
+    path = Path(argument)
+    return path.name if path.is_absolute() else argument
 
 
 def note(text: str) -> None:

@@ -102,6 +102,8 @@ def _answer(call: _Call) -> Answer:
     for at, line in lines:
         if line.startswith(b"data: {"):
             _take(answer, at, json.loads(line[6:]))
+    if not answer.times:
+        raise RuntimeError("an answer ended before its first token: has the server died?")
     answer.num_tokens = answer.num_tokens or len(answer.times)
     return answer
 

@@ -1,8 +1,13 @@
-"""Many requests at once: `seed-oss serve` beside llama-server, both on the demo model's 4-bit file, bursts in turn.
+"""Many requests at once: `seed-oss serve` beside other servers, all on the demo model's 4-bit file, bursts in turn.
 
 A burst is a number of requests that are sent at once, each with a prompt of its own; tokens per second count from the
 first one sent to the last token of all. `LLM.generate` on the same requests and a plain loop over transformers'
-`generate` are measured in the same run. llama-server is built from the sources inside llama-cpp-python's sdist.
+`generate` are measured in the same run.
+
+It needs the demo model and transformers. Two peers are optional, and left out where they are not named:
+
+    --llama-server BINARY        llama.cpp's server, built from the sources inside llama-cpp-python's sdist
+    --llama-cpp-python PYTHON    an interpreter with llama-cpp-python[server]; reported only: one stream at a time
 """
 
 import argparse
@@ -15,7 +20,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +35,9 @@ LEVELS = (1, 4, 16, 64)
 NUM_NEW = 64
 TOPICS = ("a fox", "the sea", "a clock", "winter", "a lighthouse", "bread", "a train", "the moon")
 LLAMA_OPTIONS = ("--no-repack",)  # repacked for AMX it ends with a protection fault on the machine of the figures
+LLAMA_CPP_PYTHON = "llama-cpp-python"
+REPORTED_ONLY = {LLAMA_CPP_PYTHON: "it serves one stream at a time"}
+ENDS = ("<|endoftext|>", "<|im_end|>")  # tokens at which llama.cpp ends the demo model's text
 _STARTS_WITHIN_S = 120.0
 _LOOP = """
 import json, sys, time, torch
@@ -43,6 +52,18 @@ start = time.perf_counter()
 for prompt in prompts:
     run(prompt)
 print(json.dumps(new * len(prompts) / (time.perf_counter() - start)))
+"""
+# `python -m llama_cpp.server` without repacking, which its options do not reach; see LLAMA_OPTIONS.
+_LLAMA_CPP_SERVER = """
+from llama_cpp import llama_cpp
+default = llama_cpp.llama_model_default_params
+def params():
+    found = default()
+    found.use_extra_bufts = False
+    return found
+llama_cpp.llama_model_default_params = params
+from llama_cpp.server.__main__ import main
+main()
 """
 _LLM = """
 import json, sys, time
@@ -67,8 +88,23 @@ def prompts_of(level: int, turn: int) -> list[str]:
     ]
 
 
-def body_of(prompt: str) -> dict[str, Any]:
-    """A request that both servers take."""
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server.
+
+    Attributes:
+        command: what starts it on a port.
+        ready: the path that answers once it can serve.
+        extra: what its requests have beside those of the others.
+    """
+
+    command: Callable[[int], list[str]]
+    ready: str
+    extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+def body_of(prompt: str, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for as many tokens as are measured, whatever they say."""
     return {
         "model": "demo",
         "prompt": prompt,
@@ -77,6 +113,7 @@ def body_of(prompt: str) -> dict[str, Any]:
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **extra,
     }
 
 
@@ -88,40 +125,65 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def server(command: Callable[[int], list[str]]) -> Iterator[int]:
+def server(served: Served) -> Iterator[int]:
     """A server that runs as long as the context; gives its port once it is ready."""
     port = free_port()
-    with subprocess.Popen(command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    command = served.command(port)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            _wait_ready(port, process)
+            _wait_ready(f"http://127.0.0.1:{port}{served.ready}", process)
             yield port
         finally:
             process.terminate()
 
 
-def _wait_ready(port: int, process: "subprocess.Popen[bytes]") -> None:
+def _wait_ready(address: str, process: "subprocess.Popen[bytes]") -> None:
     end = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < end:
         if process.poll() is not None:
             raise RuntimeError(f"{process.args!r:.200} ended with status {process.returncode}")
-        for path in ("/ready", "/health"):
-            with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5).close()
-                return
+        with contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError):
+            urllib.request.urlopen(address, timeout=5).close()
+            return
         time.sleep(0.2)
     raise RuntimeError(f"{process.args!r:.200} was not ready within {_STARTS_WITHIN_S:.0f} s")
 
 
-def own_command(file: Path) -> Callable[[int], list[str]]:
-    """Starts our server."""
+def own_server(file: Path) -> Served:
+    """Our server."""
     limits = ["--max-num-seqs", "64", "--max-model-len", "1024", "--served-model-name", "demo"]
-    return lambda port: [sys.executable, "-m", "seed_oss", "serve", str(file), "--port", str(port), *limits]
+    start = [sys.executable, "-m", "seed_oss", "serve", str(file)]
+    return Served(lambda port: [*start, "--port", str(port), *limits], "/ready")
 
 
-def llama_command(binary: str, file: Path) -> Callable[[int], list[str]]:
-    """Starts llama-server with 16 slots and continuous batching, which is its default."""
+def llama_server(binary: str, file: Path) -> Served:
+    """llama-server with 16 slots and continuous batching, which is its default."""
     how = ["--parallel", "16", "--ctx-size", str(16 * 1024), "--threads", "2", "--flash-attn", "on", *LLAMA_OPTIONS]
-    return lambda port: [binary, "--model", str(file), "--host", "127.0.0.1", "--port", str(port), *how]
+    start = [binary, "--model", str(file), "--host", "127.0.0.1"]
+    return Served(lambda port: [*start, "--port", str(port), *how], "/health")
+
+
+def llama_cpp_python(python: str, file: Path, end_ids: Sequence[int]) -> Served:
+    """llama-cpp-python's own server; requests wait for each other instead of interrupting the one that runs.
+
+    Args:
+        python: an interpreter that has it.
+        file: the model.
+        end_ids: tokens that its requests rule out, since it knows no `ignore_eos`.
+    """
+    how = ["--n_ctx", "1024", "--n_threads", "2", "--flash_attn", "True", "--logits_all", "False"]
+    start = [python, "-c", _LLAMA_CPP_SERVER, "--model", str(file), "--model_alias", "demo", "--host", "127.0.0.1"]
+    wait = ["--interrupt_requests", "False", "--verbose", "False"]
+    never = {"logit_bias": {str(one): -100.0 for one in end_ids}}
+    return Served(lambda port: [*start, "--port", str(port), *how, *wait], "/v1/models", never)
+
+
+def end_ids(file: Path) -> list[int]:
+    """The tokens at which llama.cpp would end a text."""
+    from seed_oss import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(file)
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
 
 
 def measured(answers: Sequence[Answer]) -> dict[str, float]:
@@ -169,7 +231,9 @@ def transformers_loop(file_prompts: Sequence[str]) -> float:
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
 
-def run_trials(ports: dict[str, int], own: Own, levels: Sequence[int], trials: int) -> dict[int, dict[str, list[Any]]]:
+def run_trials(
+    ports: Mapping[str, int], servers: Mapping[str, Served], own: Own, levels: Sequence[int], trials: int
+) -> dict[int, dict[str, list[Any]]]:
     """Bursts in turn: of every level, each server once a trial."""
     found: dict[int, dict[str, list[Any]]] = {
         level: {name: [] for name in (*ports, "LLM.generate")} for level in levels
@@ -178,7 +242,7 @@ def run_trials(ports: dict[str, int], own: Own, levels: Sequence[int], trials: i
         for level in levels:
             prompts = prompts_of(level, trial + 2)
             for name, port in ports.items():
-                one = measured(burst(port, [body_of(prompt) for prompt in prompts]))
+                one = measured(burst(port, [body_of(prompt, servers[name].extra) for prompt in prompts]))
                 note(f"  {level:3} at once, {name}: {one['tokens_per_s']:.0f} tokens/s")
                 found[level][name] += [one] if trial >= 0 else []
             rate = own.run(prompts)
@@ -198,6 +262,8 @@ def compared(found: dict[int, dict[str, list[Any]]], loop: float) -> dict[str, A
         }
         result["levels"][str(level)] = {"engines": engines, "ratios": _ratios(by_name, loop)}
     rates = [statistics.median(one["tokens_per_s"] for one in found[level]["seed-oss"]) for level in found]
+    named = {name for by_name in found.values() for name in by_name}
+    result["reported_only"] = {name: why for name, why in REPORTED_ONLY.items() if name in named}
     result["each_level_to_the_one_before"] = [round(b / a, 3) for a, b in pairwise(rates)]
     return result
 
@@ -216,19 +282,24 @@ def main() -> None:
     """Measures every server that is there."""
     parser = arguments(__doc__, trials=3)
     parser.add_argument("--llama-server", metavar="BINARY", help="path of llama-server; left out without it")
+    parser.add_argument(
+        "--llama-cpp-python", metavar="PYTHON", help="a Python with llama-cpp-python[server]; left out without it"
+    )
     parser.add_argument("--levels", type=int, nargs="+", default=list(LEVELS))
     options: argparse.Namespace = parser.parse_args()
     file = packed()
-    commands = {"seed-oss": own_command(file)}
+    servers = {"seed-oss": own_server(file)}
     if options.llama_server:
-        commands["llama-server"] = llama_command(options.llama_server, file)
+        servers["llama-server"] = llama_server(options.llama_server, file)
+    if options.llama_cpp_python:
+        servers[LLAMA_CPP_PYTHON] = llama_cpp_python(options.llama_cpp_python, file, end_ids(file))
     note("transformers, one request after the other")
     loop = transformers_loop(prompts_of(4, 0))
     own = Own(file)
     with contextlib.ExitStack() as stack:
         stack.callback(own.close)
-        ports = {name: stack.enter_context(server(command)) for name, command in commands.items()}
-        found = run_trials(ports, own, options.levels, options.trials)
+        ports = {name: stack.enter_context(server(served)) for name, served in servers.items()}
+        found = run_trials(ports, servers, own, options.levels, options.trials)
     report("serving", compared(found, loop), options)
 
 

@@ -20,6 +20,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "engines": sections.engines,
     "engines-short": sections.engines_short,
     "quality": sections.quality,
+    "serving": sections.serving,
     "where-time-goes": sections.where_time_goes,
     "supported": sections.supported,
     "decisions": sections.decisions,

@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,54 @@ def engines_short() -> str:
     ]
     header = ("model", "engine, weights", "512-token prompt, tokens/s", "64 tokens after it, tokens/s", "peak memory")
     return table(header, rows) if rows else f"No numbers here: {NOT_MEASURED} (`make bench`)."
+
+
+def serving() -> str:
+    """Requests at once: tokens per second of every engine, and how long their first tokens took over HTTP."""
+    found = result("serving")
+    if found is None:
+        return f"No numbers here: {NOT_MEASURED} (`python benchmarks/serving.py`)."
+    levels = {level: one["engines"] for level, one in found["results"]["levels"].items()}
+    engines = list(dict.fromkeys(name for one in levels.values() for name in one))
+    over_http = [name for name in engines if any("ttft_p99_s" in one.get(name, {}) for one in levels.values())]
+    speeds = [[name, *(_cell(one, name, _serving_speed) for one in levels.values())] for name in engines]
+    waits = [[name, *(_cell(one, name, _serving_wait) for one in levels.values())] for name in over_http]
+    at_once = [f"{level} at once" for level in levels]
+    return "\n\n".join(
+        [
+            table(("tokens/s", *at_once), speeds),
+            table(("first token, then between tokens; 99 of 100 came within", *at_once), waits),
+            _serving_notes(found),
+        ]
+    )
+
+
+def _cell(engines: Result, name: str, show: Callable[[Result], str]) -> str:
+    return show(engines[name]) if name in engines else ""
+
+
+def _serving_speed(engine: Result) -> str:
+    return _with_spread(engine["tokens_per_s"])
+
+
+def _serving_wait(engine: Result) -> str:
+    return f"{engine['ttft_p99_s']['median']:.2f} s, {1000 * engine['inter_token_p99_s']['median']:.0f} ms"
+
+
+def _serving_notes(found: Result) -> str:
+    results, machine, versions = found["results"], found["machine"], found["versions"]
+    trials = next(iter(next(iter(results["levels"].values()))["engines"].values()))["tokens_per_s"]["trials"]
+    only = [f"{name} is reported only: {why}." for name, why in results.get("reported_only", {}).items()]
+    return " ".join(
+        [
+            f"Medians and spread of {trials} bursts in turn.",
+            f"A loop over transformers' `generate`: {_rounded(results['transformers_loop_tokens_per_s'])} tokens/s.",
+            *only,
+            f"{machine['system']}, {machine['processor']}, {machine['cores']} cores, "
+            f"{machine['memory_gib']:.0f} GiB; torch {versions['torch'].partition('+')[0]}, transformers "
+            f"{versions['transformers']}; {found['date']}, commit {found['commit']}; `{found['command']}`.",
+        ]
+    )
 
 
 def where_time_goes() -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGMLQuantizationType as T
 
 from seed_oss import SeedOssForCausalLM
 from seed_oss.bench import engines
 from seed_oss.bench import run as run_module
 from seed_oss.bench.cpu_time import CpuTime
-from seed_oss.bench.engines import EngineSpec, Workshop
+from seed_oss.bench.engines import EngineSpec, Interpreter, Workshop
 from seed_oss.bench.options import BenchOptions, PeerWish, parse_peers
 from seed_oss.bench.process import EngineProcess, environment_for
 from seed_oss.bench.report import EngineResult, Limit, command, limits_of, result_row
@@ -20,7 +21,9 @@ from seed_oss.bench.run import run
 from seed_oss.bench.shapes import shape_config
 from seed_oss.bench.trials import Measured, Trial
 from seed_oss.errors import InputError, StateError
+from seed_oss.planning.model import find_model
 from tests.factory import tiny_checkpoint
+from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 from tools import sections
 
 ROW = {"engine", "weights", "prefill_tokens_per_s", "decode_tokens_per_s", "first_token_s", "peak_rss_bytes"}
@@ -73,6 +76,60 @@ def test_a_shape_beside_peers_that_are_not_installed(monkeypatch: pytest.MonkeyP
     shown = sections._engine_table({**document, "date": "2026-01-01", "commit": "abc"})
     assert "| seed_oss int4, 4-bit head" in shown
     assert "openvino was not run: not installed" in shown
+
+
+@pytest.mark.usefixtures("_small_buffer")
+def test_a_gguf_file_is_measured_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = random_weights()
+    types = {file_name_of(name, "seed_oss"): T.Q4_0 for name, values in weights.items() if values.ndim == 2}
+    file = write_gguf(tmp_path / "tiny.gguf", Recipe(weights=weights, types=types))
+    monkeypatch.setattr(run_module, "find_peer", lambda name, other: Interpreter(sys.executable, "1.0"))
+    monkeypatch.setattr(run_module.Run, "_start", own_alone(run_module.Run._start))
+    options = BenchOptions(
+        model=str(file),
+        quantizations=("gguf",),
+        peers=parse_peers(["transformers", "llama.cpp", "openvino"]),
+        prompt_tokens=12,
+        new_tokens=4,
+        threads=(1,),
+        trials=1,
+        max_repeats=0,
+        measures_start=False,
+    )
+    document = run(options)
+    check_document(document)
+    (row,) = document["results"]
+    assert (row["engine"], row["weights"], document["work"]["model"]) == ("seed_oss", "gguf", "tiny.gguf")
+    why = "it does not read tiny.gguf; give a checkpoint folder to compare it"
+    assert document["not_run"] == [{"engine": name, "why": why} for name in ("transformers", "openvino")]
+
+
+def own_alone(start: Any) -> Any:
+    """Peers are asked for, and not started; they would get the very file."""
+
+    def started(self: Any, specs: list[EngineSpec], stack: Any) -> Any:
+        peers = [spec for spec in specs if spec.engine != "seed_oss"]
+        assert [spec.label for spec in peers] == ["llama.cpp gguf", "llama.cpp gguf flash_attn"]
+        assert {spec.load["file"] for spec in peers} == {self.options.model}
+        assert {spec.bits for spec in specs} == {4}
+        return start(self, [spec for spec in specs if spec.engine == "seed_oss"], stack)
+
+    return started
+
+
+def test_a_gguf_file_has_no_other_weights(tmp_path: Path) -> None:
+    (tmp_path / "any.gguf").touch()
+    with pytest.raises(InputError, match="'int4,int8', and a GGUF file is measured as it is; leave it out"):
+        run(BenchOptions(model=str(tmp_path / "any.gguf"), quantizations=("int4", "int8")))
+    folder = tiny_checkpoint(tmp_path / "folder", SeedOssForCausalLM)
+    with pytest.raises(InputError, match=r"'gguf', which is for --model FILE\.gguf"):
+        run(BenchOptions(model=str(folder), quantizations=("gguf",)))
+    with pytest.raises(InputError, match=r"'fp8', and engines are compared on the CPU"):
+        run(BenchOptions(model=str(folder), quantizations=("fp8",)))
+
+
+def test_the_large_shape_is_the_one_that_is_planned() -> None:
+    assert shape_config("36b").to_dict() == {**find_model("36b").config.to_dict(), "dtype": None}
 
 
 def test_unknown_names_are_told_before_anything_starts() -> None:

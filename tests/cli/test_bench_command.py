@@ -68,6 +68,13 @@ def test_a_shape(run: Run, asked: list[Any]) -> None:
     assert (options.shape, options.threads, options.head_bits, options.measures_start) == ("36b", (1, 2), 4, False)
 
 
+def test_a_gguf_file_is_measured_as_it_is(run: Run, asked: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").touch()
+    for model, weights in ((str(tmp_path / "a.gguf"), ("gguf",)), (str(tmp_path), ("int4",))):
+        assert run("bench", "--model", model).code == 0
+        assert (asked[-1].model, asked[-1].quantizations) == (model, weights)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

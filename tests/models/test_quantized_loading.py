@@ -135,7 +135,7 @@ def test_gptq_files(tmp_path: Path) -> None:
     ("quantization", "message"),
     [
         ("int3", "there are int4"),
-        ("fp8", "quantization='int8'"),
+        ("float8", "and fp8, which is for CUDA devices"),
         ("int8", "is quantized already"),
         (4, "there are int4"),
     ],

@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 import seed_oss
 from seed_oss import SeedOssForCausalLM
 from seed_oss.errors import CheckpointError, InputError
+from seed_oss.models.quantize_folder import quantize_folder
 from seed_oss.nn.quantized_linear import stored_tensors
+from seed_oss.ops import float8
 from seed_oss.planning.result import Placement
+from seed_oss.quant import fp8
 from seed_oss.quant.gguf_blocks import GROUPED_FORMATS
 from seed_oss.quant.schemes import SCHEMES
 from tests.factory import tiny_checkpoint
@@ -156,3 +159,51 @@ def test_growth_is_said(tmp_path: Path, kind: str, grows: bool) -> None:
 def test_a_gguf_file_in_blocks_is_not_quantized_again(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="quantized already"):
         placed(write_blocks(tmp_path, T.Q4_0), quantization="int4")
+
+
+def placed_on_cuda(folder: Path, **options: Any) -> Placement:
+    """The only placement of a plan for a CUDA device that is not here."""
+    (found,) = seed_oss.plan(folder, device="cuda", memory=2**34, measure_speed=False, **options).placements
+    return found
+
+
+def give_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the CPU stand in for a device that multiplies 8-bit floating point."""
+    for place in (float8, fp8):
+        monkeypatch.setattr(place, "why_no_float8", lambda device: None)
+
+
+@pytest.mark.parametrize(("tied", "inner"), [(False, 48), (True, 40)])
+def test_fp8_takes_what_the_loaded_model_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, inner: int
+) -> None:
+    shape = {"tie_word_embeddings": tied, "mlp_bias": tied, "intermediate_size": inner}
+    folder = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM, **shape)
+    quantize_folder(folder, tmp_path / "packed", "fp8")
+    asked, found = placed_on_cuda(folder, quantization="fp8"), placed_on_cuda(tmp_path / "packed")
+    give_products(monkeypatch)
+    model = SeedOssForCausalLM.from_pretrained(folder, quantization="fp8", device="cpu", dtype=asked_dtype(folder))
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in fp8.stored_tensors(model).values()}
+    assert asked.weights.total == found.weights.total == sum(held.values())
+    assert (asked.form, asked.quantization, found.form, found.quantization) == ("fp8", "fp8", "fp8", None)
+    plain = placed_on_cuda(folder, quantization="none")
+    assert asked.weights.layers < plain.weights.layers
+    assert asked.workspace.activations > plain.workspace.activations
+
+
+def asked_dtype(folder: Path) -> str:
+    return json.loads((folder / "config.json").read_text())["dtype"]
+
+
+def test_fp8_on_a_cpu_is_planned_as_the_numbers_that_it_becomes(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM)
+    quantize_folder(folder, tmp_path / "packed", "fp8")
+    with pytest.warns(UserWarning, match="is in fp8"):
+        model = SeedOssForCausalLM.from_pretrained(tmp_path / "packed", device="cpu")
+    assert placed(tmp_path / "packed").weights.total == held_bytes(model)
+
+
+def test_fp8_is_not_planned_where_nothing_multiplies_it(tmp_path: Path) -> None:
+    folder = tiny_checkpoint(tmp_path, SeedOssForCausalLM)
+    with pytest.raises(InputError, match=r"none is among cpu; plan for one with device='cuda' and memory=.*'int8'"):
+        placed(folder, quantization="fp8")

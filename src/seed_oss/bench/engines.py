@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -12,7 +13,7 @@ from typing import Any
 
 from seed_oss.bench.options import BenchOptions, PeerWish
 from seed_oss.bench.process import environment_for
-from seed_oss.bench.schemes import PLAIN_DTYPES, check_weights, scheme_of
+from seed_oss.bench.schemes import AS_STORED, PLAIN_DTYPES, check_weights, scheme_of
 from seed_oss.bench.shapes import SHAPES
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError, StateError
@@ -99,7 +100,7 @@ class Workshop:
     Args:
         options: of the run.
         config: of the model or shape.
-        directory: of the checkpoint, or None for a shape.
+        directory: of the checkpoint, or a GGUF file, or None for a shape.
         folder: for files.
     """
 
@@ -108,12 +109,31 @@ class Workshop:
         self._written: dict[str, Path] = {}
 
     @property
+    def is_file(self) -> bool:
+        """Whether the model is a GGUF file, which is measured as it is."""
+        return self.options.quantizations == (AS_STORED,)
+
+    def _own_file(self) -> EngineSpec:
+        load = {"weights": AS_STORED, "head_bits": None, "directory": str(self.directory)}
+        return EngineSpec(OWN, AS_STORED, sys.executable, load, self._file_bits())
+
+    def _file_bits(self) -> int:
+        """Of most matrices of the file; blocks that no groups hold are dequantized."""
+        from seed_oss.weights.gguf_source import GGUFSource
+
+        assert self.directory is not None
+        bits = Counter(32 if format is None else format.bits for format in GGUFSource(self.directory).blocks.values())
+        return bits.most_common(1)[0][0] if bits else 16
+
+    @property
     def context_len(self) -> int:
         """Tokens that prompt and answer take."""
         return self.options.prompt_tokens + self.options.new_tokens + 8
 
     def own(self, weights: str) -> EngineSpec:
-        """Our engine, from a checkpoint that holds the quantized weights already."""
+        """Our engine, from a checkpoint or GGUF file that holds the quantized weights already."""
+        if self.is_file:
+            return self._own_file()
         bits = scheme_of(weights, None).bits if weights not in PLAIN_DTYPES else int(weights[-2:])
         load = self._own_model(weights)
         if self.directory is not None and weights not in PLAIN_DTYPES:
@@ -133,6 +153,10 @@ class Workshop:
     def peer(self, wish: PeerWish, found: Interpreter) -> Iterator[EngineSpec]:
         """A peer with the weights that were asked for, or with those that go with ours."""
         make = {"transformers": self._transformers, "llama.cpp": self._llama_cpp, "openvino": self._openvino}
+        if self.is_file and wish.name != "llama.cpp":
+            raise InputError(
+                f"it does not read {Path(str(self.directory)).name}; give a checkpoint folder to compare it"
+            )
         yield from make[wish.name](wish.weights, found.python)
 
     def _transformers(self, weights: str | None, python: str) -> Iterator[EngineSpec]:
@@ -148,17 +172,33 @@ class Workshop:
         return {"model_type": "seed_oss", "tie_word_embeddings": False, **SHAPES[self.options.shape]}
 
     def _llama_cpp(self, weights: str | None, python: str) -> Iterator[EngineSpec]:
+        if self.is_file:
+            yield from self._llama_cpp_file(weights, python)
+            return
         for kind in (weights,) if weights else self._usual_kinds():
             flash = kind != "Q4_1"  # as shipped and by default; the others with its fast options
-            load = {
-                "file": str(self._gguf(kind)),
-                "flash_attn": flash,
-                "context_len": self.context_len,
-                "threads": max(self.options.thread_counts),
-                "embedding_bytes": self._embedding_bytes(),
-            }
+            load = self._llama_cpp_load(self._gguf(kind), flash)
             label = f"{kind} flash_attn" if flash else kind
             yield EngineSpec("llama.cpp", label, python, load, int(kind[1]), can_start=self.directory is not None)
+
+    def _llama_cpp_file(self, weights: str | None, python: str) -> Iterator[EngineSpec]:
+        """The same file, by default and with its fast options."""
+        if weights is not None:
+            raise InputError(f"it gets the file as it is; ask for llama.cpp without :{weights}")
+        assert self.directory is not None
+        for flash in (False, True):
+            load = self._llama_cpp_load(self.directory, flash)
+            label = f"{AS_STORED} flash_attn" if flash else AS_STORED
+            yield EngineSpec("llama.cpp", label, python, load, self._file_bits())
+
+    def _llama_cpp_load(self, file: Path, flash: bool) -> dict[str, Any]:
+        return {
+            "file": str(file),
+            "flash_attn": flash,
+            "context_len": self.context_len,
+            "threads": max(self.options.thread_counts),
+            "embedding_bytes": self._embedding_bytes(),
+        }
 
     def _usual_kinds(self) -> list[str]:
         """Q4_0 and, on a checkpoint, Q4_1 beside our 4 bits; Q8_0 beside our 8 bits."""
@@ -219,3 +259,19 @@ def check_quantizations(options: BenchOptions) -> None:
         check_weights(name)
     if options.shape is not None and options.shape not in SHAPES:
         raise InputError(f"shape is {options.shape!r:.60}; there are {', '.join(SHAPES)}")
+
+
+def check_stored(options: BenchOptions, place: Path | None) -> None:
+    """Raise where a GGUF file is asked for in other weights than its own, or its own are where there is none.
+
+    Raises:
+        InputError: with the remedy.
+    """
+    is_file = place is not None and place.is_file()
+    if is_file and options.quantizations != (AS_STORED,):
+        raise InputError(
+            f"quantization is {','.join(options.quantizations)!r:.60}, and a GGUF file is measured as it is; leave it "
+            f"out, or give {AS_STORED!r}"
+        )
+    if not is_file and AS_STORED in options.quantizations:
+        raise InputError(f"quantization is {AS_STORED!r}, which is for --model FILE.gguf; give int4 or another scheme")

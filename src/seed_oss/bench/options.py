@@ -35,9 +35,9 @@ class BenchOptions:
     """What is measured.
 
     Attributes:
-        model: a model directory or name; not looked at where there is a shape.
+        model: a model directory, GGUF file or name; not looked at where there is a shape.
         shape: name of a shape with random weights, or None.
-        quantizations: weights of our engine, names as in `schemes`.
+        quantizations: weights of our engine, names as in `schemes`; "gguf" alone for a GGUF file in blocks.
         head_bits: of the head of models in 4 bits; None for what the scheme says.
         peers: to run beside it.
         prompt_tokens: of the prompt.

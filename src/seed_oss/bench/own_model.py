@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from seed_oss import AutoModelForCausalLM, SeedOssForCausalLM
-from seed_oss.bench.schemes import PLAIN_DTYPES, scheme_of
+from seed_oss.bench.schemes import AS_STORED, PLAIN_DTYPES, scheme_of
 from seed_oss.bench.shapes import shape_config
 from seed_oss.bench.synthetic import synthetic_model
 from seed_oss.nn.fused import fuse_
@@ -19,7 +19,7 @@ def load_model(what: dict[str, Any]) -> Any:
 
     Args:
         what: `weights`, a name as in `schemes`; `head_bits` or None; `directory` of a checkpoint, with `is_quantized`
-            where it holds these weights already, or `shape`, the name of one.
+            where it holds these weights already, or a GGUF file; or `shape`, the name of one.
     """
     weights = what["weights"]
     if "shape" in what:
@@ -29,7 +29,7 @@ def load_model(what: dict[str, Any]) -> Any:
         return fuse_(synthetic_model(config, scheme_of(weights, what["head_bits"])))
     if weights in PLAIN_DTYPES:
         return fuse_(AutoModelForCausalLM.from_pretrained(what["directory"], dtype=weights))
-    scheme = None if what.get("is_quantized") else scheme_of(weights, what["head_bits"])
+    scheme = None if weights == AS_STORED or what.get("is_quantized") else scheme_of(weights, what["head_bits"])
     return fuse_(AutoModelForCausalLM.from_pretrained(what["directory"], quantization=scheme))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from seed_oss.bench import report
 from seed_oss.bench.cpu_time import CpuTime, foreign_share, is_clean, read_cpu_time
-from seed_oss.bench.engines import QUESTION, EngineSpec, Workshop, check_quantizations, find_peer
+from seed_oss.bench.engines import QUESTION, EngineSpec, Workshop, check_quantizations, check_stored, find_peer
 from seed_oss.bench.options import BenchOptions, num_cpus
 from seed_oss.bench.process import EngineProcess, environment_for
 from seed_oss.bench.report import EngineResult, Limit
@@ -21,7 +21,7 @@ from seed_oss.bench.starting import IMPORT_TORCH, first_token_command, seconds_t
 from seed_oss.bench.trials import Spread, Trial, Turn, collect, rounds, run_clean
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import SeedOssError, StateError
-from seed_oss.files import resolve_model
+from seed_oss.files import gguf_file, resolve_model
 
 Note = Callable[[str], None]
 TEXT = (
@@ -46,7 +46,8 @@ def run(options: BenchOptions, note: Note = lambda text: None) -> dict[str, Any]
         SeedOssError: the model cannot be had, or our own engine failed.
     """
     check_quantizations(options)
-    directory = None if options.shape is not None else Path(resolve_model(options.model))
+    directory = None if options.shape is not None else gguf_file(options.model) or resolve_model(options.model)
+    check_stored(options, directory)
     config = SeedOssConfig.from_pretrained(directory) if directory is not None else shape_config(options.shape or "")
     with tempfile.TemporaryDirectory(prefix="seed-oss-bench-") as folder:
         workshop = Workshop(options, config, directory, Path(folder))
@@ -59,7 +60,7 @@ class Run:
     Args:
         options: what is asked for.
         config: of the model.
-        directory: of the checkpoint; None for a shape.
+        directory: of the checkpoint, or a GGUF file; None for a shape.
         workshop: makes the engines.
         note: called with a line about each step.
     """

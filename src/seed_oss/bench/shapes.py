@@ -4,19 +4,10 @@ from typing import Any
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
+from seed_oss.planning.model import NAMED_SHAPES
 
 SHAPES: dict[str, dict[str, Any]] = {
-    "36b": {
-        "vocab_size": 155136,
-        "hidden_size": 5120,
-        "intermediate_size": 27648,
-        "num_hidden_layers": 64,
-        "num_attention_heads": 80,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "max_position_embeddings": 524288,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
-    },
+    "36b": {name: value for name, value in NAMED_SHAPES["36b"].items() if name != "dtype"},
     "1b": {
         "vocab_size": 49152,
         "hidden_size": 2048,

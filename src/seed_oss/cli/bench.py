@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from seed_oss.cli.options import FolderOption
+from seed_oss.cli.options import ModelOption
 from seed_oss.cli.terminal import show_note
 from seed_oss.errors import InputError
 
@@ -21,11 +21,12 @@ ShapeOption = Annotated[
 ]
 SyntheticOption = Annotated[bool, typer.Option("--synthetic", help="Goes with --shape: the weights are random bytes.")]
 QuantizationOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAMES",
         help="Weights of our engine, several with commas between: int4, int4-min, int4-sym, int8, ..., bfloat16, "
-        "float32.",
+        "float32; int4 by default. A GGUF file is measured as it is.",
+        show_default=False,
     ),
 ]
 HeadBitsOption = Annotated[
@@ -53,10 +54,10 @@ ThreadsOption = Annotated[
 
 
 def bench(
-    model: FolderOption = "demo",
+    model: ModelOption = "demo",
     shape: ShapeOption = None,
     synthetic: SyntheticOption = False,
-    quantization: QuantizationOption = "int4",
+    quantization: QuantizationOption = None,
     head_bits: HeadBitsOption = None,
     peers: PeersOption = "",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="How many tokens the prompt has.")] = 512,
@@ -87,12 +88,14 @@ def bench(
 
       seed-oss bench --peers transformers,llama.cpp,openvino --json result.json --plot result.png
 
+      seed-oss bench --model FILE.gguf --peers llama.cpp
+
       seed-oss bench --shape 36b --quantization int4 --synthetic --trials 2
     """
     options = _options(
         model=model,
         shape=_checked_shape(shape, synthetic),
-        quantizations=_split(quantization),
+        quantizations=_weights(quantization, model if shape is None else None),
         head_bits=head_bits,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
@@ -123,6 +126,16 @@ def _options(*, peers: tuple[str, ...], **settings: Any) -> "BenchOptions":
     from seed_oss.bench.options import BenchOptions, parse_peers
 
     return BenchOptions(peers=parse_peers(peers), **settings)
+
+
+def _weights(names: str | None, model: str | None) -> tuple[str, ...]:
+    """Those asked for; else int4, or what a GGUF file holds."""
+    if names is not None:
+        return _split(names)
+    from seed_oss.bench.schemes import AS_STORED
+    from seed_oss.files import gguf_file
+
+    return ("int4",) if model is None or gguf_file(model) is None else (AS_STORED,)
 
 
 def _split(names: str) -> tuple[str, ...]:

@@ -27,10 +27,6 @@ ModelOption = Annotated[
         "--model", "-m", metavar="MODEL", help="Folder of a checkpoint, GGUF file, hub id, or 'demo' (a small model)."
     ),
 ]
-FolderOption = Annotated[
-    str,
-    typer.Option("--model", "-m", metavar="MODEL", help="Folder of a checkpoint, hub id, or 'demo' (a small model)."),
-]
 RevisionOption = Annotated[str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a hub model.")]
 DTypeOption = Annotated[
     DType, typer.Option(help="Type of the weights in memory; 'auto' is the one they are stored in.")

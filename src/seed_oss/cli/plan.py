@@ -36,7 +36,7 @@ def plan(
         str | None,
         typer.Option(
             metavar="SCHEME",
-            help="Plan this scheme only, such as 'int4', or 'none'; the default compares the usual ones.",
+            help="Plan this scheme only, such as 'int4' or 'fp8', or 'none'; the default compares the usual ones.",
             show_default=False,
         ),
     ] = None,

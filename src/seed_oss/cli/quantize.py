@@ -24,7 +24,7 @@ def quantize(
     ],
     scheme: Annotated[
         str,
-        typer.Option(metavar="SCHEME", help="int4, int8 or another scheme; a wrong name lists all."),
+        typer.Option(metavar="SCHEME", help="int4, int8, fp8 or another scheme; a wrong name lists all."),
     ] = "int4",
     strict: Annotated[
         bool,
@@ -55,6 +55,8 @@ def quantize(
       seed-oss quantize ByteDance-Seed/Seed-OSS-36B-Instruct seed-int4 --scheme int4-g64
 
       seed-oss quantize demo smollm2-int4 --calibrate my_text.txt
+
+      seed-oss quantize ByteDance-Seed/Seed-OSS-36B-Instruct seed-fp8 --scheme fp8
     """
     if out_dir.exists() and not out_dir.is_dir():
         raise typer.BadParameter(f"{out_dir} is a file, not a folder", param_hint="OUT")

@@ -15,6 +15,7 @@ from seed_oss.engine.stepper import PackedModel, RowTraits
 from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
+from seed_oss.ops.triton import builder
 
 _LOG = logging.getLogger(__name__)
 
@@ -133,7 +134,8 @@ class PagedModel(PackedModel):
         if self._depends_on_length:
             each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
-        return self._decoders[adapter].run_packed(ids, torch.tensor(positions, device=device), context, lens)
+        with builder().held():  # all layers of a step run the same kernels
+            return self._decoders[adapter].run_packed(ids, torch.tensor(positions, device=device), context, lens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See PackedModel."""

@@ -9,7 +9,7 @@ import torch
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
-from seed_oss.files.names import short
+from seed_oss.ops.float8 import check_float8
 from seed_oss.planning.choice import choose_device
 from seed_oss.quant.schemes import Scheme, parse_scheme
 from seed_oss.weights import weight_dtype
@@ -110,19 +110,22 @@ def parse_load_options(
 
     Raises:
         InputError: A wrong value, or an argument of the reference that is not supported.
+        StateError: quantization="fp8" and a device that does not multiply such numbers.
     """
     if use_safetensors is False:
         raise InputError("use_safetensors is False; only safetensors files are read, no pickle. Leave it out")
     if trust_remote_code:
         warnings.warn("trust_remote_code has no effect: no code of a model is ever run", stacklevel=3)
     where = {name: kwargs.pop(name) for name in HUB_ARGUMENTS if name in kwargs}
+    scheme = None if quantization is None else parse_scheme(quantization)
+    place = _device(device, device_map)
     return LoadOptions(
         dtype=_dtype(dtype, torch_dtype),
-        device=_device(device, device_map),
+        device=_with_products(place) if scheme is not None and scheme.is_float else place,
         ignore_mismatched_sizes=bool(ignore_mismatched_sizes),
         output_loading_info=bool(output_loading_info),
         show_progress=bool(show_progress),
-        quantization=_scheme(quantization),
+        quantization=scheme,
         may_map=not disable_mmap,
         where=where,
         overrides=_without_refused(kwargs),
@@ -148,13 +151,16 @@ def _without_refused(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name not in REFUSED}
 
 
-def _scheme(quantization: Any) -> Scheme | None:
-    if isinstance(quantization, str) and quantization.lower().startswith(("fp8", "float8")):
-        raise InputError(
-            f"quantization is {short(quantization)}, and nothing here computes with 8-bit floats yet; quantization="
-            "'int8' takes the same memory and runs on every device"
-        )
-    return None if quantization is None else parse_scheme(quantization)
+def _with_products(device: torch.device | None) -> torch.device:
+    """The device for 8-bit floating point; where none is asked for, only the accelerator can be it, never the CPU.
+
+    Raises:
+        StateError: it does not multiply such numbers.
+    """
+    here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    place = device or here or torch.device("cpu")
+    check_float8(place)
+    return place
 
 
 def _dtype(dtype: Any, torch_dtype: Any) -> torch.dtype | None:

@@ -32,9 +32,12 @@ from seed_oss.models.pretrained import BASE_PREFIXES, HEAD_NAMES
 from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized, record_of
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
-from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
+from seed_oss.nn.float8_linear import Float8Linear
+from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules
+from seed_oss.ops.float8 import FLOAT8
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
+from seed_oss.quant.fp8 import kept_from_float8, stored_tensors
 from seed_oss.quant.quantize import has_tied_head, quantize_
 from seed_oss.quant.schemes import Scheme, parse_scheme, plan_tensors, weight_shapes
 from seed_oss.weights import (
@@ -95,7 +98,8 @@ def quantize_folder(
     Args:
         source: model folder, hub id, or named model ("demo").
         out_dir: the folder to write; a model in it is replaced, other files stay.
-        scheme: a name as in `quant.schemes.SCHEMES`, or a Scheme.
+        scheme: a name as in `quant.schemes.SCHEMES`, or a Scheme; or "fp8", which is rounded on the CPU like the others
+            and multiplied on CUDA devices of compute capability 8.9 and newer.
         strict: raise where a tensor does not fit the scheme, instead of taking smaller groups.
         max_shard_size: bytes of weights per file, or like "5GB".
         revision: of a hub model.
@@ -151,9 +155,11 @@ def quantize_calibrated(
         The folder.
 
     Raises:
-        InputError: as in `quantize_folder`, or a text that is too short.
+        InputError: as in `quantize_folder`, a text that is too short, or "fp8", which rounds without a text.
     """
     scheme = parse_scheme(scheme)
+    if scheme.is_float:
+        raise InputError(f"a text for calibration is given for {scheme.name!r}, which rounds without it; leave it out")
     size_in_bytes(max_shard_size)
     folder, target = resolve_model(source, revision=revision), _real_target(out_dir)
     _check_target(folder, target)
@@ -206,6 +212,8 @@ class _Work:
         module = self.model.get_submodule(name.rpartition(".")[0])
         if name.endswith(".packed") and isinstance(module, QuantizedModule):
             return TensorSpec(torch.uint8, stored_shape(module.format, module.shape))
+        if name.endswith(".packed") and isinstance(module, Float8Linear):
+            return TensorSpec(FLOAT8, (module.out_features, module.in_features))
         return self.loaded.source.specs[self.sources[name]]
 
     def source_bytes(self, name: str) -> int:
@@ -228,7 +236,9 @@ def _planned(folder: Path, scheme: Scheme, max_shard_size: int, *, strict: bool)
     files = CheckpointSource(folder)
     with on_meta_device():
         model: Any = cls(config)
-    if strict:
+    if strict and scheme.is_float:
+        kept_from_float8(weight_shapes(model), strict=True)
+    elif strict:
         plan_tensors(scheme, weight_shapes(model), tied=has_tied_head(model), strict=True)
     loaded = prepare_quantized(model, files, config, scheme, BASE_PREFIXES, dtype=torch.float32, may_map=False)
     assert loaded is not None
@@ -299,8 +309,10 @@ def _tensor(work: _Work, name: str) -> torch.Tensor:
         found = torch.empty(spec.shape, dtype=spec.dtype, device="cpu")
         source.read_into(stored, found)
         return found
-    format = source.made.pop(stored).format
     module: Any = work.model.get_submodule(name.rpartition(".")[0])
+    if isinstance(module, Float8Linear):
+        return made.view(FLOAT8) if name.endswith(".packed") else made
+    format = source.made.pop(stored).format
     if format != module.format:
         _change_format(work.model, name.rpartition(".")[0], format)
         raise _OtherFormatError

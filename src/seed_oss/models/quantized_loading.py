@@ -11,6 +11,7 @@ from torch import nn
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files.names import short
+from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.nn.fused import fuse_
 from seed_oss.nn.quantized_linear import (
     QuantizedEmbedding,
@@ -18,15 +19,23 @@ from seed_oss.nn.quantized_linear import (
     QuantizedModule,
     ReorderedLinear,
     quantized_modules,
-    stored_tensors,
 )
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.foreign import foreign_format
-from seed_oss.quant.quantize import exchanged, has_tied_head, kept_of, replace_module
-from seed_oss.quant.record import QuantizationRecord, is_own_format
+from seed_oss.quant.fp8 import (
+    dequantize_float8_,
+    float8_modules,
+    has_float8,
+    has_products,
+    kept_from_float8,
+    stored_tensors,
+)
+from seed_oss.quant.quantize import exchanged, float8_record, has_tied_head, kept_of, replace_module
+from seed_oss.quant.record import Float8Record, QuantizationRecord, is_own_format, read_record
 from seed_oss.quant.schemes import Scheme, plan_tensors, weight_shapes
 from seed_oss.weights import WeightSource, on_meta_device
 from seed_oss.weights.dtypes import WEIGHT_DTYPES
+from seed_oss.weights.float8_source import RoundedFloat8, RoundedScale, StoredFloat8
 from seed_oss.weights.gguf_source import GGUFBlocks, GGUFSource
 from seed_oss.weights.packed_source import (
     ForeignModule,
@@ -89,9 +98,18 @@ def prepare_quantized(
     if isinstance(source, GGUFSource) and source.blocks:
         return _gguf(model, names, source, scheme)
     if not stored:
-        return None if scheme is None else _by_scheme(model, names, scheme, may_map)
+        if scheme is None:
+            return None
+        return _to_float8(model, names, scheme) if scheme.is_float else _by_scheme(model, names, scheme, may_map)
     if is_own_format(stored):
-        return _own(model, names, QuantizationRecord.from_config(stored), scheme, may_map)
+        record = read_record(stored)
+        if scheme is not None and scheme.name != record.scheme:
+            raise _quantized_already(names.source, record.scheme, scheme)
+        return (
+            _own_float8(model, names, record)
+            if isinstance(record, Float8Record)
+            else _own(model, names, record, may_map)
+        )
     return _foreign(model, names, stored, scheme, dtype)
 
 
@@ -110,6 +128,14 @@ class _StoredNames:
         """Whether the checkpoint holds a tensor of a (stored) module."""
         return f"{module}.{part}" in self.source.specs
 
+    def has_numbers(self, name: str) -> bool:
+        """Whether the weight of a module of the model is there to be rounded.
+
+        What is missing or of another shape is reported, or made anew, with everything else that does not fit.
+        """
+        spec = self.source.specs.get(f"{self.module(name)}.weight")
+        return spec is not None and spec.shape == self.shapes[name] and spec.dtype in WEIGHT_DTYPES
+
     def _bare(self, name: str) -> str:
         for prefix in self._prefixes:
             if name.startswith(prefix):
@@ -117,11 +143,7 @@ class _StoredNames:
         return name
 
 
-def _own(
-    model: nn.Module, names: _StoredNames, record: QuantizationRecord, scheme: Scheme | None, may_map: bool
-) -> QuantizedLoad:
-    if scheme is not None and scheme.name != record.scheme:
-        raise _quantized_already(names.source, record.scheme, scheme)
+def _own(model: nn.Module, names: _StoredNames, record: QuantizationRecord, may_map: bool) -> QuantizedLoad:
     makers: list[WeightMaker] = []
     formats: dict[str, QuantFormat] = {}
     for name, shape in names.shapes.items():
@@ -130,10 +152,7 @@ def _own(
             formats[name] = record.format_of(module)
             makers.append(_stored_maker(names.source, module, formats[name], shape, record))
         elif names.has(module, "weight") and module not in record.kept:
-            raise CheckpointError(
-                f"{names.source.name}: {short(module)} is not quantized, and config.json does not say so; the weights "
-                "belong to another config.json, fetch or quantize the folder again"
-            )
+            raise _not_recorded(names.source, module)
     if not makers:
         raise _nothing_quantized(names.source)
     _exchange_all(model, names, formats)
@@ -142,16 +161,55 @@ def _own(
     )
 
 
-def _stored_maker(
-    source: WeightSource, module: str, format: QuantFormat, shape: tuple[int, int], record: QuantizationRecord
-) -> StoredBytes:
+def _own_float8(model: nn.Module, names: _StoredNames, record: Float8Record) -> QuantizedLoad:
+    makers: list[WeightMaker] = []
+    chosen: list[str] = []
+    for name, shape in names.shapes.items():
+        module = names.module(name)
+        if names.has(module, "packed"):
+            _check_shape(names.source, module, shape, record.shapes)
+            maker = StoredFloat8(module, shape)
+            maker.check(names.source.specs)
+            makers.append(maker)
+            chosen.append(name)
+        elif names.has(module, "weight") and module not in record.kept:
+            raise _not_recorded(names.source, module)
+    if not makers:
+        raise _nothing_quantized(names.source)
+    _exchange_float8(model, chosen)
+    return QuantizedLoad(PackedSource(names.source, makers, may_map=False), record.scheme, kept=record.kept)
+
+
+def _exchange_float8(model: nn.Module, chosen: Sequence[str]) -> None:
+    with on_meta_device():
+        for name in chosen:
+            old: Any = model.get_submodule(name)
+            replace_module(model, name, Float8Linear(old.weight, old.bias).train(old.training))
+
+
+def _not_recorded(source: WeightSource, module: str) -> CheckpointError:
+    return CheckpointError(
+        f"{source.name}: {short(module)} is not quantized, and config.json does not say so; the weights belong to "
+        "another config.json, fetch or quantize the folder again"
+    )
+
+
+def _check_shape(
+    source: WeightSource, module: str, shape: tuple[int, int], shapes: Mapping[str, tuple[int, int]]
+) -> None:
     part = module.rpartition(".")[2]
-    if record.shapes.get(part) != shape:
-        shown = record.shapes.get(part, "none")
+    if shapes.get(part) != shape:
+        shown = shapes.get(part, "none")
         raise CheckpointError(
             f"{source.name}: quantization_config.shapes gives {part} as {list(shown)}, the model needs {list(shape)}; "
             "check that config.json and the weights belong together"
         )
+
+
+def _stored_maker(
+    source: WeightSource, module: str, format: QuantFormat, shape: tuple[int, int], record: QuantizationRecord
+) -> StoredBytes:
+    _check_shape(source, module, shape, record.shapes)
     if shape[1] % format.group_size:
         raise CheckpointError(
             f"{source.name}: {module} has groups of {format.group_size} by config.json, which do not divide "
@@ -166,19 +224,39 @@ def _by_scheme(model: nn.Module, names: _StoredNames, scheme: Scheme, may_map: b
     plans = plan_tensors(scheme, names.shapes, tied=has_tied_head(model))
     makers: list[WeightMaker] = []
     formats: dict[str, QuantFormat] = {}
-    room = ReadingRoom(max((spec.num_bytes for spec in names.source.specs.values()), default=0))
+    room = _room(names.source)
     for name, plan in plans.items():
         module = names.module(name)
-        spec = names.source.specs.get(f"{module}.weight")
-        # what is missing or of another shape is reported, or made anew, with everything else that does not fit
-        if plan.format is None or spec is None or spec.shape != names.shapes[name] or spec.dtype not in WEIGHT_DTYPES:
+        if plan.format is None or not names.has_numbers(name):
             continue
         formats[name] = plan.format
         makers.append(RoundedNumbers(module, plan.format, names.shapes[name], scheme.method, room))
     if not makers:
-        raise InputError(f"{names.source.name} has no tensor that can be quantized to {scheme.name}")
+        raise _nothing_fits(names.source, scheme)
     _exchange_all(model, names, formats)
     return QuantizedLoad(PackedSource(names.source, makers, may_map=may_map), scheme.name, kept=kept_of(plans))
+
+
+def _to_float8(model: nn.Module, names: _StoredNames, scheme: Scheme) -> QuantizedLoad:
+    kept = kept_from_float8(names.shapes)
+    chosen = [name for name in names.shapes if name not in kept and names.has_numbers(name)]
+    if not chosen:
+        raise _nothing_fits(names.source, scheme)
+    makers: list[WeightMaker] = []
+    room, scales = _room(names.source), dict[str, torch.Tensor]()
+    for name in chosen:
+        what = (names.module(name), names.shapes[name], room, scales)
+        makers += [RoundedFloat8(*what), RoundedScale(*what)]
+    _exchange_float8(model, chosen)
+    return QuantizedLoad(PackedSource(names.source, makers, may_map=False), scheme.name, kept=kept)
+
+
+def _room(source: WeightSource) -> ReadingRoom:
+    return ReadingRoom(max((spec.num_bytes for spec in source.specs.values()), default=0))
+
+
+def _nothing_fits(source: WeightSource, scheme: Scheme) -> InputError:
+    return InputError(f"{source.name} has no tensor that can be quantized to {scheme.name}")
 
 
 def _foreign(
@@ -308,17 +386,41 @@ def finish_quantized(
             module.check_order(name)
         if isinstance(module, QuantizedEmbedding):
             module.dtype = dtype
-    if not modules:
+    _finish_float8(model, loaded, dtype, device)
+    if not modules and not has_float8(model):
         if "quantization_config" in model.config:
             del model.config.quantization_config
         return
     model.config.quantization_config = record_of(model, loaded).to_config()
-    if device.type == "cpu":
+    if device.type == "cpu" and modules:
         fuse_(model.eval())
 
 
-def record_of(model: nn.Module, loaded: QuantizedLoad) -> QuantizationRecord:
+def _finish_float8(model: nn.Module, loaded: QuantizedLoad, dtype: torch.dtype, device: torch.device) -> None:
+    """Look at the scales; where the device has no products, plain numbers take the place, one tensor after another."""
+    _check_scales(model, loaded.source.name)
+    if has_float8(model) and not has_products(device):
+        warnings.warn(
+            f"{loaded.source.name} is in fp8, which {device} does not multiply: the weights are now "
+            f"{str(dtype).removeprefix('torch.')} and take {dtype.itemsize} bytes each. The original with "
+            "quantization='int8' stays small here",
+            stacklevel=6,
+        )
+        dequantize_float8_(model, dtype)
+
+
+def _check_scales(model: nn.Module, where: str) -> None:
+    for name, module in float8_modules(model).items():
+        if not bool((module.scale.isfinite() & (module.scale >= 0)).all()):
+            raise CheckpointError(
+                f"{where}: {name}.scale holds NaN, infinity or negative numbers; fetch or quantize the folder again"
+            )
+
+
+def record_of(model: nn.Module, loaded: QuantizedLoad) -> QuantizationRecord | Float8Record:
     """What the quantized modules of a model are; there must be one."""
+    if has_float8(model):
+        return float8_record(model, loaded.kept or {})
     modules = quantized_modules(model)
     return QuantizationRecord.of(
         loaded.scheme,
@@ -351,9 +453,14 @@ def _settle_shared(model: nn.Module) -> None:
 
 
 def num_stored_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes of a model once it is filled, what is shared counted once."""
+    """Bytes of a model once it is filled, what is shared counted once; for a machine without fp8, of its numbers."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None or not has_products(accelerator):
+        plain = sum(one.packed.numel() * (dtype.itemsize - 1) for one in float8_modules(model).values())
+    else:
+        plain = 0
     sizes = {
         id(tensor): tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
         for tensor in stored_tensors(model).values()
     }
-    return sum(sizes.values())
+    return sum(sizes.values()) + plain

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import StateError
-from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
+from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules
+from seed_oss.ops.float8 import FLOAT8
+from seed_oss.quant.fp8 import float8_modules, has_float8, stored_tensors
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.weights.packed_source import stored_shape
+
+_BESIDE = (".column_order", ".scale")  # of packed weights
 
 
 class DequantizedState(Mapping[str, Tensor]):
@@ -21,8 +25,8 @@ class DequantizedState(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module) -> None:
         self._stored = {name: tensor.detach() for name, tensor in stored_tensors(model).items()}
-        self._modules = quantized_modules(model)
-        self._names = {self._plain_name(name): name for name in self._stored if not name.endswith(".column_order")}
+        self._modules = {**quantized_modules(model), **float8_modules(model)}
+        self._names = {self._plain_name(name): name for name in self._stored if not name.endswith(_BESIDE)}
 
     @staticmethod
     def _plain_name(name: str) -> str:
@@ -42,7 +46,7 @@ class DequantizedState(Mapping[str, Tensor]):
 
 def is_quantized(model: nn.Module) -> bool:
     """Whether a model has quantized modules."""
-    return any(isinstance(module, QuantizedModule) for module in model.modules())
+    return has_float8(model) or any(isinstance(module, QuantizedModule) for module in model.modules())
 
 
 def dequantized_state(model: nn.Module) -> Mapping[str, Tensor]:
@@ -71,12 +75,13 @@ class _Part(Mapping[str, Tensor]):
 
 
 def packed_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a model stores; packed weights as `[blocks of rows, bytes of a block]`, as they stand in files."""
-    modules = quantized_modules(model)
+    """What a model stores; packed weights as `[blocks of rows, bytes of a block]`, as they stand in files, and 8-bit
+    floating point in its own dtype."""
+    modules, floats = quantized_modules(model), {f"{name}.packed" for name in float8_modules(model)}
     state: dict[str, Tensor] = {}
     for name, tensor in stored_tensors(model).items():
         module = modules.get(name.rpartition(".")[0]) if name.endswith(".packed") else None
-        tensor = tensor.detach()
+        tensor = tensor.detach().view(FLOAT8) if name in floats else tensor.detach()
         state[name] = tensor if module is None else tensor.view(stored_shape(module.format, module.shape))
     return state
 
@@ -135,4 +140,6 @@ def num_quantized(model: nn.Module, skipped: nn.Module | None = None) -> int:
         bias: Any = getattr(module, "bias", None)
         if isinstance(bias, torch.Tensor):
             sizes[id(bias)] = bias.numel()
+    for module in float8_modules(model).values():
+        sizes[id(module.packed)] = module.packed.numel() + (0 if module.bias is None else module.bias.numel())
     return sum(sizes.values())

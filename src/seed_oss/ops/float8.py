@@ -34,7 +34,7 @@ def check_float8(device: torch.device) -> None:
     reason = why_no_float8(device)
     if reason is not None:
         raise StateError(
-            f"fp8 needs a CUDA device of compute capability 8.9 or newer, and {reason}; move the model there first, or "
+            f"fp8 needs a CUDA device of compute capability 8.9 or newer, and {reason}; load the model there (device='cuda'), or "
             "take 'int8', which runs everywhere"
         )
 
@@ -50,7 +50,8 @@ def round_to_float8(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """
     numbers = numbers.float()
     largest = numbers.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest == 0, 0.0, LARGEST / largest)
+    inverse = LARGEST / largest
+    inverse = torch.where(inverse.isinf(), 0.0, inverse)  # a row below the smallest scale is one of zeros
     return (numbers * inverse).to(FLOAT8), largest / LARGEST
 
 

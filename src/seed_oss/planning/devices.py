@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from seed_oss.errors import InputError
+from seed_oss.ops.float8 import why_no_float8
 from seed_oss.planning.memory import memory_bytes
 
 ENDLESS = 2**63 - 1
@@ -30,6 +31,11 @@ class DeviceMemory:
     def kind(self) -> str:
         """ "cpu" or "cuda"."""
         return self.name.partition(":")[0]
+
+    @property
+    def has_float8(self) -> bool:
+        """Whether it multiplies 8-bit floating point; a CUDA device that is not here is taken for a new one."""
+        return self.kind == "cuda" and (not self.is_here or why_no_float8(torch.device(self.name)) is None)
 
 
 def cpu_free_bytes() -> int | None:

@@ -25,6 +25,7 @@ NAMED_SHAPES: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 8,
         "head_dim": 128,
         "max_position_embeddings": 524_288,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e7},
         "dtype": "bfloat16",
     },
 }

@@ -68,11 +68,11 @@ def plan(
         UnsupportedModelError: a quantized checkpoint in a format that cannot be read.
     """
     _check(batch=batch, context=context, memory=memory, prefill_chunk=prefill_chunk)
-    devices = find_devices(device, memory)
+    devices = _fitting_scheme(find_devices(device, memory), quantization)
     where = {"revision": revision, "cache_dir": cache_dir, "token": token, "subfolder": subfolder}
     found = find_model(model, local_files_only=local_files_only, **where)
     load = default_load(found.config, batch=batch, context=context, chunk=prefill_chunk)
-    candidates = {one.name: _candidates(found, quantization, dtype, one.kind) for one in devices}
+    candidates = {one.name: _candidates(found, quantization, dtype, one) for one in devices}
     speeds = {one.name: _measured(one, candidates[one.name]) for one in devices if measure_speed and one.is_here}
     placements = [
         place(one, device, load, speeds.get(device.name)) for device in devices for one in candidates[device.name]
@@ -101,25 +101,44 @@ def _check(**numbers: Any) -> None:
             raise InputError(f"{name} is {value!r:.60}; it must be a whole number from 1 to {MAX_BYTES}")
 
 
-def _candidates(model: PlannedModel, quantization: str | None, dtype: Any, kind: str) -> list[Candidate]:
-    """The forms to plan for a kind of device, the most exact one first."""
+def _fitting_scheme(devices: list[DeviceMemory], quantization: str | None) -> list[DeviceMemory]:
+    """Those that compute with a scheme; all but "fp8" run everywhere."""
+    if quantization is None or _is_plain(quantization) or not parse_scheme(quantization).is_float:
+        return devices
+    fitting = [one for one in devices if one.has_float8]
+    if not fitting:
+        raise InputError(
+            f"quantization is {quantization!r:.40}, which CUDA devices of compute capability 8.9 and newer multiply; "
+            f"none is among {', '.join(one.name for one in devices)}; plan for one with device='cuda' and memory= "
+            "(--memory 80GiB), or take 'int8', which runs everywhere"
+        )
+    return fitting
+
+
+def _is_plain(quantization: str) -> bool:
+    return isinstance(quantization, str) and quantization.strip().lower() == PLAIN
+
+
+def _candidates(model: PlannedModel, quantization: str | None, dtype: Any, device: DeviceMemory) -> list[Candidate]:
+    """The forms to plan for a device, the most exact one first."""
+    kind = device.kind
     if model.is_quantized:
         if quantization is not None:
             raise InputError(
                 f"quantization is {quantization!r:.40}, and {model.name} is quantized already; leave it out, or plan "
                 "the original"
             )
-        return [Candidate(model.config, _stored(model, model.quantized_dtype(dtype, kind)))]
-    is_plain = quantization is None or (isinstance(quantization, str) and quantization.strip().lower() == PLAIN)
+        return [Candidate(model.config, _stored(model, model.quantized_dtype(dtype, kind), device))]
+    is_plain = quantization is None or _is_plain(quantization)
     schemes = DEFAULT_SCHEMES if quantization is None else () if is_plain else (quantization,)
     plain = [Candidate(model.config, plain_form(model.config, model.dtype(dtype)))] if is_plain else []
     return plain + [scheme_candidate(model, parse_scheme(name), dtype, kind) for name in schemes]
 
 
-def _stored(model: PlannedModel, dtype: torch.dtype) -> Form:
+def _stored(model: PlannedModel, dtype: torch.dtype, device: DeviceMemory) -> Form:
     if model.blocks:
         return blocks_form(model.config, model.blocks, dtype)
-    return stored_form(model.config, model.stored, dtype)
+    return stored_form(model.config, model.stored, dtype, has_float8=device.has_float8)
 
 
 def _measured(device: DeviceMemory, candidates: Sequence[Candidate]) -> Speeds:

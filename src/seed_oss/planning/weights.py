@@ -1,21 +1,24 @@
 """Bytes of a model's weights in memory, part by part, for a dtype, a scheme, or as a checkpoint stores them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import CheckpointError
 from seed_oss.files.names import escaped
+from seed_oss.ops.float8 import FLOAT8
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
 from seed_oss.planning.shapes import Part, TensorShape, model_tensors, part_of
 from seed_oss.quant.foreign import foreign_format
-from seed_oss.quant.schemes import Scheme, plan_tensors
+from seed_oss.quant.fp8 import kept_from_float8
+from seed_oss.quant.schemes import FLOAT8_SCHEME, Scheme, plan_tensors
 from seed_oss.weights.source import TensorSpec
 
 BIAS_BYTES = 4  # of quantized layers: fp32
+SCALE_BYTES = 4  # of a row in 8-bit floating point
 UNPACKED_BYTES = 2  # of a foreign weight while it is repacked: what is stored, and a byte for each integer
 OWN_SUFFIX = ".packed"
 LEAST_BYTE_BITS = 7.0  # of a weight in 8 bits and its scale; one in 4 bits has 6 at most
@@ -56,6 +59,7 @@ class Form:
             for all layers.
         loading_bytes: on the way, beside all weights: the largest one before it is packed.
         may_reorder: columns may be in another order, which the fused layers do not know.
+        is_float8: weights of the layers are 8-bit floating point, and activations are rounded to it.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Form:
     formats: Mapping[str, QuantFormat | None]
     loading_bytes: int = 0
     may_reorder: bool = False
+    is_float8: bool = False
 
     @property
     def is_quantized(self) -> bool:
@@ -105,6 +110,8 @@ def scheme_form(config: SeedOssConfig, scheme: Scheme, dtype: torch.dtype, store
         stored_dtype: what they are read in.
     """
     tensors = model_tensors(config)
+    if scheme.is_float:
+        return _float8_form(tensors, dtype)
     is_tied = config.tie_word_embeddings and not any(tensor.part == "head" for tensor in tensors)
     plans = plan_tensors(scheme, _matrices(tensors), tied=is_tied)
     formats = {name: plan.format for name, plan in plans.items()}
@@ -112,23 +119,48 @@ def scheme_form(config: SeedOssConfig, scheme: Scheme, dtype: torch.dtype, store
     return Form(scheme.name, dtype, _weight_bytes(tensors, formats, dtype), formats, largest * stored_dtype.itemsize)
 
 
+def _float8_form(tensors: Sequence[TensorShape], dtype: torch.dtype) -> Form:
+    """Rounded on the CPU, while the accelerator gets finished weights: nothing is there beside them."""
+    matrices = _matrices(tensors)
+    chosen = matrices.keys() - kept_from_float8(matrices).keys()
+    plain = _weight_bytes([one for one in tensors if _module(one.name) not in chosen], {}, dtype)
+    layers = sum(
+        one.num_elements + one.count * one.shape[0] * SCALE_BYTES
+        if len(one.shape) == 2
+        else one.num_elements * BIAS_BYTES
+        for one in tensors
+        if _module(one.name) in chosen
+    )
+    sizes = replace(plain, layers=plain.layers + layers)
+    return Form(FLOAT8_SCHEME.name, dtype, sizes, dict.fromkeys(matrices), is_float8=True)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
 def _largest_quantized(tensors: Sequence[TensorShape], formats: Mapping[str, QuantFormat | None]) -> int:
     sizes = [shape[0] * shape[1] for name, shape in _matrices(tensors).items() if formats.get(name) is not None]
     return max(sizes, default=0)
 
 
-def stored_form(config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype: torch.dtype) -> Form:
+def stored_form(
+    config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype: torch.dtype, *, has_float8: bool = False
+) -> Form:
     """Weights as a quantized checkpoint holds them: packed bytes as they are, foreign formats as they are repacked.
 
     Args:
         config: with a quantization_config.
         stored: name -> dtype and shape, of every tensor of the checkpoint.
         dtype: of what is not quantized.
+        has_float8: the device multiplies 8-bit floating point; elsewhere our own such weights become numbers.
 
     Raises:
         CheckpointError, ConfigError: tensors that are not what the configuration says.
         UnsupportedModelError: a format that cannot be read.
     """
+    if any(name.endswith(OWN_SUFFIX) and spec.dtype == FLOAT8 for name, spec in stored.items()):
+        return _stored_float8_form(config, stored, dtype, has_float8)
     if any(name.endswith(OWN_SUFFIX) for name in stored):
         sizes, reorders = _own_bytes(stored, dtype), any(name.endswith(".column_order") for name in stored)
         return Form(_stored_name(config), dtype, sizes, _own_formats(config, sizes), may_reorder=reorders)
@@ -138,6 +170,19 @@ def stored_form(config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype: 
             "unknown; download it first, or plan its bfloat16 original with quantization="
         )
     return _foreign_form(config, stored, dtype)
+
+
+def _stored_float8_form(
+    config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype: torch.dtype, has_float8: bool
+) -> Form:
+    formats: dict[str, QuantFormat | None] = dict.fromkeys(_matrices(model_tensors(config)))
+    if has_float8:
+        return Form(_stored_name(config), dtype, _own_bytes(stored, dtype), formats, is_float8=True)
+    numbers = {name: spec for name, spec in stored.items() if not name.endswith(".scale")}
+    sizes: dict[Part, int] = dict.fromkeys(("embedding", "layers", "head", "other"), 0)
+    for name, spec in numbers.items():
+        sizes[part_of(name)] += spec.num_bytes // spec.dtype.itemsize * dtype.itemsize
+    return Form(_stored_name(config), dtype, WeightBytes(**sizes), formats)
 
 
 def blocks_form(config: SeedOssConfig, blocks: Mapping[str, QuantFormat | None], dtype: torch.dtype) -> Form:
@@ -189,7 +234,7 @@ def _own_bytes(stored: Mapping[str, TensorSpec], dtype: torch.dtype) -> WeightBy
     for name, spec in stored.items():
         module = name.rpartition(".")[0]
         num_bytes = spec.num_bytes
-        if spec.dtype.is_floating_point:
+        if spec.dtype.is_floating_point and spec.dtype != FLOAT8:
             item_bytes = BIAS_BYTES if module in quantized else dtype.itemsize
             num_bytes = num_bytes // spec.dtype.itemsize * item_bytes
         sizes[part_of(name)] += num_bytes

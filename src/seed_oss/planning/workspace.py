@@ -81,7 +81,9 @@ def workspace_bytes(
     if is_native:
         activations = _native(config, form, load)
     else:
-        activations = _torch(config, form, load, device, cache_bytes) + _unpacked(config, form)
+        activations = (
+            _torch(config, form, load, device, cache_bytes) + _unpacked(config, form) + _scaled(form, config, load)
+        )
     process = PROCESS_BYTES + (ROUNDING_BYTES if form.loading_bytes and device == "cpu" else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
@@ -136,6 +138,13 @@ def _unpacked(config: SeedOssConfig, form: Form) -> int:
         if form.formats.get(tensor.name.removesuffix(".weight")) is not None and len(tensor.shape) == 2
     ]
     return max(sizes, default=0) * (1 + 2 * FLOAT + form.dtype.itemsize)
+
+
+def _scaled(form: Form, config: SeedOssConfig, load: Load) -> int:
+    """The widest activations while they are rounded to 8-bit floating point: in fp32, as that again scaled, and so."""
+    queries = config.num_attention_heads * config.head_dim
+    widest = max(config.hidden_size, config.intermediate_size, queries)
+    return load.num_new * widest * (2 * FLOAT + 1) if form.is_float8 else 0
 
 
 def _mask(load: Load, size: int) -> int:

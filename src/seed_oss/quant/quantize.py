@@ -14,9 +14,9 @@ from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedModule, quantized_modules
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.calibration import Calibrated, calibrate
-from seed_oss.quant.fp8 import exchange_float8, has_float8, is_fp8
+from seed_oss.quant.fp8 import exchange_float8, float8_modules, has_float8
 from seed_oss.quant.packed_rows import pack_in_pieces, quantize_packed
-from seed_oss.quant.record import QuantizationRecord
+from seed_oss.quant.record import Float8Record, QuantizationRecord
 from seed_oss.quant.schemes import Scheme, TensorPlan, parse_scheme, plan_tensors, weight_shapes
 
 Tick = Callable[[int], None]
@@ -56,9 +56,9 @@ def quantize_(
             without the products of "fp8".
         NumericalError: NaN or infinity in a weight.
     """
-    if is_fp8(scheme):
-        return _to_fp8(model, strict, calibration, advance)
     scheme = parse_scheme(scheme)
+    if scheme.is_float:
+        return _to_fp8(model, strict, calibration, advance)
     _check_ready(model)
     was_fused = any(isinstance(module, FusedLayers) for module in model.modules())
     unfuse_(model)  # its table knows the old modules
@@ -84,8 +84,21 @@ def _to_fp8(model: Any, strict: bool, calibration: Tensor | None, advance: Tick 
     if calibration is not None:
         raise InputError("calibration is given for 'fp8', which rounds without it; leave it out")
     unfuse_(model)
-    exchange_float8(model, strict=strict, advance=advance or (lambda _: None))
+    kept = exchange_float8(model, strict=strict, advance=advance or (lambda _: None))
+    model.config.quantization_config = float8_record(model, kept).to_config()
     return model.requires_grad_(False)
+
+
+def float8_record(model: nn.Module, kept: Mapping[str, str]) -> Float8Record:
+    """What the modules in 8-bit floating point are.
+
+    Args:
+        model: with such modules.
+        kept: name to reason, of those that are not.
+    """
+    modules = float8_modules(model).items()
+    shapes = {name.rsplit(".", 1)[-1]: (one.out_features, one.in_features) for name, one in modules}
+    return Float8Record(dict(kept), shapes)
 
 
 def kept_of(plans: Mapping[str, TensorPlan]) -> dict[str, str]:

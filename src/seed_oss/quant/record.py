@@ -8,6 +8,11 @@
 
 There is no `quant_method` in it on purpose: transformers skips a method that it does not know and goes on with random
 weights, but stops where there is none.
+
+8-bit floating point has a record of its own, which readers of version 1 refuse by its version:
+
+    {"format": "seed_oss", "version": 2, "scheme": "fp8", "numbers": "float8_e4m3fn",
+     "kept": {"lm_head": "why it is stored as it is"}, "shapes": {"q_proj": [10240, 5120], ...}}
 """
 
 from collections import Counter
@@ -19,10 +24,14 @@ from seed_oss.errors import ConfigError, InputError, UnsupportedModelError
 from seed_oss.files.names import short
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import PACKING_VERSION
+from seed_oss.quant.schemes import FLOAT8_SCHEME
 
 FORMAT_NAME = "seed_oss"
 FORMAT_VERSION = 1
+FLOAT8_VERSION = 2
+FLOAT8_NUMBERS = "float8_e4m3fn"
 _KEYS = {"format", "version", "packing", "scheme", "is_calibrated", "weights", "modules", "kept", "shapes"}
+_FLOAT8_KEYS = {"format", "version", "scheme", "numbers", "kept", "shapes"}
 _FORMAT_KEYS = {"bits", "group_size", "zero", "param_dtype"}
 _MAX_ENTRIES = 16_384
 _MAX_TEXT_LEN = 200
@@ -108,15 +117,71 @@ class QuantizationRecord:
         if not isinstance(is_calibrated, bool):
             raise _wrong("is_calibrated", is_calibrated, "true or false")
         modules = _entries(fields["modules"], "modules")
-        shapes = _entries(fields["shapes"], "shapes")
         return cls(
             _text("scheme", fields["scheme"]),
             _format_from_dict(fields["weights"], "weights"),
             {name: _format_from_dict(value, f"modules.{short(name)}") for name, value in modules.items()},
-            {name: _text(f"kept.{short(name)}", value) for name, value in _entries(fields["kept"], "kept").items()},
-            {name: _shape(name, value) for name, value in shapes.items()},
+            _kept(fields),
+            _shapes(fields),
             is_calibrated,
         )
+
+
+@dataclass(frozen=True)
+class Float8Record:
+    """What the tensors of a model in 8-bit floating point are.
+
+    Attributes:
+        kept: module name to the reason why it is stored as it is.
+        shapes: last part of a module's name to (rows, columns).
+    """
+
+    kept: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def scheme(self) -> str:
+        """Its name."""
+        return FLOAT8_SCHEME.name
+
+    def to_config(self) -> dict[str, Any]:
+        """As config.json holds it."""
+        return {
+            "format": FORMAT_NAME,
+            "version": FLOAT8_VERSION,
+            "scheme": self.scheme,
+            "numbers": FLOAT8_NUMBERS,
+            "kept": dict(self.kept),
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+        }
+
+    @classmethod
+    def from_config(cls, content: object) -> "Float8Record":
+        """Read it from config.json.
+
+        Raises:
+            ConfigError: a field of a wrong type, beyond its bounds, missing or unknown.
+            UnsupportedModelError: another version.
+        """
+        fields = _mapping(content, _WHERE)
+        _check_version(fields, "version", FLOAT8_VERSION)
+        _check_names(fields, _FLOAT8_KEYS, _WHERE)
+        if fields["numbers"] != FLOAT8_NUMBERS:
+            raise _wrong("numbers", fields["numbers"], FLOAT8_NUMBERS)
+        return cls(_kept(fields), _shapes(fields))
+
+
+def read_record(content: object) -> QuantizationRecord | Float8Record:
+    """The record of one of our formats, by its scheme.
+
+    Raises:
+        ConfigError: a field of a wrong type, beyond its bounds, missing or unknown.
+        UnsupportedModelError: another version.
+    """
+    fields = _mapping(content, _WHERE)
+    if fields.get("scheme") == FLOAT8_SCHEME.name:
+        return Float8Record.from_config(fields)
+    return QuantizationRecord.from_config(fields)
 
 
 def is_own_format(content: object) -> bool:
@@ -167,6 +232,15 @@ def _check_names(fields: Mapping[str, Any], wanted: set[str], where: str) -> Non
     if missing or unknown:
         what = f"has no {min(missing)}" if missing else f"has an unknown field {short(min(unknown))}"
         raise ConfigError(f"{where} {what}; its fields are {', '.join(sorted(wanted))}")
+
+
+def _kept(fields: Mapping[str, Any]) -> dict[str, str]:
+    entries = _entries(fields["kept"], "kept")
+    return {name: _text(f"kept.{short(name)}", value) for name, value in entries.items()}
+
+
+def _shapes(fields: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+    return {name: _shape(name, value) for name, value in _entries(fields["shapes"], "shapes").items()}
 
 
 def _entries(value: object, name: str) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ class Scheme:
         embedding_bits: of the embedding; likewise.
         method: how numbers are rounded where no calibration text is given: "plain" or "search".
         is_calibrated: activation-aware scaling and error feedback, from calibration text.
+        is_float: 8-bit floating point with a scale per row, see quant.fp8; embedding and head stay as they are.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Scheme:
     embedding_bits: int = 8
     method: Method = "search"
     is_calibrated: bool = False
+    is_float: bool = False
 
     def calibrated(self) -> "Scheme":
         """The same, with calibration."""
@@ -61,22 +63,27 @@ SCHEMES = {
 }
 
 
+FLOAT8_SCHEME = Scheme("fp8", 8, None, is_float=True)
+"""Not among those above, which every device computes with: it takes a CUDA device of compute capability 8.9."""
+
+
 def parse_scheme(name: str | Scheme) -> Scheme:
     """The scheme of a name.
 
     Args:
-        name: as in `SCHEMES`, in any case, `_` for `-` allowed; or a scheme, which is returned.
+        name: as in `SCHEMES`, or "fp8"; in any case, `_` for `-` allowed; or a scheme, which is returned.
 
     Raises:
         InputError: there is none of this name; the message lists them.
     """
     if isinstance(name, Scheme):
         return name
-    found = SCHEMES.get(name.strip().lower().replace("_", "-")) if isinstance(name, str) else None
+    known = {**SCHEMES, FLOAT8_SCHEME.name: FLOAT8_SCHEME}
+    found = known.get(name.strip().lower().replace("_", "-")) if isinstance(name, str) else None
     if found is None:
         raise InputError(
-            f"quantization is {name!r:.60}; there are {', '.join(SCHEMES)}, and for a model on a newer CUDA device "
-            "quantize_(model, 'fp8')"
+            f"quantization is {name!r:.60}; there are {', '.join(SCHEMES)}, and fp8, which is for CUDA devices of "
+            "compute capability 8.9 and newer"
         )
     return found
 
@@ -120,8 +127,10 @@ def plan_tensors(
         taken, and where none do the tensor stays as it is.
 
     Raises:
-        InputError: `strict`, and groups do not divide; the message names tensor and size.
+        InputError: `strict`, and groups do not divide; the message names tensor and size. A scheme without groups.
     """
+    if scheme.is_float:
+        raise InputError(f"{scheme.name} has no groups of integers; choose one of {', '.join(SCHEMES)} here")
     if tied:
         bits = max(scheme.head_bits, scheme.embedding_bits)
         scheme = replace(scheme, head_bits=bits, embedding_bits=bits)

@@ -5,6 +5,7 @@ up_proj.packed                          up_proj.packed      mapped, or read
 up_proj.weight                          up_proj.packed      rounded to a scheme's format while it is loaded
 up_proj.qweight, .qzeros, .scales       up_proj.packed      repacked, no value changed
 up_proj.weight (fp8), .weight_scale     up_proj.weight      dequantized: no groups hold such numbers
+8-bit floating point of our own                             see float8_source
 everything else                         the same
 """
 
@@ -234,9 +235,12 @@ class PackedSource(WeightSource):
         self.made: dict[str, Made] = {}
         self._source, self._may_map = source, may_map
         self._makers = {maker.name: maker for maker in makers}
-        self._maker_of = {name: maker for maker in makers for name in maker.inputs}
+        self._makers_of: dict[str, list[WeightMaker]] = {}
+        for maker in makers:
+            for name in maker.inputs:
+                self._makers_of.setdefault(name, []).append(maker)
         self.specs = {
-            **{name: spec for name, spec in source.specs.items() if name not in self._maker_of.keys() | ignored},
+            **{name: spec for name, spec in source.specs.items() if name not in self._makers_of.keys() | ignored},
             **{maker.name: maker.spec for maker in makers},
         }
         self._lock = threading.Lock()
@@ -247,7 +251,7 @@ class PackedSource(WeightSource):
         whole: set[str] = set()
         for group in self._source.groups():
             here = set(group)
-            makers = {id(maker): maker for name in group if (maker := self._maker_of.get(name)) is not None}
+            makers = {id(maker): maker for name in group for maker in self._makers_of.get(name, ())}
             complete = [maker.name for maker in makers.values() if here.issuperset(maker.inputs)]
             whole.update(complete)
             result.append([name for name in group if name in self.specs and name not in self._makers] + complete)
@@ -262,8 +266,9 @@ class PackedSource(WeightSource):
         return (name,) if maker is None else maker.inputs
 
     def input_bytes(self, name: str) -> int:
-        """Bytes that are read for a tensor."""
-        return sum(self._source.specs[one].num_bytes for one in self._inputs(name))
+        """Bytes that are read for a tensor; what several are made from counts for the first of them."""
+        mine = [one for one in self._inputs(name) if self._makers_of.get(one, (None,))[0] is self._makers.get(name)]
+        return sum(self._source.specs[one].num_bytes for one in mine)
 
     def read_into(self, name: str, out: Tensor) -> None:
         """Copy one of the tensors that are stored as they are."""

@@ -89,7 +89,7 @@ def plan_load(
 
     Raises:
         CheckpointError: Missing, unexpected or mis-shaped tensors, or wrong dtypes; all are in one message.
-        UnsupportedModelError: The tensors are stored in an 8-bit floating format.
+        UnsupportedModelError: Tensors are stored in an 8-bit floating format, and nothing says in which way.
     """
     _refuse_quantized(stored, where)
     problems = _Problems()
@@ -190,8 +190,9 @@ def _refuse_quantized(stored: Mapping[str, TensorSpec], where: str) -> None:
     for name, spec in stored.items():
         if spec.dtype.is_floating_point and spec.dtype.itemsize == 1:
             raise UnsupportedModelError(
-                f"{where}: {name} is stored as {dtype_name(spec.dtype)}; fp8 weights are not in this release, load a "
-                "bfloat16, float16 or float32 checkpoint"
+                f"{where}: {name} is stored as {dtype_name(spec.dtype)}, and config.json has no quantization_config "
+                "that says how fp8 weights are scaled; fetch the config.json that belongs to them, or load a bfloat16, "
+                "float16 or float32 checkpoint"
             )
 
 
