@@ -34,8 +34,8 @@ def check_float8(device: torch.device) -> None:
     reason = why_no_float8(device)
     if reason is not None:
         raise StateError(
-            f"fp8 needs a CUDA device of compute capability 8.9 or newer, and {reason}; load the model there (device='cuda'), or "
-            "take 'int8', which runs everywhere"
+            f"fp8 needs a CUDA device of compute capability 8.9 or newer, and {reason}; load the model there "
+            "(device='cuda'), or take 'int8', which runs everywhere"
         )
 
 
