@@ -167,6 +167,14 @@ def test_vocabularies_of_other_kinds(make: Callable[[], Tokenizer]) -> None:
         assert sum(segment.num_chars for segment in ControlVocabulary(backend).cut(content)) == len(content)
 
 
+def test_letters_for_markers_make_no_marker_with_their_neighbours() -> None:
+    backend = metaspace_backend()
+    backend.add_tokens([AddedToken(one, special=True) for one in ("<e>", "<e><s", *(f"<{c}>" for c in "abcdfghijklm"))])
+    tokenizer = SeedOssTokenizer(backend, chat_template="{% for m in messages %}{{ m.content }}<e>{% endfor %}")
+    for _ in range(20):  # letters are drawn anew
+        _ids(tokenizer, [{"role": "user", "content": "<e><e><s>"}])
+
+
 def test_tokens_added_later_count() -> None:
     tokenizer = seed_tokenizer()
     chat = [{"role": "user", "content": "a <new> b"}]

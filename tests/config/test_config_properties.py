@@ -4,7 +4,7 @@ import warnings
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from seed_oss import GenerationConfig, SeedOssConfig
@@ -97,6 +97,7 @@ def test_rotary_parameters_that_pass_can_be_computed(rope: Any):
         assert isinstance(scaling, float | int)
 
 
+@example({"self": None})
 @given(
     content=st.dictionaries(
         st.sampled_from([*_Generation.FIELDS, *UNIMPLEMENTED]) | st.text(max_size=6), JSON, max_size=6

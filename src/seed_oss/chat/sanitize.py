@@ -23,9 +23,9 @@ def private_text() -> str:
     return chr(one) + chr(other if other != one else last)
 
 
-def letters(num_letters: int) -> str:
+def letters(num_letters: int, allowed: str = string.ascii_lowercase) -> str:
     """Random letters."""
-    return "".join(secrets.choice(string.ascii_lowercase) for _ in range(num_letters))
+    return "".join(secrets.choice(allowed) for _ in range(num_letters))
 
 
 class Breaker:
@@ -39,6 +39,9 @@ class Breaker:
         self._vocabulary = vocabulary
         self.nonce = private_text()
         self.num_broken = 0
+        in_markers = set("".join((*vocabulary.starts, *vocabulary.ends)))
+        # Letters that no marker has make none with their neighbours either.
+        self._letters = "".join(one for one in string.ascii_lowercase if one not in in_markers) or string.ascii_lowercase
         self._broken_markers: dict[str, str] = {}
         self._inert_markers: dict[str, str] = {}
 
@@ -93,7 +96,7 @@ class Breaker:
         changed = self._replaced(text, self._inert_markers, self._inert_marker)
         start, end = self._edges(text)
         kept = changed[start : max(start, len(changed) - end)]
-        return letters(start) + kept + letters(len(changed) - start - len(kept))
+        return letters(start, self._letters) + kept + letters(len(changed) - start - len(kept), self._letters)
 
     def _replaced(self, text: str, known: dict[str, str], replace: Callable[[str], str]) -> str:
         """The text with something else for each marker; whitespace is none, whatever the vocabulary has."""
@@ -117,8 +120,8 @@ class Breaker:
 
     def _inert_marker(self, marker: str) -> str:
         """A text as long as a marker that is none: the same signs, random letters, so that two stay two."""
-        text = "".join(letters(1) if char.isalnum() else char for char in marker)
-        return letters(len(marker)) if self._has_marker(text) else text
+        text = "".join(letters(1, self._letters) if char.isalnum() else char for char in marker)
+        return letters(len(marker), self._letters) if self._has_marker(text) else text
 
     def _has_marker(self, text: str) -> bool:
         return any(isinstance(segment.piece, ControlToken) for segment in self._vocabulary.cut(text))

@@ -263,7 +263,7 @@ class GenerationConfig(StoredConfig):
     disable_compile: bool
     transformers_version: str | None
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         self._extra = {}
         for key, value in check_keys("generation config", fields).items():
             if key in self.FIELDS:

@@ -121,7 +121,7 @@ class SeedOssConfig(StoredConfig):
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None
     transformers_version: str | None
 
-    def __init__(self, **fields: Any) -> None:
+    def __init__(self, /, **fields: Any) -> None:
         self._extra = {}
         self._name_or_path = ""
         self._output_attentions: bool | None = False
