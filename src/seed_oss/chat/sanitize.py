@@ -14,6 +14,7 @@ from seed_oss.chat.control_tokens import ControlToken
 from seed_oss.chat.control_vocabulary import ControlVocabulary, Segment
 
 _PRIVATE_USE = (0xF0000, 0xFFFFD)
+_TRIES = 100  # to draw letters that are not taken
 
 
 def private_text() -> str:
@@ -39,11 +40,12 @@ class Breaker:
         self._vocabulary = vocabulary
         self.nonce = private_text()
         self.num_broken = 0
-        in_markers = set("".join((*vocabulary.starts, *vocabulary.ends)))
         # Letters that no marker has make none with their neighbours either.
-        self._letters = "".join(one for one in string.ascii_lowercase if one not in in_markers) or string.ascii_lowercase
+        taken = set("".join((*vocabulary.starts, *vocabulary.ends)))
+        self._letters = "".join(sorted(set(string.ascii_lowercase) - taken)) or string.ascii_lowercase
         self._broken_markers: dict[str, str] = {}
         self._inert_markers: dict[str, str] = {}
+        self._stand_ins: dict[str, str] = {}
 
     def broken(self, values: Any) -> Any:
         """A copy of plain data in which no text holds a marker, nor an end of one at its edge."""
@@ -96,7 +98,7 @@ class Breaker:
         changed = self._replaced(text, self._inert_markers, self._inert_marker)
         start, end = self._edges(text)
         kept = changed[start : max(start, len(changed) - end)]
-        return letters(start, self._letters) + kept + letters(len(changed) - start - len(kept), self._letters)
+        return self._letters_for(changed[:start]) + kept + self._letters_for(changed[start + len(kept) :])
 
     def _replaced(self, text: str, known: dict[str, str], replace: Callable[[str], str]) -> str:
         """The text with something else for each marker; whitespace is none, whatever the vocabulary has."""
@@ -120,8 +122,16 @@ class Breaker:
 
     def _inert_marker(self, marker: str) -> str:
         """A text as long as a marker that is none: the same signs, random letters, so that two stay two."""
-        text = "".join(letters(1, self._letters) if char.isalnum() else char for char in marker)
-        return letters(len(marker), self._letters) if self._has_marker(text) else text
+        text = "".join(self._letters_for(char) if char.isalnum() else char for char in marker)
+        return self._letters_for(marker) if self._has_marker(text) else text
+
+    def _letters_for(self, text: str) -> str:
+        """As many letters; the same for the same text, and others for every other text while there are any."""
+        if text not in self._stand_ins:
+            used = set(self._stand_ins.values())
+            made = (letters(len(text), self._letters) for _ in range(_TRIES))
+            self._stand_ins[text] = next((one for one in made if one not in used), letters(len(text)))
+        return self._stand_ins[text]
 
     def _has_marker(self, text: str) -> bool:
         return any(isinstance(segment.piece, ControlToken) for segment in self._vocabulary.cut(text))
