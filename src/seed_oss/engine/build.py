@@ -33,7 +33,7 @@ from seed_oss.engine.self_check import is_batch_invariant
 from seed_oss.engine.sizing import EngineSize, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
-from seed_oss.errors import ConfigError, MissingFileError
+from seed_oss.errors import ConfigError, InputError, MissingFileError, SeedOssError
 from seed_oss.models import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -164,10 +164,19 @@ class _Built(NamedTuple):
     ready: Ready
 
 
+def _lora(name: str, folder: str, model: Any) -> Any:
+    try:
+        return read_lora(folder, model.config, model.device)
+    except SeedOssError as error:
+        raise InputError(
+            f"the adapter {name!r} cannot be used: {error}; --lora takes NAME=FOLDER, a folder with adapter_config.json"
+        ) from error
+
+
 def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _Built:
     model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
     _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
-    loras = {name: read_lora(folder, model.config, model.device) for name, folder in spec.lora_folders.items()}
+    loras = {name: _lora(name, folder, model) for name, folder in spec.lora_folders.items()}
     dtype = _cache_dtype(spec, model)
     size = _size(spec, model, dtype, mesh)
     cache = PagedCache(model.config, size.num_blocks, BLOCK_LEN, dtype, model.device)
