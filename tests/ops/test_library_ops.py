@@ -302,3 +302,26 @@ def test_a_gradient_takes_torch_while_compiling() -> None:
     logits = normal(2, 30).requires_grad_()
     torch.compile(log_sum_exp_rows, fullgraph=True, backend="aot_eager")(logits).sum().backward()
     torch.testing.assert_close(logits.grad, logits.detach().softmax(-1))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("top_k_rows", (torch.zeros(2, 3), 4)),
+        ("top_k_rows", (torch.zeros(2, 3), -1)),
+        ("top_k_rows", (torch.zeros(2, 3), 2**40)),
+        ("fill_below_rows", (torch.zeros(2, 3), torch.zeros(0), 0.0)),
+        ("fill_below_rows", (torch.zeros(200, 3), torch.zeros(1), 0.0)),
+        ("rms_norm", (torch.zeros(2, 3), torch.zeros(0), 1e-6)),
+        ("rms_norm", (torch.zeros(2, 64), torch.zeros(2), 1e-6)),
+        ("rms_norm", (torch.zeros(2, 2), torch.empty(2, 2, device="meta"), 1e-6)),
+        ("linear_rows", (torch.zeros(64), torch.zeros(64), None)),
+        ("linear_rows", (torch.zeros(0), torch.zeros(0), None)),
+        ("linear_rows", (torch.zeros(2, 3), torch.zeros(4, 5), None)),
+        ("linear_rows", (torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3))),
+        ("linear_rows", (torch.zeros(2, 3), torch.empty(4, 3, device="meta"), None)),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(name: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises((InputError, RuntimeError)):
+        getattr(torch.ops.seed_oss, name)(*arguments)

@@ -271,6 +271,10 @@ def _check_sequences(query: Tensor, keys: Tensor, block_table: Tensor, starts: T
         )
     if (count and (int(starts.min()) < 0 or int(lengths.min()) < 1)) or int(lengths.sum()) != query.shape[0]:
         raise InputError(f"starts must be >= 0, lengths >= 1, and lengths add up to {query.shape[0]} queries")
+    if count and int(starts.max()) > keys.shape[0] * keys.shape[2]:
+        raise InputError(
+            f"a sequence starts at {int(starts.max())}; the cache has {keys.shape[0] * keys.shape[2]} slots"
+        )
     needed = -(-(starts + lengths) // keys.shape[2])
     if count and int(needed.max()) > block_table.shape[1]:
         raise InputError(

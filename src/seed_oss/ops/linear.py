@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seed_oss.errors import InputError
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BFLOAT16, FLOAT32, WeightStruct
 from seed_oss.ops.recording import is_recorded, wants_graph
@@ -146,7 +147,12 @@ def linear_split(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 @torch.library.custom_op("seed_oss::linear_rows", mutates_args=())
 def _linear_op(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Natively for up to MAX_NATIVE_ROWS rows of bfloat16 or float32 on the CPU; torch's product beyond."""
-    is_known = weight.dtype in _NATIVE_KINDS and x.dtype == weight.dtype and x.device.type == "cpu"
+    if weight.dim() != 2 or x.shape[-1:] != weight.shape[1:] or (bias is not None and bias.shape != weight.shape[:1]):
+        shapes = f"{list(x.shape)}, {list(weight.shape)}" + ("" if bias is None else f" and {list(bias.shape)}")
+        raise InputError(f"x, weight and bias are {shapes}; give [..., columns], [rows, columns] and [rows]")
+    is_known = (
+        weight.dtype in _NATIVE_KINDS and x.dtype == weight.dtype and x.device == weight.device == torch.device("cpu")
+    )
     is_few = 0 < x.numel() <= MAX_NATIVE_ROWS * x.shape[-1]
     if is_known and is_few and weight.is_contiguous() and library() is not None:
         return linear_native(x, weight, bias)

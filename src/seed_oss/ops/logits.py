@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from seed_oss.errors import InputError
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.recording import is_recorded, wants_graph
 
@@ -51,11 +52,16 @@ def top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     Returns:
         Values and int64 ids, both `[rows, k]`.
+
+    Raises:
+        InputError: k is out of range.
     """
     return torch.ops.seed_oss.top_k_rows(logits, k) if _is_op(logits) else _top_k_rows(logits, k)
 
 
 def _top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    if not 0 <= k <= logits.shape[-1]:
+        raise InputError(f"k is {k}; a row has {logits.shape[-1]} entries")
     if logits.device.type != "cpu":
         best = logits.topk(k)  # sorting a vocabulary would take longer than a step
         return best.values, best.indices

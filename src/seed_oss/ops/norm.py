@@ -60,7 +60,8 @@ def _rms_norm_rows(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
+    is_float = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"
+    return is_float and weight.shape == x.shape[-1:] and x.numel() > 0
 
 
 @torch.library.custom_op("seed_oss::rms_norm", mutates_args=())
@@ -89,7 +90,7 @@ def add_rms_norm(x: Tensor, added: Tensor, weight: Tensor, eps: float) -> tuple[
     Raises:
         InputError: shapes or dtypes differ.
     """
-    if x.shape != added.shape or x.dtype != added.dtype or weight.shape != x.shape[-1:]:
+    if x.shape != added.shape or x.dtype != added.dtype or x.device != added.device or weight.shape != x.shape[-1:]:
         raise InputError(f"x is {x.dtype} {list(x.shape)} and added {added.dtype} {list(added.shape)}; make them equal")
     native = library()
     if native is None or not _is_plain(x, weight):

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from seed_oss.errors import InputError
 from seed_oss.ops.logits import NO_TOKEN
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.noise import WORD, gumbel_noise, gumbel_noise_at
@@ -126,10 +127,16 @@ def fill_below_rows(scores: Tensor, limits: Tensor, fill: float = -math.inf) -> 
 
     Returns:
         `[rows, vocab]`.
+
+    Raises:
+        InputError: the number of limits is not that of the rows.
     """
     if _is_recorded(scores):
         return torch.ops.seed_oss.fill_below_rows(scores, limits, fill)
-    native = library() if _can_be_native(scores) else None
+    if limits.shape != scores.shape[:1]:
+        raise InputError(f"limits are {list(limits.shape)}; give one for each row of {list(scores.shape)}")
+    is_alike = limits.dtype == scores.dtype and limits.device == scores.device
+    native = library() if is_alike and _can_be_native(scores) else None
     if native is None:
         return fill_below_rows_reference(scores, limits, fill)
     out, limits = torch.empty(scores.shape), limits.contiguous()
