@@ -26,6 +26,7 @@ from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, 
 from seed_oss.ops.norm import add_rms_norm, add_rms_norm_reference
 from seed_oss.ops.packing import pack
 from seed_oss.ops.quantized import quantized_embedding, quantized_linear, round_rows, round_rows_reference
+from seed_oss.ops.sampling import fill_below_rows  # noqa: F401 - registers its op
 from tests.ops.test_packing import random_weight
 
 OPS: Any = torch.ops.seed_oss
