@@ -97,7 +97,7 @@ def test_what_cannot_be_asked_for(folders: dict[str, Path], tmp_path: Path) -> N
         engine.generate([PROMPTS[0]], GREEDY, adapter="third")
     with pytest.raises(InputError, match="adapter has 1 entries for 2 prompts"):
         engine.generate(PROMPTS[:2], GREEDY, adapter=["first"])
-    with pytest.raises(MissingFileError, match=r"adapter_config\.json"):
+    with pytest.raises(MissingFileError, match=r"adapter 'empty' cannot be used: .*adapter_config\.json"):
         llm({"empty": tmp_path})
 
 

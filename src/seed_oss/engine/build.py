@@ -33,7 +33,7 @@ from seed_oss.engine.self_check import is_batch_invariant
 from seed_oss.engine.sizing import EngineSize, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
-from seed_oss.errors import ConfigError, InputError, MissingFileError, SeedOssError
+from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
 from seed_oss.models import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -168,9 +168,8 @@ def _lora(name: str, folder: str, model: Any) -> Any:
     try:
         return read_lora(folder, model.config, model.device)
     except SeedOssError as error:
-        raise InputError(
-            f"the adapter {name!r} cannot be used: {error}; --lora takes NAME=FOLDER, a folder with adapter_config.json"
-        ) from error
+        remedy = "--lora takes NAME=FOLDER, a folder with adapter_config.json"
+        raise type(error)(f"the adapter {name!r} cannot be used: {error}; {remedy}") from error
 
 
 def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _Built:
