@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -12,10 +12,26 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 
+from seed_oss.errors import InputError
+from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The kernels in each instruction set that this processor has."""
+    if library() is None:
+        pytest.skip(f"no native kernels: {why_not()}")
+    try:
+        set_instruction_set(request.param)
+    except InputError as error:
+        pytest.skip(str(error))
+    yield request.param
+    set_instruction_set(None)
 
 
 @pytest.fixture

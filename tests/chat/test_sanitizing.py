@@ -171,8 +171,10 @@ def test_letters_for_markers_make_no_marker_with_their_neighbours() -> None:
     backend = metaspace_backend()
     backend.add_tokens([AddedToken(one, special=True) for one in ("<e>", "<e><s", *(f"<{c}>" for c in "abcdfghijklm"))])
     tokenizer = SeedOssTokenizer(backend, chat_template="{% for m in messages %}{{ m.content }}<e>{% endfor %}")
+    own = tokenizer.convert_tokens_to_ids("<e>")
     for _ in range(20):  # letters are drawn anew
-        _ids(tokenizer, [{"role": "user", "content": "<e><e><s>"}])
+        found = _controls(tokenizer, _ids(tokenizer, [{"role": "user", "content": "<e><e><s>"}]))
+        assert [token_id for token_id in found if token_id != backend.token_to_id("<unk>")] == [own]
 
 
 def test_tokens_added_later_count() -> None:

@@ -17,7 +17,6 @@ from seed_oss import (
 )
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.llm import LLM
-from seed_oss.engine.outputs import cut_at_stop
 from seed_oss.errors import ConfigError, InputError
 from tests.factory import random_ids, tiny_model
 from tests.seed_tokenizer import seed_tokenizer
@@ -99,12 +98,6 @@ def test_stop_strings_and_tokens_end_an_answer() -> None:
     ended = llm().generate([PROMPTS[2]], named)[0].outputs[0]
     assert (ended.finish_reason, ended.stop) == ("stop_token", whole.token_ids[4])
     assert ended.token_ids == whole.token_ids[: whole.token_ids.index(whole.token_ids[4]) + 1]
-
-
-def test_the_stop_string_that_ends_first_counts() -> None:
-    assert cut_at_stop("one two three", ["three", "two", "ne tw"]) == ("o", "ne tw")
-    assert cut_at_stop("abcd", ["cd", "bc"]) == ("a", "bc")
-    assert cut_at_stop("abcd", ["x"]) == ("abcd", None)
 
 
 def test_log_probabilities_are_those_of_generate_and_of_the_model() -> None:

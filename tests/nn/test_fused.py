@@ -1,7 +1,6 @@
 """The fused stack against the plain layers, and its own promise: equal bits for any batch, chunks, threads, padding."""
 
 import copy
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor
 
 from seed_oss import DynamicCache, SeedOssForCausalLM, SeedOssForSequenceClassification, StaticCache
-from seed_oss.errors import InputError, StateError
+from seed_oss.errors import StateError
 from seed_oss.nn.fused import FusedLayers, fuse_, unfuse_
 from seed_oss.nn.layers import SeedOssLayers
 from seed_oss.nn.linear import Linear
 from seed_oss.nn.quantized_linear import QuantizedLinear
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
-from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
+from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "max_position_embeddings": 1024}
@@ -43,16 +42,6 @@ def quantized(model: Any, format: QuantFormat = FORMAT) -> Any:
     if isinstance(model, SeedOssForCausalLM):
         model.lm_head = QuantizedLinear.of(rounded(model.lm_head.weight, format))
     return model.requires_grad_(False)
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield request.param
-    set_instruction_set(None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from seed_oss.errors import InputError, StateError
 from seed_oss.nn.fused import FusedLayers, fuse_, logits_of_rows, unfuse_
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.logits import argmax_rows
-from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
+from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_config, tiny_model
 from tests.nn.test_fused import quantized
 from tests.packed import block_tables, cache_for, num_different, run_alone, run_at_random, run_rows, sequences_of
@@ -28,16 +28,6 @@ WEIGHTS = ("int4", "int8", "bfloat16", "float32")
 CACHES = (torch.bfloat16, torch.float32, torch.int8)
 LENGTHS = (1, 2, 16, 17, 40, 256, 300, 531)
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield request.param
-    set_instruction_set(None)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The native operations as torch library ops: each against its readable form, through torch's own checks of ops, and
 recorded by a compiler and by a dispatch mode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,6 @@ from seed_oss.ops.cached_attention import (
 )
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.logits import argmax_rows, log_sum_exp_rows, top_k_rows
-from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
 from seed_oss.ops.norm import add_rms_norm, add_rms_norm_reference
 from seed_oss.ops.packing import pack
 from seed_oss.ops.quantized import quantized_embedding, quantized_linear, round_rows, round_rows_reference
@@ -35,18 +34,6 @@ FIELDS = (FORMAT.bits, FORMAT.group_size, FORMAT.zero, FORMAT.param_dtype)
 PACKED = pack(random_weight(FORMAT, 40, 64))
 CACHES = (torch.bfloat16, torch.float32, torch.int8)
 RELATIVE = {torch.float32: 3e-6, torch.bfloat16: 2**-7}
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    if library() is None:
-        pytest.skip(f"no native kernels: {why_not()}")
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield request.param
-    set_instruction_set(None)
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

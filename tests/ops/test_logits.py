@@ -1,13 +1,11 @@
 """Highest entries and sums of rows of logits: the native form against the readable one."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from seed_oss.errors import InputError
 from seed_oss.ops.logits import (
     argmax_rows,
     argmax_rows_reference,
@@ -16,20 +14,15 @@ from seed_oss.ops.logits import (
     top_k_rows,
     top_k_rows_reference,
 )
-from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
+from seed_oss.ops.native import library, why_not
 
 SIZES = (1, 5, 16, 255, 256, 257, 1000, 5003)
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
 
 
-@pytest.fixture(params=INSTRUCTION_SETS, autouse=True)
-def _instructions(request: pytest.FixtureRequest) -> Iterator[None]:
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield
-    set_instruction_set(None)
+@pytest.fixture(autouse=True)
+def _each_set(instructions: str) -> None:
+    pass
 
 
 def rows_of(cols: int) -> Tensor:

@@ -1,6 +1,5 @@
 """Products with quantized weights: every instruction set against the readable form; equal bits for any batch."""
 
-from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 
 from seed_oss.errors import InputError
 from seed_oss.ops.grouped_weight import QuantFormat
-from seed_oss.ops.native import INSTRUCTION_SETS, library, set_instruction_set, why_not
 from seed_oss.ops.packing import pack
 from seed_oss.ops.quantized import (
     act_group,
@@ -22,18 +20,6 @@ from tests.ops.test_packing import random_weight
 FORMATS = list(product((4, 8), ("symmetric", "minimum", "point"), ("float16", "float32")))
 GROUPS = [(32, 128), (64, 128), (128, 128), (16, 48), (40, 40), (4, 12)]  # group, columns
 RELATIVE = 2e-6  # fp32 sums of up to 128 numbers
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    if library() is None:
-        pytest.skip(f"no native kernels: {why_not()}")
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield request.param
-    set_instruction_set(None)
 
 
 def random_rows(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,11 +1,11 @@
 """Drawing tokens and the filters before it: the native forms against the readable ones, on every instruction set."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from seed_oss.errors import InputError
 from seed_oss.ops import sampling
@@ -36,16 +36,6 @@ def available() -> list[str]:
         found.append(name)
         set_instruction_set(None)
     return found
-
-
-@pytest.fixture(params=INSTRUCTION_SETS)
-def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
-    try:
-        set_instruction_set(request.param)
-    except InputError as error:
-        pytest.skip(str(error))
-    yield request.param
-    set_instruction_set(None)
 
 
 def random_rows(rows: int, cols: int, spread: float, seed: int = 0) -> Tensor:
@@ -294,3 +284,11 @@ def test_compiled_with_a_gradient() -> None:
     torch.compile(weigh, fullgraph=True, backend="aot_eager")(scores).backward()
     assert scores.grad is not None
     assert torch.equal(scores.grad, (top_p_rows(scores, 0.9, fill=0.0) != 0).float())
+
+
+def test_a_dispatch_mode_records_ops_and_reads_no_memory() -> None:
+    with FakeTensorMode():
+        scores = torch.empty(3, 300)
+        found = draw_rows(scores, (1, 2), 0, 0), top_p_rows(scores, 0.9), fill_below_rows(scores, torch.empty(3))
+    assert [tuple(one.shape) for one in found] == [(3,), (3, 300), (3, 300)]
+    assert all(isinstance(one, FakeTensor) for one in found)

@@ -1,6 +1,5 @@
 """What `LLM` returns."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from seed_oss.chat.assistant_message import AssistantMessage
@@ -120,20 +119,3 @@ class Score:
     logprob: float
     logprobs: LogProbs
     prompt_token_ids: tuple[int, ...]
-
-
-def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
-    """A text without the stop string that ended it and what follows, and that string.
-
-    Args:
-        text: of an answer that ended with "stop_string".
-        stops: the strings that end it; the one that ends first counts.
-
-    Returns:
-        The text as it is and None where none is in it: the match began in the prompt.
-    """
-    found = [(start + len(stop), start, stop) for stop in stops if (start := text.find(stop)) >= 0]
-    if not found:
-        return text, None
-    _, start, stop = min(found)
-    return text[:start], stop

@@ -33,11 +33,11 @@ from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized, 
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
 from seed_oss.nn.float8_linear import Float8Linear
-from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules
+from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
 from seed_oss.ops.float8 import FLOAT8
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
-from seed_oss.quant.fp8 import kept_from_float8, stored_tensors
+from seed_oss.quant.fp8 import kept_from_float8
 from seed_oss.quant.quantize import has_tied_head, quantize_
 from seed_oss.quant.schemes import Scheme, parse_scheme, plan_tensors, weight_shapes
 from seed_oss.weights import (

@@ -19,6 +19,7 @@ from seed_oss.nn.quantized_linear import (
     QuantizedModule,
     ReorderedLinear,
     quantized_modules,
+    stored_tensors,
 )
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.foreign import foreign_format
@@ -28,7 +29,6 @@ from seed_oss.quant.fp8 import (
     has_float8,
     has_products,
     kept_from_float8,
-    stored_tensors,
 )
 from seed_oss.quant.quantize import exchanged, float8_record, has_tied_head, kept_of, replace_module
 from seed_oss.quant.record import Float8Record, QuantizationRecord, is_own_format, read_record

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import StateError
-from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules
+from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
 from seed_oss.ops.float8 import FLOAT8
-from seed_oss.quant.fp8 import float8_modules, has_float8, stored_tensors
+from seed_oss.quant.fp8 import float8_modules, has_float8
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.weights.packed_source import stored_shape
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import CheckpointError
+from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
 from seed_oss.ops.packing import pack, packed_bytes, unpack
 from seed_oss.ops.quantized import quantized_embedding, quantized_linear
@@ -214,12 +215,14 @@ def quantized_modules(model: nn.Module) -> dict[str, QuantizedModule]:
 
 def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     """What a model consists of, by name: parameters and buffers as in a state dict, but quantized weights as they are
-    stored, `<module>.packed`. Nothing is copied."""
+    stored, `<module>.packed`, and in 8-bit floating point `<module>.scale`. Nothing is copied."""
     found: dict[str, Tensor] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
-        if isinstance(module, QuantizedModule):
+        if isinstance(module, QuantizedModule | Float8Linear):
             found[prefix + "packed"] = module.packed
+        if isinstance(module, Float8Linear):
+            found[prefix + "scale"] = module.scale
         skipped = module._non_persistent_buffers_set
         buffers = {name: buffer for name, buffer in module._buffers.items() if name not in skipped}
         for name, tensor in {**module._parameters, **buffers}.items():

@@ -26,14 +26,14 @@ def argmax_rows(logits: Tensor) -> Tensor:
     Returns:
         int64 `[rows]`; -1 where a row has NaN, or nothing above minus infinity.
     """
-    return torch.ops.seed_oss.argmax_rows(logits) if _is_op(logits) else _argmax_rows(logits)
+    return torch.ops.seed_oss.argmax_rows(logits) if is_op(logits) else _argmax_rows(logits)
 
 
 def _argmax_rows(logits: Tensor) -> Tensor:
-    if not _can_be_native(logits) or (native := library()) is None:
+    if not can_be_native(logits) or (native := library()) is None:
         return argmax_rows_reference(logits)
     ids = torch.empty(logits.shape[0], dtype=torch.int64)
-    native.so_argmax(*_place(logits), ids.data_ptr(), num_threads())
+    native.so_argmax(*place_of(logits), ids.data_ptr(), num_threads())
     return ids
 
 
@@ -56,7 +56,7 @@ def top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Raises:
         InputError: k is out of range.
     """
-    return torch.ops.seed_oss.top_k_rows(logits, k) if _is_op(logits) else _top_k_rows(logits, k)
+    return torch.ops.seed_oss.top_k_rows(logits, k) if is_op(logits) else _top_k_rows(logits, k)
 
 
 def _top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -65,10 +65,10 @@ def _top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if logits.device.type != "cpu":
         best = logits.topk(k)  # sorting a vocabulary would take longer than a step
         return best.values, best.indices
-    if not _can_be_native(logits) or k == 0 or (native := library()) is None:
+    if not can_be_native(logits) or k == 0 or (native := library()) is None:
         return top_k_rows_reference(logits, k)
     values, ids = torch.empty(logits.shape[0], k), torch.empty(logits.shape[0], k, dtype=torch.int64)
-    native.so_top_k(*_place(logits), k, values.data_ptr(), ids.data_ptr(), num_threads())
+    native.so_top_k(*place_of(logits), k, values.data_ptr(), ids.data_ptr(), num_threads())
     return values, ids
 
 
@@ -87,14 +87,14 @@ def log_sum_exp_rows(logits: Tensor) -> Tensor:
     Returns:
         `[rows]`.
     """
-    return torch.ops.seed_oss.log_sum_exp_rows(logits) if _is_op(logits) else _log_sum_exp_rows(logits)
+    return torch.ops.seed_oss.log_sum_exp_rows(logits) if is_op(logits) else _log_sum_exp_rows(logits)
 
 
 def _log_sum_exp_rows(logits: Tensor) -> Tensor:
-    if not _can_be_native(logits) or (native := library()) is None:
+    if not can_be_native(logits) or (native := library()) is None:
         return log_sum_exp_rows_reference(logits)
     sums = torch.empty(logits.shape[0])
-    native.so_log_sum_exp(*_place(logits), sums.data_ptr(), num_threads())
+    native.so_log_sum_exp(*place_of(logits), sums.data_ptr(), num_threads())
     return sums
 
 
@@ -103,17 +103,19 @@ def log_sum_exp_rows_reference(logits: Tensor) -> Tensor:
     return logits.logsumexp(dim=-1)
 
 
-def _can_be_native(logits: Tensor) -> bool:
+def can_be_native(logits: Tensor) -> bool:
+    """Whether the kernels read such rows."""
     is_float = logits.device.type == "cpu" and logits.dtype == torch.float32 and logits.layout == torch.strided
     has_rows = is_float and logits.dim() == 2 and logits.stride(1) == 1 and logits.numel() > 0
     return has_rows and not wants_graph(logits)
 
 
-def _is_op(logits: Tensor) -> bool:
+def is_op(logits: Tensor) -> bool:
+    """Whether the library op is to be called, for somebody records it."""
     return is_recorded() and logits.device.type == "cpu" and not wants_graph(logits)
 
 
-def _place(logits: Tensor) -> tuple[int, int, int, int]:
+def place_of(logits: Tensor) -> tuple[int, int, int, int]:
     """Address, number of rows, entries from one row to the next, entries of a row."""
     return logits.data_ptr(), logits.shape[0], logits.stride(0), logits.shape[1]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seed_oss.errors import InputError
-from seed_oss.ops.logits import NO_TOKEN
+from seed_oss.ops.logits import NO_TOKEN, can_be_native, is_op, place_of
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.noise import WORD, gumbel_noise, gumbel_noise_at
 
@@ -34,13 +34,13 @@ def draw_rows(scores: Tensor, key: tuple[int, int], first_row: int, token_index:
     Returns:
         int64 `[rows]`; -1 where a row has NaN or infinity, or nothing above minus infinity.
     """
-    if _is_recorded(scores):
+    if is_op(scores):
         return torch.ops.seed_oss.draw_rows(scores, *key, first_row, token_index)
-    native = library() if _can_be_native(scores) else None
+    native = library() if can_be_native(scores) else None
     if native is None:
         return draw_rows_reference(scores, key, first_row, token_index)
     ids = torch.empty(scores.shape[0], dtype=torch.int64)
-    native.so_draw(*_place(scores), *key, token_index & WORD, first_row, ids.data_ptr(), num_threads())
+    native.so_draw(*place_of(scores), *key, token_index & WORD, first_row, ids.data_ptr(), num_threads())
     return ids
 
 
@@ -77,12 +77,12 @@ def top_p_rows(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1, fill: 
 
     Source: A. Holtzman et al., "The curious case of neural text degeneration", 2019.
     """
-    if _is_recorded(scores):
+    if is_op(scores):
         return torch.ops.seed_oss.top_p_rows(scores, top_p, min_tokens_to_keep, fill)
-    native = library() if _can_be_native(scores) else None
+    native = library() if can_be_native(scores) else None
     if native is not None and min_tokens_to_keep == 1 and top_p < 1:
         out = torch.empty(scores.shape)
-        native.so_top_p(*_place(scores), 1 - top_p, fill, out.data_ptr(), num_threads())
+        native.so_top_p(*place_of(scores), 1 - top_p, fill, out.data_ptr(), num_threads())
         return out
     has_guess = scores.shape[-1] > 2 * _NUCLEUS_GUESS >= 2 * min_tokens_to_keep
     if scores.device.type == "cpu" and has_guess and not torch.compiler.is_compiling():
@@ -131,39 +131,22 @@ def fill_below_rows(scores: Tensor, limits: Tensor, fill: float = -math.inf) -> 
     Raises:
         InputError: the number of limits is not that of the rows.
     """
-    if _is_recorded(scores):
+    if is_op(scores):
         return torch.ops.seed_oss.fill_below_rows(scores, limits, fill)
     if limits.shape != scores.shape[:1]:
         raise InputError(f"limits are {list(limits.shape)}; give one for each row of {list(scores.shape)}")
     is_alike = limits.dtype == scores.dtype and limits.device == scores.device
-    native = library() if is_alike and _can_be_native(scores) else None
+    native = library() if is_alike and can_be_native(scores) else None
     if native is None:
         return fill_below_rows_reference(scores, limits, fill)
     out, limits = torch.empty(scores.shape), limits.contiguous()
-    native.so_fill_below(*_place(scores), limits.data_ptr(), fill, out.data_ptr(), num_threads())
+    native.so_fill_below(*place_of(scores), limits.data_ptr(), fill, out.data_ptr(), num_threads())
     return out
 
 
 def fill_below_rows_reference(scores: Tensor, limits: Tensor, fill: float = -math.inf) -> Tensor:
     """The readable form of `fill_below_rows`."""
     return scores.masked_fill(scores < limits[:, None], fill)
-
-
-def _is_recorded(scores: Tensor) -> bool:
-    """Whether an op is to be called: while compiling, where no gradient is wanted, which the ops do not have."""
-    return torch.compiler.is_compiling() and not (torch.is_grad_enabled() and scores.requires_grad)
-
-
-def _can_be_native(scores: Tensor) -> bool:
-    is_float = scores.device.type == "cpu" and scores.dtype == torch.float32 and scores.layout == torch.strided
-    has_rows = is_float and scores.dim() == 2 and scores.stride(1) == 1 and scores.numel() > 0
-    wants_graph = torch.is_grad_enabled() and scores.requires_grad
-    return has_rows and not wants_graph and not torch.compiler.is_compiling()
-
-
-def _place(scores: Tensor) -> tuple[int, int, int, int]:
-    """Address, number of rows, entries from one row to the next, entries of a row."""
-    return scores.data_ptr(), scores.shape[0], scores.stride(0), scores.shape[1]
 
 
 @torch.library.custom_op("seed_oss::draw_rows", mutates_args=())

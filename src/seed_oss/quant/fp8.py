@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import InputError, NumericalError
-from seed_oss.nn import quantized_linear
 from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.nn.linear import Linear
 from seed_oss.ops.float8 import FLOAT8, MULTIPLE, check_float8, round_to_float8, why_no_float8
@@ -160,18 +159,6 @@ def dequantize_float8_(model: nn.Module, dtype: torch.dtype) -> None:
         new.bias = None if old.bias is None else nn.Parameter(old.bias.to(dtype), requires_grad=False)
         _replace(model, name, new.train(old.training))
         del old
-
-
-def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """As `nn.quantized_linear.stored_tensors`, with the bytes and scales of 8-bit floating point, layer by layer."""
-    found = quantized_linear.stored_tensors(model)
-    modules = float8_modules(model)
-    if not modules:
-        return found
-    for name, module in modules.items():
-        found |= {f"{name}.packed": module.packed, f"{name}.scale": module.scale}
-    order = {name: place for place, (name, _) in enumerate(model.named_modules(remove_duplicate=False))}
-    return dict(sorted(found.items(), key=lambda item: order[item[0].rpartition(".")[0]]))
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from seed_oss.errors import CheckpointError
-from seed_oss.quant.fp8 import stored_tensors
+from seed_oss.nn.quantized_linear import stored_tensors
 from seed_oss.weights.dtypes import dtype_name
 from seed_oss.weights.plan import LoadPlan
 from seed_oss.weights.progress import byte_progress
