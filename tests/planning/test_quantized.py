@@ -183,7 +183,7 @@ def test_fp8_takes_what_the_loaded_model_holds(
     asked, found = placed_on_cuda(folder, quantization="fp8"), placed_on_cuda(tmp_path / "packed")
     give_products(monkeypatch)
     model = SeedOssForCausalLM.from_pretrained(folder, quantization="fp8", device="cpu", dtype=asked_dtype(folder))
-    held = {tensor.data_ptr(): tensor.nbytes for tensor in fp8.stored_tensors(model).values()}
+    held = {tensor.data_ptr(): tensor.nbytes for tensor in stored_tensors(model).values()}
     assert asked.weights.total == found.weights.total == sum(held.values())
     assert (asked.form, asked.quantization, found.form, found.quantization) == ("fp8", "fp8", "fp8", None)
     plain = placed_on_cuda(folder, quantization="none")
