@@ -224,11 +224,18 @@ def test_a_window_shows_any_bytes_as_decoding_does(ids: list[int], step: int) ->
 
 
 @settings(deadline=None)
-@given(st.text(max_size=100))
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\ufffd"), max_size=100))
 def test_a_window_never_cuts_a_character(text: str) -> None:
     decoder = WindowDecoder(Bytes(), {})
-    pieces = [decoder.feed([byte]) for byte in text.encode("utf-8", errors="replace")]
-    assert [piece for piece in pieces if piece] == list(text.encode("utf-8", errors="replace").decode())
+    assert [piece for byte in text.encode() if (piece := decoder.feed([byte]))] == list(text)
+
+
+@pytest.mark.parametrize("after", ["", "a", "é", "\ufffd"])
+def test_a_window_keeps_a_replacement_character_that_is_text(after: str) -> None:
+    """It looks like the start of a character, so it waits for what follows, or for the end."""
+    decoder = WindowDecoder(Bytes(), {})
+    pieces = [decoder.feed([byte]) for byte in f"b\ufffd{after}".encode()]
+    assert "".join(pieces) + decoder.finish() == f"b\ufffd{after}"
 
 
 @pytest.mark.parametrize("offset", range(4))
