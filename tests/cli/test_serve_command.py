@@ -47,6 +47,7 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
         "--kv-cache-dtype int8 --thinking-budget 512 --loop-guard --hang-timeout 9 --drain-timeout 0 --queue-timeout "
     )
     options += "7 --progress-timeout 8 --total-timeout 10 --max-connections 5 --max-body-size 1MB --header-timeout 1 "
+    options += "--stream-interval 0.5 "
     options += (
         "--body-timeout 2 --idle-timeout 3 --stream-keep-alive 4 --start-timeout 5 --health-timeout 6 --dtype bfloat16"
     )
@@ -64,7 +65,7 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     assert (spec.max_num_seqs, spec.max_model_len, spec.max_num_batched_tokens) == (3, 100, 64)
     assert (spec.kv_cache_memory, spec.kv_cache_dtype) == (3 * 2**29, "int8")
     assert (spec.cache_dir, spec.cache_dir_bytes) == (str(tmp_path), 2 * 10**9)
-    assert (spec.queue_s, spec.no_progress_s, spec.total_s) == (7.0, 8.0, 10.0)
+    assert (spec.queue_s, spec.no_progress_s, spec.total_s, spec.stream_interval_s) == (7.0, 8.0, 10.0, 0.5)
     assert (limits.max_connections, limits.max_body_bytes) == (5, 10**6)
     assert (limits.headers_s, limits.body_s, limits.keep_alive_s) == (1.0, 2.0, 3.0)
     assert (settings.process.start_s, settings.process.hang_s) == (5.0, 9.0)

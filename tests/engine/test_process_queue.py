@@ -3,8 +3,6 @@
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import pytest
 
@@ -171,103 +169,6 @@ def test_a_reader_that_waits_is_woken() -> None:
         assert len(await reading) == 2
 
     run(scenario())
-
-
-class Slow(asyncio.SelectorEventLoop):
-    """A loop whose clock a test sets; `later` moves it and lets what is due happen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 100.0
-
-    def time(self) -> float:
-        return self.now
-
-    async def later(self, seconds: float) -> None:
-        self.now += seconds
-        for _ in range(3):
-            await asyncio.sleep(0)
-
-
-async def paced() -> tuple[Slow, RequestQueue]:
-    """A queue that is read every ten seconds, whose first token was read just now."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, Slow)
-    stream = RequestQueue(Submit("mine", (1,), SamplingParams(n=2)), 10_000, lambda: None, interval_s=10.0)
-    stream.put(tokens(1))
-    assert await anext(stream) == Tokens("mine", 0, (1,))
-    return loop, stream
-
-
-def run_slowly(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    with asyncio.Runner(loop_factory=Slow) as runner:
-        runner.run(scenario())
-
-
-def test_tokens_within_an_interval_come_at_its_end() -> None:
-    async def scenario() -> None:
-        loop, stream = await paced()
-        stream.put(tokens(2))
-        following = asyncio.ensure_future(anext(stream))
-        await loop.later(9.9)
-        assert not following.done()
-        stream.put(tokens(3))
-        await loop.later(0.2)
-        assert following.result() == Tokens("mine", 0, (2, 3))
-
-    run_slowly(scenario)
-
-
-@pytest.mark.parametrize("is_late", [False, True])
-def test_an_end_does_not_wait(is_late: bool) -> None:
-    async def scenario() -> None:
-        loop, stream = await paced()
-        stream.put(tokens(2))
-        following = asyncio.ensure_future(anext(stream))
-        await loop.later(5.0 if is_late else 0.0)
-        stream.put(Ended("0-mine", 0, "eos"))
-        await loop.later(0.0)
-        assert following.result() == Tokens("mine", 0, (2,))
-        assert await asyncio.wait_for(anext(stream), 1.0) == Ended("mine", 0, "eos")
-
-    run_slowly(scenario)
-
-
-def test_after_an_interval_without_tokens_the_next_one_comes_at_once() -> None:
-    async def scenario() -> None:
-        loop, stream = await paced()
-        following = asyncio.ensure_future(anext(stream))
-        await loop.later(10.1)
-        stream.put(tokens(2))
-        await loop.later(0.0)
-        assert following.result() == Tokens("mine", 0, (2,))
-
-    run_slowly(scenario)
-
-
-def test_a_reader_that_gives_up_in_an_interval_loses_nothing() -> None:
-    async def scenario() -> None:
-        loop, stream = await paced()
-        stream.put(tokens(2))
-        following = asyncio.ensure_future(anext(stream))
-        await loop.later(1.0)
-        following.cancel()
-        await loop.later(10.0)
-        assert await anext(stream) == Tokens("mine", 0, (2,))
-
-    run_slowly(scenario)
-
-
-def test_a_queue_that_is_closed_or_fails_in_an_interval_says_so() -> None:
-    async def scenario() -> None:
-        loop, stream = await paced()
-        following = asyncio.ensure_future(anext(stream))
-        await loop.later(1.0)
-        stream.fail("gone", "unavailable")
-        await loop.later(0.0)
-        assert following.result() == Ended("mine", 0, "error", "gone", "unavailable")
-
-    run_slowly(scenario)
 
 
 def test_waits_double_up_to_a_bound() -> None:

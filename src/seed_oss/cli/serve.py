@@ -269,9 +269,7 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
             **heads,
         ),
         requests=RequestLimits.of(limits),
-        process=ProcessSettings(
-            start_s=options["start_timeout"], hang_s=options["hang_timeout"], interval_s=options["stream_interval"]
-        ),
+        process=ProcessSettings(start_s=options["start_timeout"], hang_s=options["hang_timeout"]),
         drain_s=options["drain_timeout"],
         health_s=options["health_timeout"],
         keep_alive_s=options["stream_keep_alive"],
@@ -316,6 +314,7 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
         "queue_s": options["queue_timeout"],
         "no_progress_s": options["progress_timeout"],
         "total_s": options["total_timeout"],
+        "stream_interval_s": options["stream_interval"],
         "lora": tuple(map(_absolute, options["lora"] or ())),
     }
 

@@ -47,7 +47,6 @@ class ProcessSettings:
             is what a step took before.
         close_s: seconds that it may take to end when it is told not to finish its requests.
         max_unread: most numbers of a request that wait to be read.
-        interval_s: seconds between two events with tokens of a request, see RequestQueue.
         restarts: how often it is started again.
     """
 
@@ -55,7 +54,6 @@ class ProcessSettings:
     hang_s: float = 120.0
     close_s: float = 5.0
     max_unread: int = 2**18
-    interval_s: float = 0.0
     restarts: Restarts = field(default_factory=Restarts)
 
 
@@ -157,7 +155,7 @@ class ProcessClient(EngineClient):
         """Hand in a request; waits while the engine's pipe takes no more."""
         wire_id = f"{next(self._ids)}-{request.request_id}"  # nobody else's, even of one that is still being aborted
         settings = self._settings
-        stream = RequestQueue(request, settings.max_unread, lambda: self._leave(wire_id), settings.interval_s)
+        stream = RequestQueue(request, settings.max_unread, lambda: self._leave(wire_id))
         line = encode(replace(request, request_id=wire_id))
         if len(line) > MAX_MESSAGE_BYTES:
             message = f"the request takes {len(line)} bytes; the limit is {MAX_MESSAGE_BYTES}; send less"

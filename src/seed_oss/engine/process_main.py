@@ -18,6 +18,7 @@ from typing import Protocol
 from seed_oss.engine.child_beat import Beat, Garbage
 from seed_oss.engine.child_pipes import Inbox, Outbox
 from seed_oss.engine.messages import Abort, Close, Event, Pulse, Ready, Refused, Submit, decode, encode, encode_events
+from seed_oss.engine.pace import Pace
 from seed_oss.engine.spec import EXIT_REFUSED, EngineSpec
 from seed_oss.errors import InputError, SeedOssError
 
@@ -79,6 +80,7 @@ class EngineLoop:
         outbox: events.
         clock: seconds that only grow.
         rest: called after each round, with whether nothing is to be done.
+        interval_s: see Pace.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class EngineLoop:
         outbox: Outbox,
         clock: Callable[[], float] = time.monotonic,
         rest: Callable[[bool], None] = lambda is_idle: None,
+        interval_s: float = 0.0,
     ) -> None:
         self._core = core
         self._inbox = inbox
@@ -99,6 +102,7 @@ class EngineLoop:
         self._stats: dict[str, float] = {}
         self._beat = Beat(outbox.put, clock, _PULSE_S)
         self._rest = rest
+        self._pace = Pace(interval_s)
 
     def run(self) -> None:
         """Serve until told to close, or until the other side is gone."""
@@ -106,16 +110,24 @@ class EngineLoop:
         self._beat.start()
         try:
             while not self._is_done():
-                self._outbox.put(encode_events(self._round(self._inbox.take(self._wait_s()))))
+                lines = self._inbox.take(self._wait_s())
+                if lines:  # what they ask for may take long
+                    self._say(self._pace.rest())
+                self._say(self._round(lines))
                 self._rest(not self._core.has_work)
         except EOFError:
             return
         finally:
             self._beat.stop()
+        self._say(self._pace.rest())
         self._outbox.flush()
 
+    def _say(self, events: list[Event]) -> None:
+        if events:
+            self._outbox.put(encode_events(events))
+
     def _round(self, lines: list[bytes]) -> list[Event]:
-        """Obey commands and do a step; what came of it."""
+        """Obey commands and do a step; what is to be said of it now."""
         if lines or self._core.has_work:
             self._beat.begin(self._clock(), self._num_steps, self._stats)
         events = [event for line in lines for event in self._obey(line)]
@@ -124,7 +136,7 @@ class EngineLoop:
             events += self._core.step()
         now = self._clock()
         self._beat.end(now)
-        return [*events, *self._pulses(now)]
+        return self._pace.take([*events, *self._pulses(now)], now)
 
     def _is_done(self) -> bool:
         return self._closing is not None and not (self._closing.drain and self._core.has_work)
@@ -173,14 +185,21 @@ def main(arguments: Sequence[str]) -> int:
     outbox = Outbox(int(events))
     inbox = Inbox(int(commands), _end_soon)
     try:
-        core = _build(factory, EngineSpec.from_json(spec))
+        settings = EngineSpec.from_json(spec)
+        core = _build(factory, settings)
     except SeedOssError as error:
         _tell(error)
         return EXIT_REFUSED
     garbage = Garbage(time.monotonic)
     garbage.start()
     with contextlib.suppress(BrokenPipeError):  # the parent is gone, and nobody is left to tell
-        EngineLoop(core, inbox, outbox, rest=lambda is_idle: garbage.look(is_idle=is_idle)).run()
+        EngineLoop(
+            core,
+            inbox,
+            outbox,
+            rest=lambda is_idle: garbage.look(is_idle=is_idle),
+            interval_s=settings.stream_interval_s,
+        ).run()
     core.close()
     return 0
 

@@ -3,12 +3,10 @@
     the engine  -> put ->  [Started] [run of tokens, choice 0] [run, choice 1] [Ended] ...  -> the reader
 
 Tokens that nobody has read yet become one run per choice. A reader that leaves too many of them unread loses the
-request: nobody else has to wait for it. A fast model can be read at intervals: what comes of a few steps is one run
-then, and costs whoever shows it as much as one token. Nothing but tokens is kept waiting.
+request: nobody else has to wait for it.
 """
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,10 +67,9 @@ class RequestQueue(RequestStream):
         request: the request.
         max_unread: most numbers (tokens and log-probabilities) that wait to be read.
         on_leave: called once, when nobody wants the rest any more although it has not ended.
-        interval_s: seconds between two events with tokens, unless the second one is followed by something else.
     """
 
-    def __init__(self, request: Submit, max_unread: int, on_leave: Callable[[], None], interval_s: float = 0.0) -> None:
+    def __init__(self, request: Submit, max_unread: int, on_leave: Callable[[], None]) -> None:
         self._request_id = request.request_id
         self._num_choices = request.params.n if request.task == "generate" else 1
         self._max_unread = max_unread
@@ -82,9 +79,6 @@ class RequestQueue(RequestStream):
         self._runs: dict[int, _Run] = {}
         self._num_unread = 0
         self._has_more = asyncio.Event()
-        self._interval_s = interval_s
-        self._next_at = -math.inf
-        self._is_urgent = asyncio.Event()
 
     @property
     def has_ended(self) -> bool:
@@ -113,8 +107,6 @@ class RequestQueue(RequestStream):
         self._has_more.set()
 
     async def __anext__(self) -> RequestEvent:
-        if self._interval_s:
-            await self._pause()
         while not self._queue:
             if self.has_ended:
                 raise StopAsyncIteration
@@ -128,21 +120,8 @@ class RequestQueue(RequestStream):
             return
         self._open.clear()
         self._forget()
-        self._is_urgent.set()
         self._has_more.set()
         self._on_leave()
-
-    async def _pause(self) -> None:
-        """Wait until the interval is over, or something else than tokens comes."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._next_at or self.has_ended or not all(isinstance(one, _Run) for one in self._queue):
-            return
-        self._is_urgent.clear()
-        alarm = loop.call_at(self._next_at, self._is_urgent.set)
-        try:
-            await self._is_urgent.wait()
-        finally:
-            alarm.cancel()
 
     def _check_choice(self, choice: int) -> None:
         if not 0 <= choice < self._num_choices:
@@ -163,7 +142,6 @@ class RequestQueue(RequestStream):
     def _append(self, event: Started | Computed | Ended | Refused) -> None:
         self._runs.clear()  # what comes after it is read after it
         self._queue.append(event)
-        self._is_urgent.set()
         if isinstance(event, Ended):
             self._open.discard(event.choice)
         elif isinstance(event, Refused):
@@ -186,6 +164,4 @@ class RequestQueue(RequestStream):
         if self._runs.get(entry.choice) is entry:
             del self._runs[entry.choice]
         self._num_unread -= entry.num_numbers
-        if self._interval_s:
-            self._next_at = asyncio.get_running_loop().time() + self._interval_s
         return entry.tokens(self._request_id)

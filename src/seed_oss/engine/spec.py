@@ -35,6 +35,8 @@ class EngineSpec:
         no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
         total_s: seconds before any request ends with "timeout", or None.
         lora: adapters, each "NAME=FOLDER"; requests choose one by its name.
+        stream_interval_s: least seconds between two times at which tokens leave a process of the engine, apart from
+            the first and the last ones of an answer; 0 sends each step's at once.
     """
 
     model: str
@@ -55,6 +57,7 @@ class EngineSpec:
     no_progress_s: float = 120.0
     total_s: float | None = None
     lora: tuple[str, ...] = ()
+    stream_interval_s: float = 0.04
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -41,7 +41,7 @@ class ServeSettings:
     origins: tuple[str, ...] = ()
     limits: TransportLimits = field(default_factory=TransportLimits)
     requests: RequestLimits = field(default_factory=RequestLimits)
-    process: ProcessSettings = field(default_factory=lambda: ProcessSettings(interval_s=0.04))
+    process: ProcessSettings = field(default_factory=ProcessSettings)
     drain_s: float = 30.0
     health_s: float = 30.0
     keep_alive_s: float = 15.0

@@ -1,0 +1,62 @@
+"""Tokens of a few steps said together: a reader that wakes up for each token of a fast model takes a core from it."""
+
+import math
+from collections.abc import Sequence
+
+from seed_oss.engine.messages import Ended, Event, Tokens
+
+
+class Pace:
+    """Holds tokens back for an interval. A choice's first token and all that is not a token are never held.
+
+    Args:
+        interval_s: least seconds between two times at which tokens are said; 0 holds nothing.
+    """
+
+    def __init__(self, interval_s: float) -> None:
+        self._interval_s = interval_s
+        self._last = -math.inf
+        self._held: list[Tokens] = []
+        self._begun: set[tuple[str, int]] = set()
+
+    def take(self, events: Sequence[Event], now: float) -> list[Event]:
+        """Take what a step brought.
+
+        Args:
+            events: in order.
+            now: seconds.
+
+        Returns:
+            What is to be said now: nothing, or all that was held and these events behind it.
+        """
+        if not self._interval_s:
+            return list(events)
+        is_urgent = False
+        for event in events:
+            is_urgent |= self._is_urgent(event)
+        if is_urgent or now - self._last >= self._interval_s:
+            self._last = now
+            return [*self.rest(), *events]
+        self._held += (event for event in events if isinstance(event, Tokens))
+        return []
+
+    def rest(self) -> list[Event]:
+        """All that is held: one event per choice, or as they came where they have log-probabilities."""
+        held, self._held = self._held, []
+        runs: dict[tuple[str, int], list[int]] = {}
+        for one in held:
+            if one.logprobs is None:
+                runs.setdefault((one.request_id, one.choice), []).extend(one.token_ids)
+        joined = [Tokens(request_id, choice, tuple(ids)) for (request_id, choice), ids in runs.items()]
+        return [*joined, *(one for one in held if one.logprobs is not None)]
+
+    def _is_urgent(self, event: Event) -> bool:
+        """Whether an event must not wait; called once for each."""
+        if isinstance(event, Tokens):
+            key = event.request_id, event.choice
+            is_first = key not in self._begun
+            self._begun.add(key)
+            return is_first
+        if isinstance(event, Ended):
+            self._begun.discard((event.request_id, event.choice))
+        return True
