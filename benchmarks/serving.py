@@ -1,8 +1,8 @@
 """Many requests at once: `seed-oss serve` beside other servers, all on the demo model's 4-bit file, bursts in turn.
 
 A burst is a number of requests that are sent at once, each with a prompt of its own; tokens per second count from the
-first one sent to the last token of all. `LLM.generate` on the same requests and a plain loop over transformers'
-`generate` are measured in the same run.
+first one sent to the last token of all. One of few requests is over within half a second, so a trial has several of
+them. `LLM.generate` on the same requests and a plain loop over transformers' `generate` are measured in the same run.
 
 It needs the demo model and transformers. Two peers are optional, and left out where they are not named:
 
@@ -32,6 +32,7 @@ from load_client import Answer, burst
 from seed_oss.weights.demo import packed, prepare
 
 LEVELS = (1, 4, 16, 64)
+NUM_REQUESTS = 16  # of a trial at least, at any level
 NUM_NEW = 64
 TOPICS = ("a fox", "the sea", "a clock", "winter", "a lighthouse", "bread", "a train", "the moon")
 LLAMA_OPTIONS = ("--no-repack",)  # repacked for AMX it ends with a protection fault on the machine of the figures
@@ -75,7 +76,7 @@ for line in sys.stdin:
     start = time.perf_counter()
     outputs = llm.generate(prompts, params)
     count = sum(len(one.outputs[0].token_ids) for one in outputs)
-    print(json.dumps(count / (time.perf_counter() - start)), flush=True)
+    print(json.dumps([count, time.perf_counter() - start]), flush=True)
 """
 
 
@@ -186,11 +187,12 @@ def end_ids(file: Path) -> list[int]:
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in ENDS]
 
 
-def measured(answers: Sequence[Answer]) -> dict[str, float]:
-    """What a burst came to."""
+def measured(bursts: Sequence[Sequence[Answer]]) -> dict[str, float]:
+    """What bursts one after the other came to."""
+    answers = [answer for answers in bursts for answer in answers]
     first = [answer.times[0] - answer.sent for answer in answers]
     between = [after - before for one in answers for before, after in pairwise(one.times)]
-    wall = max(answer.times[-1] for answer in answers) - min(answer.sent for answer in answers)
+    wall = sum(max(one.times[-1] for one in some) - min(one.sent for one in some) for some in bursts)
     return {
         "tokens_per_s": sum(answer.num_tokens for answer in answers) / wall,
         "ttft_p50_s": _share(first, 0.5),
@@ -212,13 +214,14 @@ class Own:
         command = [sys.executable, "-c", _LLM, str(file), str(NUM_NEW)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    def run(self, prompts: Sequence[str]) -> float:
-        """Tokens per second of these requests."""
+    def run(self, prompts: Sequence[str]) -> tuple[int, float]:
+        """New tokens of these requests, and the seconds that they took."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(prompts) + "\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        num_tokens, seconds = json.loads(self._process.stdout.readline())
+        return num_tokens, seconds
 
     def close(self) -> None:
         """End it."""
@@ -234,21 +237,32 @@ def transformers_loop(file_prompts: Sequence[str]) -> float:
 def run_trials(
     ports: Mapping[str, int], servers: Mapping[str, Served], own: Own, levels: Sequence[int], trials: int
 ) -> dict[int, dict[str, list[Any]]]:
-    """Bursts in turn: of every level, each server once a trial."""
-    found: dict[int, dict[str, list[Any]]] = {
-        level: {name: [] for name in (*ports, "LLM.generate")} for level in levels
-    }
+    """Bursts in turn: of every level, each server in each trial; those that are only reported in the first one."""
+    names = ("LLM.generate", *ports)
+    found: dict[int, dict[str, list[Any]]] = {level: {name: [] for name in names} for level in levels}
     for trial in range(-1, trials):  # one to warm up
         for level in levels:
-            prompts = prompts_of(level, trial + 2)
-            for name, port in ports.items():
-                one = measured(burst(port, [body_of(prompt, servers[name].extra) for prompt in prompts]))
+            taking_part = [name for name in names if trial == 0 or name not in REPORTED_ONLY]
+            for name, one in _trial(taking_part, ports, servers, own, level, trial + 2).items():
                 note(f"  {level:3} at once, {name}: {one['tokens_per_s']:.0f} tokens/s")
                 found[level][name] += [one] if trial >= 0 else []
-            rate = own.run(prompts)
-            note(f"  {level:3} at once, LLM.generate: {rate:.0f} tokens/s")
-            found[level]["LLM.generate"] += [{"tokens_per_s": rate}] if trial >= 0 else []
     return found
+
+
+def _trial(
+    names: Sequence[str], ports: Mapping[str, int], servers: Mapping[str, Served], own: Own, level: int, turn: int
+) -> dict[str, dict[str, float]]:
+    answers: dict[str, list[list[Answer]]] = {name: [] for name in names if name in ports}
+    runs: list[tuple[int, float]] = []
+    for number in range(max(1, NUM_REQUESTS // level)):
+        prompts = prompts_of(level, 100 * turn + number)
+        for name in names if number % 2 else reversed(names):
+            if name in ports:
+                answers[name].append(burst(ports[name], [body_of(one, servers[name].extra) for one in prompts]))
+            else:
+                runs.append(own.run(prompts))
+    rate = sum(num_tokens for num_tokens, _ in runs) / sum(seconds for _, seconds in runs)
+    return {"LLM.generate": {"tokens_per_s": rate}} | {name: measured(bursts) for name, bursts in answers.items()}
 
 
 def compared(found: dict[int, dict[str, list[Any]]], loop: float) -> dict[str, Any]:
@@ -274,7 +288,7 @@ def _ratios(by_name: dict[str, list[Any]], loop: float) -> dict[str, Any]:
     for name, trials in by_name.items():
         if name != "seed-oss" and trials:
             others = [one["tokens_per_s"] for one in trials]
-            ratios[name] = summary([ours / theirs for ours, theirs in zip(own, others, strict=True)])
+            ratios[name] = summary([ours / theirs for ours, theirs in zip(own, others, strict=False)])
     return ratios
 
 
