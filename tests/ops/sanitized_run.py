@@ -90,7 +90,7 @@ def run_sampling(library: Any, rng: np.random.Generator) -> None:
 
 
 VOID = ctypes.c_void_p
-HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER = 64, 6, 2, 16, 96
+HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER, VOCAB = 64, 6, 2, 16, 96, 45
 SIZES = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
 CACHE_DTYPES = (np.uint16, np.float32, np.int8)
 
@@ -140,6 +140,23 @@ def run_decoder(library: Any, structs: Any, rng: np.random.Generator, batch: int
         assert np.isfinite(x).all()
 
 
+def run_step(library: Any, structs: Any, rng: np.random.Generator, batch: int, past: int) -> None:
+    kept: list[Any] = []
+    layers = layers_of(structs, rng, kept, batch, past + 1, 0)
+    cos, sin = (np.full((1, HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
+    sequences = np.array([(row, 1, past, row, 0) for row in range(batch)], np.int64)
+    blocks, norm = np.arange(batch), np.ones(HIDDEN, np.float32)
+    x, logits = np.zeros((batch, HIDDEN), np.float32), np.zeros((batch, VOCAB), np.float32)
+    call = call_of(structs, layers, sequences, blocks, past + 1, cos=address(cos), sin=address(sin), x=address(x))
+    call.is_causal = 1
+    embedding, head = (weight(structs, rng, kept, VOCAB, HIDDEN, (bits, 32, 0, 0)) for bits in (8, 4))
+    step = structs.StepStruct(ctypes.addressof(call), embedding, head, None, address(norm), 1e-6, address(logits))
+    for ids, num_known in ((np.full(batch, VOCAB - 1), batch), (np.full(batch, VOCAB), 0)):
+        step.ids = address(ids)
+        assert library.so_step(ctypes.byref(step)) == num_known
+    assert np.isfinite(logits).all()
+
+
 def run_paged(library: Any, structs: Any, rng: np.random.Generator, parts: list[tuple[int, int]], kind: int) -> None:
     """Sequences of (cached, new) tokens, each block where its sequence needs it, none to spare."""
     block_len, kept = 16, list[Any]()
@@ -168,7 +185,8 @@ def main() -> None:
     spec.loader.exec_module(structs)
     library.so_linear.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64)
     library.so_embedding.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p)
-    library.so_decoder.argtypes = (ctypes.c_void_p,)
+    library.so_decoder.argtypes = library.so_step.argtypes = (ctypes.c_void_p,)
+    library.so_step.restype = ctypes.c_int64
     library.so_argmax.argtypes = library.so_log_sum_exp.argtypes = (VOID, *[ctypes.c_int64] * 3, VOID, ctypes.c_int64)
     library.so_top_k.argtypes = (VOID, *[ctypes.c_int64] * 4, VOID, VOID, ctypes.c_int64)
     library.so_draw.argtypes = (VOID, *[ctypes.c_int64] * 7, VOID, ctypes.c_int64)
@@ -188,6 +206,8 @@ def main() -> None:
         run_sampling(library, rng)
         for batch, length, past in ((1, 1, 0), (2, 1, 300), (1, 3, 255), (2, 13, 250)):
             run_decoder(library, structs, rng, batch, length, past)
+        for batch, past in ((1, 0), (3, 300), (9, 255)):
+            run_step(library, structs, rng, batch, past)
         for kind in range(3):
             run_paged(library, structs, rng, [(300, 1), (0, 3), (255, 2)], kind)
             run_paged(library, structs, rng, [(0, 30), (5000, 1), (17, 1), (250, 13), (3, 1)], kind)

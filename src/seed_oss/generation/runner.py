@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prompt import Prompt
+from seed_oss.nn.fused_step import FusedStep
 from seed_oss.ops.triton import builder
 
 
@@ -78,6 +79,23 @@ class Runner(ABC):
         """Nothing more will be run."""
 
 
+class StepOutput(NamedTuple):
+    """What a step without the model's own forward comes to.
+
+    Attributes:
+        logits: fp32 `[batch, 1, vocab_size]`.
+        past_key_values: the cache.
+    """
+
+    logits: Tensor
+    past_key_values: Cache
+
+
+def fused_step(model: CausalModel) -> FusedStep | None:
+    """The native call of a model's decoding step; None for a model that has none, such as one that wraps another."""
+    return model.fused_step() if hasattr(type(model), "fused_step") else None  # type: ignore[attr-defined]
+
+
 class ModelRunner(Runner):
     """See Runner; keeps cache, mask and positions.
 
@@ -94,6 +112,7 @@ class ModelRunner(Runner):
     ) -> None:
         self._model, self._prompt, self._options, self._max_new = model, prompt, options, max_new
         self._cache = cache
+        self._fused_step = None if cache is None or any(options.outputs.values()) else fused_step(model)
         self._mask = None if prompt.attention_mask is None else Columns(prompt.attention_mask, max_new)
         self._positions = prompt.position_ids
 
@@ -127,6 +146,11 @@ class ModelRunner(Runner):
 
     def step(self, tokens: Tensor, ids: Columns, done: Sequence[bool]) -> Any:
         """See Runner.step."""
+        if self._fused_step is not None and self._mask is None and self._positions is None:
+            assert self._cache is not None
+            logits = self._fused_step.run(tokens, self._cache)
+            if logits is not None:
+                return StepOutput(logits[:, None], self._cache)
         if self._mask is not None:
             self._mask.append(torch.ones_like(tokens, dtype=torch.bool))
         if self._positions is not None:

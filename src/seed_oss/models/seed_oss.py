@@ -35,6 +35,7 @@ from seed_oss.models.inputs import (
 from seed_oss.models.language_loss import causal_lm_loss, select_positions
 from seed_oss.models.recording import Recorder
 from seed_oss.nn import SeedOssDecoderLayer, SeedOssLayers, SeedOssRMSNorm, SeedOssRotaryEmbedding
+from seed_oss.nn.fused_step import FusedStep
 from seed_oss.nn.linear import Linear
 from seed_oss.nn.outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
@@ -294,6 +295,10 @@ class SeedOssForCausalLM(SeedOssPreTrainedModel):
     def can_generate(self) -> bool:
         """This class generates."""
         return True
+
+    def fused_step(self) -> FusedStep | None:
+        """The native call of a decoding step, for as long as no module is replaced; None where there is none."""
+        return FusedStep.of(self, self.model, self.lm_head) if type(self) is SeedOssForCausalLM else None
 
     def generate(
         self,

@@ -10,12 +10,12 @@ import threading
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from ctypes import byref
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import AttentionContext, DenseContext, PackedRows, PagedContext, Room
+from seed_oss.cache import AttentionContext, AttentionMask, Cache, DenseContext, PackedRows, PagedContext, Room
 from seed_oss.errors import StateError
 from seed_oss.nn.fused_table import LayerTable, add_low_ranks, are_known, make_table
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
@@ -31,6 +31,7 @@ from seed_oss.ops.recording import wants_graph
 from seed_oss.ops.rows import in_slabs
 
 MAX_HEAD_DIM = 256
+NO_MASK = AttentionMask(None, is_causal=True)
 _CACHE_KINDS = {torch.bfloat16: CACHE_BFLOAT16, torch.float32: CACHE_FLOAT32, torch.int8: CACHE_INT8}
 
 
@@ -92,7 +93,7 @@ def _stacks(model: nn.Module) -> list[tuple[nn.Module, str, SeedOssLayers]]:
     ]
 
 
-class _OneCall:
+class OneCall:
     """Threads may run one model at the same time, and its table is filled in for each call."""
 
     lock = threading.Lock()
@@ -104,7 +105,7 @@ class _OneCall:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_OneCall.renew)
+    os.register_at_fork(after_in_child=OneCall.renew)
 
 
 class _Batch(NamedTuple):
@@ -163,9 +164,11 @@ class FusedLayers(SeedOssLayers):
             table = self._current_table(is_step=hidden_states.shape[1] == 1)
             num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
             if table is not None and (table.is_packed or num_tokens <= MAX_NATIVE_ROWS):
-                memory = self._memory(table, hidden_states, context)
+                memory = self._memory(table, hidden_states, context.cache)
                 if memory is not None:
-                    return _run(table, _dense_batch(memory, hidden_states, cos, context), hidden_states, cos, sin)
+                    past = 0 if context.cache is None else int(context.cache.layer(0).length)
+                    batch = dense_batch(memory, hidden_states, cos, past, context.mask)
+                    return _run(table, batch, hidden_states, cos, sin)
         with together():
             return super().forward(*arguments)
 
@@ -196,9 +199,9 @@ class FusedLayers(SeedOssLayers):
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
         if is_step and self._has_looked:
-            return None if any(map(_has_hooks, self)) else self._table
+            return None if any(map(has_hooks, self)) else self._table
         self._has_looked = True
-        if any(map(_has_hooks, self.modules())):
+        if any(map(has_hooks, self.modules())):
             self._table = None
         elif self._table is None or not self._table.is_current():
             self._table = self._made_table() if self.can_run(self) else None
@@ -209,18 +212,23 @@ class FusedLayers(SeedOssLayers):
         add_low_ranks(table, self._low_ranks)
         return table
 
-    def _memory(self, table: LayerTable, x: Tensor, context: DenseContext) -> list[Room] | None:
+    def table_of_step(self) -> LayerTable | None:
+        """The table for one token per row in fp32; None where the layers have to be called."""
+        if self.training or torch.is_autocast_enabled("cpu"):
+            return None
+        table = self._current_table(is_step=True)
+        return table if table is not None and table.is_packed else None
+
+    def _memory(self, table: LayerTable, x: Tensor, cache: Cache | None) -> list[Room] | None:
         """Keys and values of every layer, with room for the new tokens."""
         batch, length = x.shape[:2]
         like = table.like if x.dtype == torch.float32 and not table.is_packed else table.like.bfloat16()
         like = like.expand(batch, -1, -1, -1)
-        if context.cache is None:
+        if cache is None:
             room = like.new_empty(2, len(self), batch, like.shape[1], length, like.shape[3])
             return [Room(*layer) for layer in room.transpose(0, 1)]
-        rooms = context.cache.room(len(self), length, like)
-        if rooms is None or any(room.keys.dtype not in _CACHE_KINDS for room in rooms):
-            return None
-        return rooms
+        rooms = cache.room(len(self), length, like)
+        return rooms if can_be_used(rooms) else None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own table: this one has addresses in it."""
@@ -242,7 +250,13 @@ class FusedRMSNorm(SeedOssRMSNorm):
         return rms_norm_rows(hidden_states, self.weight.detach(), self.variance_epsilon)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def can_be_used(rooms: list[Room] | None) -> TypeGuard[list[Room]]:
+    """Whether the kernels write to such a cache."""
+    return rooms is not None and all(room.keys.dtype in _CACHE_KINDS for room in rooms)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling a module does something beside, or instead of, its class's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
@@ -261,7 +275,7 @@ def logits_of_rows(head: nn.Module, hidden_states: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled() and hidden_states.requires_grad:
         raise StateError("hidden_states need a gradient; logits of packed rows are for inference: use torch.no_grad()")
-    if type(head) is Linear and not _has_hooks(head):
+    if type(head) is Linear and not has_hooks(head):
         return batch_invariant_linear(hidden_states, head.weight.detach(), head.bias).float()
     if isinstance(head, QuantizedModule) and library() is not None:
         return head(hidden_states).float()
@@ -274,15 +288,14 @@ def _is_plain_attention(context: DenseContext) -> bool:
     return is_boolean and not context.eager
 
 
-def _dense_batch(memory: list[Room], x: Tensor, cos: Tensor, context: DenseContext) -> _Batch:
+def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: AttentionMask = NO_MASK) -> _Batch:
     """Equally long rows: each has one block, which is all of its memory."""
     batch, length = x.shape[:2]
-    past = 0 if context.cache is None else int(context.cache.layer(0).length)
     angle_step = 0 if cos.shape[0] == 1 else length
     sequences = _numbers((row * length, length, past, row, row * angle_step) for row in range(batch))
-    mask = None if context.mask.tensor is None else context.mask.tensor.contiguous()
-    is_causal = mask is None and (context.mask.is_causal or length == 1)
-    return _Batch(memory, sequences, array("q", range(batch)), mask, is_causal)
+    tensor = None if mask.tensor is None else mask.tensor.contiguous()
+    is_causal = tensor is None and (mask.is_causal or length == 1)
+    return _Batch(memory, sequences, array("q", range(batch)), tensor, is_causal)
 
 
 def _packed_batch(memory: list[Room], rows: PackedRows, block_len: int) -> _Batch:
@@ -302,19 +315,24 @@ def _run(table: LayerTable, batch: _Batch, hidden_states: Tensor, cos: Tensor, s
     """All layers over `[batch, length, hidden_size]`; the rows in it are those of the batch's sequences in order."""
     x = hidden_states.to(torch.float32, copy=True).contiguous()
     cos, sin = cos.float().contiguous(), sin.float().contiguous()
-    native, keys, mask = library(), batch.memory[0].keys, batch.mask
+    native = library()
     assert native is not None
-    with _OneCall.lock:
-        table.point_to(batch.memory)
-        call = table.call
-        call.num_tokens, call.num_sequences = x.shape[0] * x.shape[1], len(batch.sequences) // 5
-        call.sequences, call.blocks = batch.sequences.buffer_info()[0], batch.blocks.buffer_info()[0]
-        call.cache_kind, call.block_len = _CACHE_KINDS[keys.dtype], keys.shape[2]
-        call.block_stride, call.head_stride = keys.stride()[:2]
-        call.x, call.cos, call.sin = x.data_ptr(), cos.data_ptr(), sin.data_ptr()
-        call.mask = None if mask is None else mask.data_ptr()
-        call.mask_batch_stride = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
-        call.mask_query_stride = 0 if mask is None or mask.shape[2] == 1 else mask.stride(2)
-        call.is_causal, call.threads = batch.is_causal, num_threads()
-        native.so_decoder(byref(call))
+    with OneCall.lock:
+        fill_in(table, batch, x, cos, sin)
+        native.so_decoder(byref(table.call))
     return x.to(hidden_states.dtype)
+
+
+def fill_in(table: LayerTable, batch: _Batch, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """What the table's call is told of a batch. All tensors are contiguous and fp32 and must outlive the call."""
+    keys, mask, call = batch.memory[0].keys, batch.mask, table.call
+    table.point_to(batch.memory)
+    call.num_tokens, call.num_sequences = x.shape[0] * x.shape[1], len(batch.sequences) // 5
+    call.sequences, call.blocks = batch.sequences.buffer_info()[0], batch.blocks.buffer_info()[0]
+    call.cache_kind, call.block_len = _CACHE_KINDS[keys.dtype], keys.shape[2]
+    call.block_stride, call.head_stride = keys.stride()[:2]
+    call.x, call.cos, call.sin = x.data_ptr(), cos.data_ptr(), sin.data_ptr()
+    call.mask = None if mask is None else mask.data_ptr()
+    call.mask_batch_stride = 0 if mask is None or mask.shape[0] == 1 else mask.stride(0)
+    call.mask_query_stride = 0 if mask is None or mask.shape[2] == 1 else mask.stride(2)
+    call.is_causal, call.threads = batch.is_causal, num_threads()

@@ -13,12 +13,13 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 10
+VERSION = 11
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
     "so_linear": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
     "so_decoder": (c_void_p,),
+    "so_step": (c_void_p,),
     "so_embedding": (c_void_p, c_void_p, c_int64, c_void_p),
     "so_quantize": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_void_p, c_void_p),
     "so_argmax": (c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int64),
@@ -35,7 +36,7 @@ _ARGUMENTS = {
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),
 }
-_ANSWERS = ("so_instruction_set", "so_embedding")  # return a number
+_ANSWERS = ("so_instruction_set", "so_embedding", "so_step")  # return a number
 
 
 @cache

@@ -64,3 +64,17 @@ class DecoderStruct(ctypes.Structure):
         ("threads", c_int64),
         ("rank", c_int64),
     )
+
+
+class StepStruct(ctypes.Structure):
+    """One token per row, from ids to logits."""
+
+    _fields_ = (
+        ("decoder", c_void_p),
+        ("embedding", WeightStruct),
+        ("head", WeightStruct),
+        ("ids", c_void_p),
+        ("norm", c_void_p),
+        ("norm_eps", c_double),
+        ("logits", c_void_p),
+    )

@@ -297,4 +297,24 @@ class Decoder : Attention {
 
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) void so_decoder(const DecoderCall *call) { Decoder(*call).run(); }
+extern "C" {
+
+#define EXPORT __attribute__((visibility("default")))
+
+int64_t so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *out);
+void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out);
+void so_linear(const Weight *w, const float *x, int64_t n, float *out, int64_t threads);
+
+EXPORT void so_decoder(const DecoderCall *call) { Decoder(*call).run(); }
+
+// Returns how many ids are in range, from the first on; where that is not all of them, nothing is computed.
+EXPORT int64_t so_step(const StepCall *call) {
+    const DecoderCall &c = *call->decoder;
+    int64_t known = so_embedding(&call->embedding, call->ids, c.num_tokens, c.x);
+    if (known < c.num_tokens) return known;
+    so_decoder(&c);
+    so_rms_norm(c.x, call->norm, call->norm_eps, c.num_tokens, c.hidden, c.x);
+    so_linear(&call->head, c.x, c.num_tokens, call->logits, c.threads);
+    return known;
+}
+}

@@ -135,6 +135,16 @@ struct DecoderCall {
     int64_t rank;                                     // of the adapter; 0 without
 };
 
+// All of one token per row: ids to logits. The decoder's x is scratch.
+struct StepCall {
+    const DecoderCall *decoder;
+    Weight embedding, head;
+    const int64_t *ids;  // [num_tokens]
+    const float *norm;   // [hidden]
+    double norm_eps;
+    float *logits;  // [num_tokens, head.rows]
+};
+
 constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows * kChunkKeys + 32 * head_dim; }
 
 const Kernels *portable_kernels();

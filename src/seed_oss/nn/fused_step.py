@@ -1,0 +1,98 @@
+"""One token per row through a whole model in one native call: of a small model's step Python takes a fifth."""
+
+from ctypes import addressof, byref
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from seed_oss.cache import Cache, query_offset
+from seed_oss.nn.fused import FusedLayers, FusedRMSNorm, OneCall, can_be_used, dense_batch, fill_in, has_hooks
+from seed_oss.nn.fused_table import LayerTable
+from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
+from seed_oss.ops.native import library
+from seed_oss.ops.native.structs import StepStruct
+from seed_oss.ops.quantized import weight_struct
+from seed_oss.ops.recording import is_recorded
+
+
+class FusedStep:
+    """One token per row through a whole model, ids to logits, in one native call.
+
+    Args:
+        causal: the model, in eval mode; whatever of its modules has hooks is not run without them.
+        decoder: the model without its head.
+        head: `[..., hidden_size]` to logits.
+    """
+
+    def __init__(self, causal: nn.Module, decoder: Any, head: QuantizedLinear) -> None:
+        embedding, layers, norm = decoder.embed_tokens, decoder.layers, decoder.norm
+        self._layers: FusedLayers = layers
+        self._rotary = decoder.rotary_emb
+        self._outer = causal, decoder, embedding, layers, norm, self._rotary, head
+        self._kept = embedding.packed, head.packed, head.bias, norm.weight
+        self._vocab_size = head.shape[0]
+        self._like: Tensor | None = None
+        self._call = StepStruct(
+            embedding=weight_struct(embedding.packed, embedding.format, *embedding.shape),
+            head=weight_struct(head.packed, head.format, *head.shape, head.bias),
+            norm=norm.weight.data_ptr(),
+            norm_eps=norm.variance_epsilon,
+        )
+
+    @classmethod
+    def of(cls, causal: nn.Module, decoder: Any, head: nn.Module) -> Self | None:
+        """The step of a model, or None where one of its parts is of a kind that the native call does not have."""
+        embedding: Any = decoder.embed_tokens
+        norm, layers = decoder.norm, decoder.layers
+        if library() is None or type(embedding) is not QuantizedEmbedding or type(head) is not QuantizedLinear:
+            return None
+        if type(norm) is not FusedRMSNorm or not isinstance(layers, FusedLayers):
+            return None
+        if decoder.config.attn_implementation == "eager":
+            return None
+        is_float32 = embedding.dtype == norm.weight.dtype == torch.float32
+        tensors = embedding.packed, head.packed, norm.weight
+        is_here = all(one.device.type == "cpu" and one.is_contiguous() for one in tensors)
+        return cls(causal, decoder, head) if is_float32 and is_here else None
+
+    def run(self, tokens: Tensor, cache: Cache) -> Tensor | None:
+        """Run the next token of each row.
+
+        Args:
+            tokens: int64 `[batch]`.
+            cache: with the tokens before; the new ones count in it afterwards.
+
+        Returns:
+            Logits, fp32 `[batch, vocab_size]`; None where the model has to be called instead, and nothing was done.
+
+        Raises:
+            IndexError: a token that the vocabulary does not have.
+        """
+        start = query_offset(cache)
+        if not isinstance(start, int) or torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
+            return None
+        table = self._layers.table_of_step()
+        rooms = None if table is None else cache.room(table.call.num_layers, 1, self._empty_keys(table, len(tokens)))
+        if table is None or not can_be_used(rooms) or tokens.device.type != "cpu":
+            return None
+        x = torch.empty(len(tokens), 1, table.call.hidden)
+        logits = torch.empty(len(tokens), self._vocab_size)
+        cos, sin = self._rotary.following(x, start)
+        batch = dense_batch(rooms, x, cos, start)
+        tokens, call, native = tokens.contiguous(), self._call, library()
+        assert native is not None
+        with OneCall.lock:
+            fill_in(table, batch, x, cos, sin)
+            call.decoder, call.ids, call.logits = addressof(table.call), tokens.data_ptr(), logits.data_ptr()
+            num_known = native.so_step(byref(call))
+        if num_known < len(tokens):
+            raise IndexError("index out of range in self")  # as torch's own embedding
+        cache.advance(1)
+        return logits
+
+    def _empty_keys(self, table: LayerTable, batch: int) -> Tensor:
+        """What a cache without keys takes its shape and dtype from."""
+        if self._like is None or self._like.shape[0] != batch:
+            self._like = table.like.bfloat16().expand(batch, -1, -1, -1)
+        return self._like

@@ -1,0 +1,187 @@
+"""A whole step in one native call: the bits of the model's forward, and the forward wherever somebody watches it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from seed_oss import DynamicCache, QuantizedCache, SeedOssForCausalLM, StaticCache, quantize_
+from seed_oss.nn.fused import fuse_
+from seed_oss.nn.fused_step import FusedStep
+from seed_oss.ops.native import library, why_not
+from tests.factory import random_ids, tiny_model
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16, "max_position_embeddings": 1024}
+pytestmark = pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
+
+
+@pytest.fixture
+def model() -> Any:
+    return fuse_(quantize_(tiny_model(SeedOssForCausalLM, **SHAPE), "int8"))
+
+
+def step_of(model: Any) -> FusedStep:
+    found = model.fused_step()
+    assert found is not None
+    return found
+
+
+def filled(model: Any, ids: Tensor, cache: Any) -> Any:
+    """A cache with all but the last token of each row."""
+    with torch.no_grad():
+        model(ids[:, :-1], past_key_values=cache)
+    return cache
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, QuantizedCache])
+@pytest.mark.parametrize("batch", [1, 3, 9])
+def test_a_step_has_the_bits_of_the_forward(
+    model: Any, kind: Callable[..., Any], batch: int, instructions: str
+) -> None:
+    ids = random_ids(batch, 12)
+    mine, theirs = (filled(model, ids, kind(config=model.config)) for _ in range(2))
+    for _ in range(3):
+        with torch.no_grad():
+            expected = model(ids[:, -1:], past_key_values=theirs).logits[:, -1]
+            got = step_of(model).run(ids[:, -1], mine)
+        assert got is not None
+        assert torch.equal(got, expected)
+        ids = torch.cat((ids, expected.argmax(-1, keepdim=True)), dim=1)
+    assert mine.get_seq_length() == theirs.get_seq_length() == 14
+
+
+def answer(model: Any, ids: Tensor, **kwargs: Any) -> list[list[int]]:
+    return model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=None, **kwargs).tolist()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each step whether the native call did it."""
+    found: list[bool] = []
+    run = FusedStep.run
+
+    def counting(self: FusedStep, tokens: Tensor, cache: Any) -> Tensor | None:
+        logits = run(self, tokens, cache)
+        found.append(logits is not None)
+        return logits
+
+    monkeypatch.setattr(FusedStep, "run", counting)
+    return found
+
+
+@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"repetition_penalty": 1.2}], ids=str)
+def test_generate_takes_it_and_says_the_same(model: Any, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]) -> None:
+    ids = random_ids(2, 7)
+    steps = counted(monkeypatch)
+    mine = answer(model, ids, **how)
+    assert len(steps) >= 11
+    assert all(steps)
+    monkeypatch.setattr(FusedStep, "of", classmethod(lambda cls, *_: None))
+    assert answer(model, ids, **how) == mine
+
+
+PARTS: dict[str, Callable[[Any], nn.Module]] = {
+    "model": lambda model: model,
+    "decoder": lambda model: model.model,
+    "embedding": lambda model: model.model.embed_tokens,
+    "angles": lambda model: model.model.rotary_emb,
+    "layers": lambda model: model.model.layers,
+    "a layer": lambda model: model.model.layers[1],
+    "norm": lambda model: model.model.norm,
+    "head": lambda model: model.lm_head,
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_hooks_are_called_as_by_the_forward(model: Any, part: Callable[[Any], nn.Module]) -> None:
+    ids = random_ids(1, 5)
+    plain, calls = answer(model, ids), list[str]()
+    handles = [part(model).register_forward_hook(lambda *_: calls.append("after"))]
+    handles.append(part(model).register_forward_pre_hook(lambda *_: calls.append("before")))
+    assert answer(model, ids) == plain
+    is_lookup = part is PARTS["angles"]  # a step of the forward looks angles up without calling their module
+    assert len(calls) == (2 if is_lookup else 2 * 12)
+    for handle in handles:
+        handle.remove()
+
+
+def test_a_hook_that_comes_on_the_way_is_called(model: Any) -> None:
+    ids, calls = random_ids(1, 5), list[str]()
+
+    class Streamer:
+        def put(self, value: Tensor) -> None:
+            if not calls:
+                model.lm_head.register_forward_hook(lambda *_: calls.append("after"))
+                calls.append("registered")
+
+        def end(self) -> None: ...
+
+    answer(model, ids, streamer=Streamer())
+    assert len(calls) > 11
+
+
+def test_a_forward_that_was_replaced_is_called(model: Any) -> None:
+    forward, calls = model.forward, list[str]()
+
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        calls.append("forward")
+        return forward(*args, **kwargs)
+
+    model.forward = replaced
+    answer(model, random_ids(1, 5))
+    assert len(calls) == 12
+
+
+def test_a_subclass_keeps_its_own_forward(model: Any) -> None:
+    class Mine(SeedOssForCausalLM):
+        pass
+
+    model.__class__ = Mine
+    assert model.fused_step() is None
+
+
+@pytest.mark.parametrize("how", [{"output_hidden_states": True}, {"output_attentions": True}])
+def test_what_only_the_forward_shows(model: Any, monkeypatch: pytest.MonkeyPatch, how: dict[str, bool]) -> None:
+    if "output_attentions" in how:
+        model.set_attn_implementation("eager")
+    steps = counted(monkeypatch)
+    output = model.generate(random_ids(1, 5), max_new_tokens=3, do_sample=False, return_dict_in_generate=True, **how)
+    assert not steps
+    assert len(output.hidden_states or output.attentions) == 3
+
+
+def test_where_the_model_is_called_instead(model: Any) -> None:
+    ids = random_ids(1, 5)
+    cache = filled(model, ids, DynamicCache(config=model.config))
+    token, step = ids[:, -1], step_of(model)
+    assert step.run(token, cache) is None, "a gradient may be wanted"
+    with torch.no_grad():
+        assert step.run(token, filled(model, ids, StaticCache(model.config, 16))) is None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert step.run(token, cache) is None
+        model.train()
+        assert step.run(token, cache) is None
+        model.eval()
+        assert cache.get_seq_length() == 4
+        assert step.run(token, cache) is not None
+    assert tiny_model(SeedOssForCausalLM, **SHAPE).eval().fused_step() is None
+    assert model.to(torch.bfloat16).fused_step() is None
+
+
+@pytest.mark.parametrize("bad", [-1, 10**6])
+def test_a_token_that_the_vocabulary_does_not_have(model: Any, bad: int) -> None:
+    cache = filled(model, random_ids(2, 5), DynamicCache(config=model.config))
+    with torch.no_grad(), pytest.raises(IndexError, match="out of range"):
+        step_of(model).run(torch.tensor([1, bad]), cache)
+    assert cache.get_seq_length() == 4
+
+
+def test_a_copy_runs_its_own_weights(model: Any) -> None:
+    ids = random_ids(1, 5)
+    plain, other = answer(model, ids), copy.deepcopy(model)
+    blocks = other.lm_head.packed.view(-1, 32, other.lm_head.packed.numel() // other.lm_head.shape[0])
+    other.lm_head.packed.copy_(blocks.roll(1, 0).reshape_as(other.lm_head.packed))
+    assert answer(other, ids) != plain
+    assert answer(model, ids) == plain
