@@ -1,7 +1,10 @@
 """Expected speeds from given limits, and the measurement of the limits."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.planning import placing, roofline
@@ -9,7 +12,7 @@ from seed_oss.planning.devices import DeviceMemory
 from seed_oss.planning.model import NAMED_SHAPES
 from seed_oss.planning.placing import Candidate, place
 from seed_oss.planning.result import ExpectedSpeed
-from seed_oss.planning.roofline import AttentionKind, ProductSpeed, Speeds, measure, measured_kind
+from seed_oss.planning.roofline import LayerKind, LayerSpeed, ProductSpeed, Speeds, measure, measured_kind
 from seed_oss.planning.weights import plain_form, scheme_form
 from seed_oss.planning.workspace import Load
 from seed_oss.quant.schemes import SCHEMES
@@ -28,11 +31,12 @@ def expected(
     flop_per_s: float = 1e30,
     product_bytes: float = 50e9,
     attention: float = 1e30,
+    rest_s: float = 0.0,
 ) -> ExpectedSpeed:
     """Its speed where memory is read at `BANDWIDTH`."""
     product = ProductSpeed(product_bytes, flop_per_s)
     products = {measured_kind(kind): product for kind in candidate.kinds().values()}
-    speeds = Speeds(BANDWIDTH, 1, products, {candidate.attention("cpu"): attention})
+    speeds = Speeds(BANDWIDTH, 1, products, {candidate.layer("cpu"): LayerSpeed(attention, rest_s)})
     speed = place(candidate, CPU, load, speeds).speed
     assert speed is not None
     return speed
@@ -67,26 +71,28 @@ def test_a_batch_shares_the_reading_until_arithmetic_is_the_limit():
     assert slow == [pytest.approx(1.0, rel=0.05)] * 2
 
 
-def test_prefill_is_products_and_attention_each_at_its_speed():
+def test_prefill_is_products_attention_and_the_rest_each_at_its_speed():
     in_layers = plain().form.weights.layers / 2
     attention = 2 * 64 * 80 * 128 * 4096  # half of two products over all keys, per token
     limits = {"flop_per_s": 1e12, "product_bytes": 1e15}
     speed = expected(plain(), Load(1, 4096, 2048), attention=1e11, **limits)
     assert speed.prefill == pytest.approx(1 / (2 * in_layers / 1e12 + attention / 1e11), rel=0.01)
-    speed = expected(quantized(), Load(1, 4096, 2048), attention=1e30, **limits)
+    speed = expected(plain(), Load(1, 4096, 2048), rest_s=0.01, **limits)
+    assert speed.prefill == pytest.approx(1 / (2 * in_layers / 1e12 + 64 * 0.01), rel=0.01)
+    speed = expected(quantized(), Load(1, 4096, 2048), **limits)
     assert speed.prefill == pytest.approx(1e12 / (2 * in_layers), rel=0.02)
 
 
-def test_what_attends_is_what_the_layers_call(monkeypatch: pytest.MonkeyPatch):
+def test_layers_are_measured_as_they_run(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(placing, "library", object)
-    assert quantized().attention("cpu") == AttentionKind(80, 8, 128, torch.bfloat16, is_native=True)
-    assert plain().attention("cpu") == AttentionKind(80, 8, 128, torch.bfloat16, is_native=False)
+    assert quantized().layer("cpu") == LayerKind(80, 8, 128, 5120, 27648, torch.bfloat16, is_native=True)
+    assert plain().layer("cpu") == LayerKind(80, 8, 128, 5120, 27648, torch.bfloat16, is_native=False)
     monkeypatch.setattr(placing, "library", lambda: None)
-    assert quantized().attention("cpu") == AttentionKind(80, 8, 128, torch.float32, is_native=False)
+    assert quantized().layer("cpu") == LayerKind(80, 8, 128, 5120, 27648, torch.float32, is_native=False)
 
 
 KINDS = (torch.float32, torch.bfloat16, QuantFormat(4, 32, "point"), QuantFormat(8, 5120))
-ATTENDING = tuple(AttentionKind(80, 8, 32, torch.bfloat16, is_native) for is_native in (False, True))
+LAYERS = tuple(LayerKind(80, 8, 32, 64, 96, torch.bfloat16, is_native) for is_native in (False, True))
 
 
 @pytest.fixture
@@ -127,13 +133,39 @@ def test_what_is_measured(monkeypatch: pytest.MonkeyPatch, small_shapes: None):
     monkeypatch.setattr(roofline, "quantized_linear", spied_quantized)
     monkeypatch.setattr(roofline, "sdpa_attention", spied_sdpa)
     monkeypatch.setattr(roofline, "attend_directly", spied_cached)
-    measure(DeviceMemory("cpu", 2**24), KINDS, ATTENDING)
+    measure(DeviceMemory("cpu", 2**24), KINDS, LAYERS)
     rows = {"torch.float32": 256, "torch.bfloat16": 512, "4 bits": 1760, "8 bits": 992}  # of 4 MiB
     for kind, num_rows in rows.items():
         shapes = {(tokens, weight_rows) for name, tokens, weight_rows in products if name == kind}
         assert shapes == {(1, num_rows), (16, 64), (512, 64)}, kind
     for kind in ("torch", "native"):  # 32 heads at most, in whole groups
         assert {entry[1:] for entry in attended if entry[0] == kind} == {(30, 3, 64), (30, 3, 512)}
+
+
+def test_the_rest_of_a_layer_is_measured_at_its_own_widths(small_shapes: None):
+    run = roofline._without_products(LAYERS[0], 32, "cpu")
+    seen: list[tuple[str, tuple[int, ...]]] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append((func.__name__, tuple(args[0].shape) if args and isinstance(args[0], torch.Tensor) else ()))
+            return func(*args, **(kwargs or {}))
+
+    with Watch(), torch.inference_mode():
+        output = run()
+    assert isinstance(output, torch.Tensor)
+    assert output.shape == (1, 32, 64)
+    assert ("scaled_dot_product_attention", (1, 80, 32, 32)) in seen
+    assert ("silu", (1, 32, 96)) in seen
+    assert not {name for name, _ in seen} & {"linear", "matmul", "addmm"}
+
+
+def test_the_rest_is_what_attention_leaves(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(roofline, "_attention_speed", lambda kind, device: 2 * 80 * 32 * 512**2 / 0.1)
+    monkeypatch.setattr(roofline, "_seconds", lambda run, device: 0.3)
+    torch_layer, native_layer = (roofline._layer_speed(kind, "cpu") for kind in LAYERS)
+    assert torch_layer.rest_s == pytest.approx(0.2 / 512)
+    assert native_layer.rest_s == 0
 
 
 def test_a_first_call_that_loads_something_is_not_counted(monkeypatch: pytest.MonkeyPatch):
@@ -149,10 +181,14 @@ def test_one_buffer_is_more_than_a_processor_keeps():
 
 def test_limits_are_measured_once(small_shapes: None):
     small = DeviceMemory("cpu", 2**24)
-    speeds = measure(small, KINDS, ATTENDING)
-    assert measure(small, KINDS, ATTENDING) is speeds
+    speeds = measure(small, KINDS, LAYERS)
+    assert measure(small, KINDS, LAYERS) is speeds
     assert speeds.read_bytes_per_s > 1e8
     for kind in KINDS:
         assert speeds.product(kind).bytes_per_s > 1e6
         assert speeds.product(kind).flop_per_s > 1e6
-    assert all(speeds.attention[kind] > 1e6 for kind in ATTENDING)
+    torch_layer, native_layer = (speeds.layers[kind] for kind in LAYERS)
+    assert torch_layer.flop_per_s > 1e6
+    assert native_layer.flop_per_s > 1e6
+    assert 0 <= torch_layer.rest_s < 1
+    assert native_layer.rest_s == 0

@@ -13,7 +13,7 @@ from seed_oss.ops.native import library
 from seed_oss.planning.devices import DeviceMemory
 from seed_oss.planning.model import PlannedModel
 from seed_oss.planning.result import CacheBytes, ExpectedSpeed, Placement
-from seed_oss.planning.roofline import AttentionKind, Speeds, WeightKind
+from seed_oss.planning.roofline import LayerKind, Speeds, WeightKind
 from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form, scheme_form
 from seed_oss.planning.workspace import PROCESS_BYTES, Load, WorkspaceBytes, workspace_bytes
@@ -49,11 +49,11 @@ class Candidate:
         layers, head = (self.form.format_of(part) or self.form.dtype for part in ("layers", "head"))
         return {"layers": layers, "head": head}
 
-    def attention(self, device: str) -> AttentionKind:
-        """What attends in its layers."""
+    def layer(self, device: str) -> LayerKind:
+        """Its layers but for their weights."""
         config, dtype = self.config, self.cache_dtype(device)
         heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        return AttentionKind(*heads, dtype, self.is_native(device))
+        return LayerKind(*heads, config.hidden_size, config.intermediate_size, dtype, self.is_native(device))
 
 
 def scheme_candidate(model: PlannedModel, scheme: Scheme, dtype: Any, kind: str) -> Candidate:
@@ -158,6 +158,7 @@ def _speed(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speed
     step = seconds("layers", weights.layers, in_layers, load.batch) + head + cache.total / speeds.read_bytes_per_s
     prompt_len = load.context * load.batch
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    attention = 2 * width * load.context * prompt_len / speeds.attention[candidate.attention(device.name)]
-    prompt = seconds("layers", weights.layers, in_layers, prompt_len) + attention + head
+    layer = speeds.layers[candidate.layer(device.name)]
+    beside = prompt_len * (2 * width * load.context / layer.flop_per_s + config.num_hidden_layers * layer.rest_s)
+    prompt = seconds("layers", weights.layers, in_layers, prompt_len) + beside + head
     return ExpectedSpeed(prefill=round(prompt_len / prompt, 2), decode=round(load.batch / step, 2))

@@ -143,7 +143,7 @@ def _stored(model: PlannedModel, dtype: torch.dtype, device: DeviceMemory) -> Fo
 
 def _measured(device: DeviceMemory, candidates: Sequence[Candidate]) -> Speeds:
     kinds = [kind for candidate in candidates for kind in candidate.kinds().values()]
-    return measure(device, kinds, [candidate.attention(device.name) for candidate in candidates])
+    return measure(device, kinds, [candidate.layer(device.name) for candidate in candidates])
 
 
 def _limits(device: str, speeds: Speeds, candidates: Sequence[Candidate]) -> MeasuredSpeed:
@@ -154,7 +154,7 @@ def _limits(device: str, speeds: Speeds, candidates: Sequence[Candidate]) -> Mea
         speeds.read_threads,
         {name: round(product.bytes_per_s) for name, product in products.items()},
         {name: round(product.flop_per_s) for name, product in products.items()},
-        {one.form.name: round(speeds.attention[one.attention(device)]) for one in candidates},
+        {one.form.name: round(speeds.layers[one.layer(device)].flop_per_s) for one in candidates},
     )
 
 
