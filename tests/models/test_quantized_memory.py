@@ -52,6 +52,21 @@ print(json.dumps({"quantizing": quantizing.growth, "loading": loading.growth, "c
     "model": size(copy)}))
 """
 )
+FROM_FLOAT8 = (
+    WARM_UP
+    + """
+import warnings
+warnings.simplefilter("ignore")  # that the CPU does not multiply such numbers
+SeedOssForCausalLM(SeedOssConfig(vocab_size=8, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+    num_attention_heads=1, num_key_value_heads=1, head_dim=16)).save_pretrained(folder + "-small")
+for name in ("", "-small"):
+    quantize_folder(folder + name, folder + name + "-fp8", "fp8")
+SeedOssForCausalLM.from_pretrained(folder + "-small-fp8", device="cpu", dtype="bfloat16")
+with Peak() as peak:
+    model = SeedOssForCausalLM.from_pretrained(folder + "-fp8", device="cpu", dtype="bfloat16")
+print(json.dumps({"growth": peak.growth, "model": size(model)}))
+"""
+)
 FROM_BLOCKS = (
     WARM_UP
     + """
@@ -88,6 +103,12 @@ def test_quantizing_on_disk_takes_one_tensor_and_loading_nothing(saved: Path) ->
     assert measured["quantizing"] < 2 * LARGEST + SLACK  # as stored, and packed
     assert measured["loading"] < 2**20
     assert 0.7 * measured["model"] < measured["copying"] < measured["model"] + SLACK  # into memory used before, too
+
+
+def test_numbers_of_an_fp8_folder_take_the_model_and_one_tensor(saved: Path) -> None:
+    measured = run(FROM_FLOAT8, saved, "int8-channel")
+    assert 70e6 < measured["model"] < measured["growth"] + SLACK  # into memory used before, too
+    assert measured["growth"] < measured["model"] + LARGEST // 2 + SLACK < 1.3 * measured["model"]
 
 
 def write_blocks(path: Path, hidden: int, inner: int, layers: int, kind: T) -> None:

@@ -1,7 +1,6 @@
 """8-bit floating point in files: what is written, what it is loaded as on either kind of device, what is refused."""
 
 import json
-import weakref
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +21,7 @@ from seed_oss.errors import (
     StateError,
     UnsupportedModelError,
 )
+from seed_oss.models import pretrained
 from seed_oss.models import quantize_folder as module
 from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
 from seed_oss.nn.float8_linear import Float8Linear
@@ -144,7 +144,7 @@ def test_on_a_device_without_products(plain: Path, tmp_path: Path, monkeypatch: 
     quantize_folder(plain, tmp_path / "out", "fp8")
     with pytest.warns(UserWarning, match=rf"is in fp8, which cpu does not multiply.* now {dtype}") as noted:
         model = load(tmp_path / "out", dtype=dtype)
-    assert len(noted) == 1
+    assert [one.filename for one in noted] == [__file__]
     assert "quantization_config" not in model.config
     assert not any(isinstance(one, Float8Linear) for one in model.modules())
     state = model.state_dict()
@@ -158,19 +158,21 @@ def test_on_a_device_without_products(plain: Path, tmp_path: Path, monkeypatch: 
     assert torch.equal(logits(load(tmp_path / "numbers", dtype=dtype)), logits(model))
 
 
-def test_numbers_take_the_place_of_one_tensor_after_another(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has become numbers is gone before the next one does."""
-    original, seen, alive = fp8.numbers_of, list[Any](), list[int]()
+def test_the_automatic_device_decides_what_becomes_of_it(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the accelerator multiplies such numbers and has no room for them, the CPU gets plain ones."""
+    monkeypatch.setattr(pretrained, "_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(fp8, "why_no_float8", lambda device: None if device.type == "cuda" else "no products")
+    wanted: list[int] = []
 
-    def watched(packed: torch.Tensor, *rest: Any) -> torch.Tensor:
-        alive.append(sum(one() is not None for one in seen))
-        seen.append(weakref.ref(packed))
-        return original(packed, *rest)
+    def on_the_cpu(num_bytes: int, *_: Any) -> torch.device:
+        wanted.append(num_bytes)
+        return torch.device("cpu")
 
-    monkeypatch.setattr(fp8, "numbers_of", watched)
-    with pytest.warns(UserWarning, match="is in fp8"):
-        load(saved)
-    assert alive == [0] * (3 * 7)
+    monkeypatch.setattr(pretrained, "automatic_device", on_the_cpu)
+    with pytest.warns(UserWarning, match="which cpu does not multiply"):
+        model = SeedOssForCausalLM.from_pretrained(saved, device_map="auto")
+    assert not any(isinstance(one, Float8Linear) for one in model.modules())
+    assert wanted[0] < sum(one.numel() * one.element_size() for one in model.parameters())
 
 
 def test_asking_for_it_without_products_stops_before_anything_is_opened(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def plan(
         ),
     ] = None,
     speed: Annotated[
-        bool, typer.Option("--speed/--no-speed", help="Measure this machine for a second or two and say how fast.")
+        bool, typer.Option("--speed/--no-speed", help="Measure this machine for a few seconds and say how fast.")
     ] = True,
     revision: RevisionOption = None,
     threads: ThreadsOption = None,

@@ -13,9 +13,15 @@ from seed_oss.config import GenerationConfig, SeedOssConfig
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.files import DirectoryCommit, gguf_file, model_file_exists, resolve_model
 from seed_oss.models.load_options import LoadOptions, automatic_device, parse_load_options, refuse_unknown
-from seed_oss.models.quantized_loading import finish_quantized, num_stored_bytes, prepare_quantized
+from seed_oss.models.quantized_loading import (
+    QuantizedLoad,
+    finish_quantized,
+    num_stored_bytes,
+    prepare_quantized,
+)
 from seed_oss.models.quantized_state import dequantized_state, is_quantized, packed_state
 from seed_oss.nn.fused import fuse_
+from seed_oss.quant.fp8 import has_float8, has_products
 from seed_oss.weights import (
     CheckpointSource,
     LoadPlan,
@@ -281,11 +287,12 @@ def _load(
     config.dtype = dtype_name(dtype)
     layers_given = "num_hidden_layers" in options.overrides
     _check_layers(config, source, may_differ=options.ignore_mismatched_sizes)
-    with on_meta_device():
-        model: Any = cls(config)
-    quantized = prepare_quantized(
-        model, source, config, options.quantization, BASE_PREFIXES, dtype=dtype, may_map=options.may_map
-    )
+    device = options.device or _accelerator() or torch.device("cpu")
+    model, quantized = _unfilled(cls, source, config, options, dtype, device)
+    if options.device is None:
+        device = automatic_device(num_stored_bytes(model, dtype), config, dtype)
+        if has_float8(model) and not has_products(device):
+            model, quantized = _unfilled(cls, source, config, options, dtype, device)
     source = source if quantized is None else quantized.source
     rules = LoadRules(
         prefixes=BASE_PREFIXES,
@@ -298,7 +305,6 @@ def _load(
         expected_tensors(model), shared_names(model), source.specs, rules, where=source.name, model_name=cls.__name__
     )
     _warn_of_plan(cls.__name__, source.name, plan)
-    device = options.device or automatic_device(num_stored_bytes(model, dtype), config, dtype)
     target = Target(dtype, device)
     separate = load_weights(
         model,
@@ -313,6 +319,27 @@ def _load(
     if quantized is not None:
         finish_quantized(model, quantized, plan.sources, dtype, target.device)
     return model, _loading_info(plan)
+
+
+def _unfilled(
+    cls: type[Any],
+    source: WeightSource,
+    config: SeedOssConfig,
+    options: LoadOptions,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Any, QuantizedLoad | None]:
+    """A model without memory, for a device, and what its quantized weights come from."""
+    with on_meta_device():
+        model: Any = cls(config)
+    quantized = prepare_quantized(
+        model, source, config, options.quantization, BASE_PREFIXES, dtype=dtype, may_map=options.may_map, device=device
+    )
+    return model, quantized
+
+
+def _accelerator() -> torch.device | None:
+    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
 
 
 def _default_dtype(config: SeedOssConfig, source: WeightSource, options: LoadOptions) -> torch.dtype:

@@ -24,7 +24,6 @@ from seed_oss.nn.quantized_linear import (
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.foreign import foreign_format
 from seed_oss.quant.fp8 import (
-    dequantize_float8_,
     float8_modules,
     has_float8,
     has_products,
@@ -35,7 +34,7 @@ from seed_oss.quant.record import Float8Record, QuantizationRecord, is_own_forma
 from seed_oss.quant.schemes import Scheme, plan_tensors, weight_shapes
 from seed_oss.weights import WeightSource, on_meta_device
 from seed_oss.weights.dtypes import WEIGHT_DTYPES
-from seed_oss.weights.float8_source import RoundedFloat8, RoundedScale, StoredFloat8
+from seed_oss.weights.float8_source import NumbersOfFloat8, RoundedFloat8, RoundedScale, StoredFloat8
 from seed_oss.weights.gguf_source import GGUFBlocks, GGUFSource
 from seed_oss.weights.packed_source import (
     ForeignModule,
@@ -56,12 +55,14 @@ class QuantizedLoad:
         scheme: name for the record.
         is_calibrated: for the record.
         kept: module name to reason, for the record.
+        note: a warning for whoever gets the model, or nothing.
     """
 
     source: PackedSource
     scheme: str
     is_calibrated: bool = False
     kept: Mapping[str, str] | None = None
+    note: str = ""
 
 
 def prepare_quantized(
@@ -73,6 +74,7 @@ def prepare_quantized(
     *,
     dtype: torch.dtype,
     may_map: bool,
+    device: torch.device | None = None,
 ) -> QuantizedLoad | None:
     """Exchange modules of a model on the meta device for quantized ones, where their weights will be packed.
 
@@ -84,6 +86,7 @@ def prepare_quantized(
         prefixes: what names of the model under the head may start with.
         dtype: of what is not quantized.
         may_map: stored bytes may be used where they are in the file.
+        device: of the finished model; None where only files are made of it.
 
     Returns:
         None for a model that stays plain.
@@ -105,11 +108,11 @@ def prepare_quantized(
         record = read_record(stored)
         if scheme is not None and scheme.name != record.scheme:
             raise _quantized_already(names.source, record.scheme, scheme)
-        return (
-            _own_float8(model, names, record)
-            if isinstance(record, Float8Record)
-            else _own(model, names, record, may_map)
-        )
+        if not isinstance(record, Float8Record):
+            return _own(model, names, record, may_map)
+        if device is None or has_products(device):
+            return _own_float8(model, names, record)
+        return _numbers_of_float8(names, record, dtype, device)
     return _foreign(model, names, stored, scheme, dtype)
 
 
@@ -162,22 +165,40 @@ def _own(model: nn.Module, names: _StoredNames, record: QuantizationRecord, may_
 
 
 def _own_float8(model: nn.Module, names: _StoredNames, record: Float8Record) -> QuantizedLoad:
-    makers: list[WeightMaker] = []
-    chosen: list[str] = []
+    found = _stored_float8(names, record)
+    _exchange_float8(model, list(found))
+    source = PackedSource(names.source, list(found.values()), may_map=False)
+    return QuantizedLoad(source, record.scheme, kept=record.kept)
+
+
+def _numbers_of_float8(
+    names: _StoredNames, record: Float8Record, dtype: torch.dtype, device: torch.device
+) -> QuantizedLoad:
+    """The model stays plain: what the bytes stand for is made tensor by tensor."""
+    room = _room(names.source)
+    makers = [NumbersOfFloat8(stored, dtype, room) for stored in _stored_float8(names, record).values()]
+    note = (
+        f"{names.source.name} is in fp8, which {device} does not multiply: the weights are now "
+        f"{str(dtype).removeprefix('torch.')} and take {dtype.itemsize} bytes each. The original with "
+        "quantization='int8' stays small here"
+    )
+    return QuantizedLoad(PackedSource(names.source, makers, may_map=False), record.scheme, note=note)
+
+
+def _stored_float8(names: _StoredNames, record: Float8Record) -> dict[str, StoredFloat8]:
+    """Modules in 8-bit floating point by their names in the model; there is one."""
+    found: dict[str, StoredFloat8] = {}
     for name, shape in names.shapes.items():
         module = names.module(name)
         if names.has(module, "packed"):
             _check_shape(names.source, module, shape, record.shapes)
-            maker = StoredFloat8(module, shape)
-            maker.check(names.source.specs)
-            makers.append(maker)
-            chosen.append(name)
+            found[name] = StoredFloat8(module, shape)
+            found[name].check(names.source.specs)
         elif names.has(module, "weight") and module not in record.kept:
             raise _not_recorded(names.source, module)
-    if not makers:
+    if not found:
         raise _nothing_quantized(names.source)
-    _exchange_float8(model, chosen)
-    return QuantizedLoad(PackedSource(names.source, makers, may_map=False), record.scheme, kept=record.kept)
+    return found
 
 
 def _exchange_float8(model: nn.Module, chosen: Sequence[str]) -> None:
@@ -386,7 +407,9 @@ def finish_quantized(
             module.check_order(name)
         if isinstance(module, QuantizedEmbedding):
             module.dtype = dtype
-    _finish_float8(model, loaded, dtype, device)
+    _check_scales(model, loaded.source.name)
+    if loaded.note:
+        warnings.warn(loaded.note, stacklevel=5)
     if not modules and not has_float8(model):
         if "quantization_config" in model.config:
             del model.config.quantization_config
@@ -394,19 +417,6 @@ def finish_quantized(
     model.config.quantization_config = record_of(model, loaded).to_config()
     if device.type == "cpu" and modules:
         fuse_(model.eval())
-
-
-def _finish_float8(model: nn.Module, loaded: QuantizedLoad, dtype: torch.dtype, device: torch.device) -> None:
-    """Look at the scales; where the device has no products, plain numbers take the place, one tensor after another."""
-    _check_scales(model, loaded.source.name)
-    if has_float8(model) and not has_products(device):
-        warnings.warn(
-            f"{loaded.source.name} is in fp8, which {device} does not multiply: the weights are now "
-            f"{str(dtype).removeprefix('torch.')} and take {dtype.itemsize} bytes each. The original with "
-            "quantization='int8' stays small here",
-            stacklevel=6,
-        )
-        dequantize_float8_(model, dtype)
 
 
 def _check_scales(model: nn.Module, where: str) -> None:
@@ -453,14 +463,9 @@ def _settle_shared(model: nn.Module) -> None:
 
 
 def num_stored_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    """Bytes of a model once it is filled, what is shared counted once; for a machine without fp8, of its numbers."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is None or not has_products(accelerator):
-        plain = sum(one.packed.numel() * (dtype.itemsize - 1) for one in float8_modules(model).values())
-    else:
-        plain = 0
+    """Bytes of a model once it is filled, what is shared counted once."""
     sizes = {
         id(tensor): tensor.numel() * (dtype.itemsize if tensor.is_floating_point() else tensor.element_size())
         for tensor in stored_tensors(model).values()
     }
-    return sum(sizes.values()) + plain
+    return sum(sizes.values())

@@ -147,18 +147,7 @@ def attend_cached(
     Raises:
         InputError: shapes or dtypes do not fit, or a block does not exist.
     """
-    _check_cache(query, keys, values, key_scales, value_scales)
-    _check_sequences(query, keys, block_table, starts, lengths)
-    is_in_units = keys.shape[2] % UNIT_KEYS == 0 or block_table.shape[1] == 1
-    if library() is None or not is_in_units or not _is_native(query, keys, values, key_scales, value_scales):
-        cache = keys, values, key_scales, value_scales
-        return attend_cached_reference(query, *cache, block_table, starts, lengths)
-    rows, out = query.float().contiguous(), torch.empty(query.shape, dtype=torch.float32)
-    layer = LayerStruct(keys=keys.data_ptr(), values=values.data_ptr())
-    if key_scales is not None and value_scales is not None:
-        layer.key_scales, layer.value_scales = key_scales.data_ptr(), value_scales.data_ptr()
-    _attend(rows, keys, layer, block_table.contiguous(), list(zip(starts.tolist(), lengths.tolist(), strict=True)), out)
-    return out.to(query.dtype)
+    return attend_directly(query, keys, values, key_scales, value_scales, block_table, starts, lengths)
 
 
 @attend_cached.register_fake
@@ -173,6 +162,31 @@ def _(
     lengths: Tensor,
 ) -> Tensor:
     return query.new_empty(query.shape)
+
+
+def attend_directly(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_scales: Tensor | None,
+    value_scales: Tensor | None,
+    block_table: Tensor,
+    starts: Tensor,
+    lengths: Tensor,
+) -> Tensor:
+    """`attend_cached` without torch's dispatcher, whose first call of an op takes a second."""
+    _check_cache(query, keys, values, key_scales, value_scales)
+    _check_sequences(query, keys, block_table, starts, lengths)
+    is_in_units = keys.shape[2] % UNIT_KEYS == 0 or block_table.shape[1] == 1
+    if library() is None or not is_in_units or not _is_native(query, keys, values, key_scales, value_scales):
+        cache = keys, values, key_scales, value_scales
+        return attend_cached_reference(query, *cache, block_table, starts, lengths)
+    rows, out = query.float().contiguous(), torch.empty(query.shape, dtype=torch.float32)
+    layer = LayerStruct(keys=keys.data_ptr(), values=values.data_ptr())
+    if key_scales is not None and value_scales is not None:
+        layer.key_scales, layer.value_scales = key_scales.data_ptr(), value_scales.data_ptr()
+    _attend(rows, keys, layer, block_table.contiguous(), list(zip(starts.tolist(), lengths.tolist(), strict=True)), out)
+    return out.to(query.dtype)
 
 
 def _attend(

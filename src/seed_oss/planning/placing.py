@@ -13,13 +13,11 @@ from seed_oss.ops.native import library
 from seed_oss.planning.devices import DeviceMemory
 from seed_oss.planning.model import PlannedModel
 from seed_oss.planning.result import CacheBytes, ExpectedSpeed, Placement
-from seed_oss.planning.roofline import Speeds, WeightKind
+from seed_oss.planning.roofline import LayerKind, Speeds, WeightKind
 from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form, scheme_form
 from seed_oss.planning.workspace import PROCESS_BYTES, Load, WorkspaceBytes, workspace_bytes
 from seed_oss.quant.schemes import Scheme
-
-INTEGER_RATIO = 4  # products of 8-bit integers per product of floats, in which attention is computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,12 @@ class Candidate:
         """The kinds of its weights in the layers and the head."""
         layers, head = (self.form.format_of(part) or self.form.dtype for part in ("layers", "head"))
         return {"layers": layers, "head": head}
+
+    def layer(self, device: str) -> LayerKind:
+        """Its layers but for their weights."""
+        config, dtype = self.config, self.cache_dtype(device)
+        heads = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        return LayerKind(*heads, config.hidden_size, config.intermediate_size, dtype, self.is_native(device))
 
 
 def scheme_candidate(model: PlannedModel, scheme: Scheme, dtype: Any, kind: str) -> Candidate:
@@ -137,12 +141,9 @@ def _loading_bytes(candidate: Candidate, device: DeviceMemory) -> int:
 
 
 def _speed(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speeds) -> ExpectedSpeed:
-    """Each part at the slower of its two limits, reading and arithmetic, one after the other.
-
-    Fused steps read nearly as fast as memory can be read; elsewhere a product of one row says how fast.
-    """
+    """Each part at the slower of its two limits, reading and arithmetic, one after the other."""
     config, weights = candidate.config, candidate.form.weights
-    cache, is_native = _cache(candidate, device, load), candidate.is_native(device.name)
+    cache = _cache(candidate, device, load)
     products = {name: speeds.product(kind) for name, kind in candidate.kinds().items()}
     tensors = model_tensors(config)
     in_layers = sum(tensor.num_elements for tensor in tensors if tensor.part == "layers")
@@ -151,14 +152,13 @@ def _speed(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speed
 
     def seconds(part: str, num_bytes: int, num_weights: int, tokens: int) -> float:
         product = products[part]
-        reading = num_bytes / (speeds.read_bytes_per_s if is_native else product.bytes_per_s)
-        return max(reading, 2 * num_weights * tokens / product.flop_per_s)
+        return max(num_bytes / product.bytes_per_s, 2 * num_weights * tokens / product.flop_per_s)
 
     head = seconds("head", head_bytes, in_head, load.batch)
     step = seconds("layers", weights.layers, in_layers, load.batch) + head + cache.total / speeds.read_bytes_per_s
     prompt_len = load.context * load.batch
     width = config.num_hidden_layers * config.num_attention_heads * config.head_dim
-    slower = INTEGER_RATIO if candidate.form.is_quantized else 1
-    attention = 2 * width * load.context * prompt_len * slower / products["layers"].flop_per_s
-    prompt = seconds("layers", weights.layers, in_layers, prompt_len) + attention + head
+    layer = speeds.layers[candidate.layer(device.name)]
+    beside = prompt_len * (2 * width * load.context / layer.flop_per_s + config.num_hidden_layers * layer.rest_s)
+    prompt = seconds("layers", weights.layers, in_layers, prompt_len) + beside + head
     return ExpectedSpeed(prefill=round(prompt_len / prompt, 2), decode=round(load.batch / step, 2))

@@ -55,7 +55,7 @@ def plan(
         device: "cpu", "cuda" or "cuda:1"; None or "auto" for all that are here.
         memory: count with this many free bytes on each device; then it need not be here.
         prefill_chunk: most new tokens of a row in one forward, as `generate(prefill_chunk_size=)`; 2,048 by default.
-        measure_speed: measure this machine, for one to two seconds in the first call, and say how fast it will be.
+        measure_speed: measure this machine, for some seconds at most in the first call, and say how fast it will be.
         revision, cache_dir, token, local_files_only, subfolder: where to look, see `seed_oss.files.resolve_model`.
 
     Returns:
@@ -142,7 +142,8 @@ def _stored(model: PlannedModel, dtype: torch.dtype, device: DeviceMemory) -> Fo
 
 
 def _measured(device: DeviceMemory, candidates: Sequence[Candidate]) -> Speeds:
-    return measure(device, [kind for candidate in candidates for kind in candidate.kinds().values()])
+    kinds = [kind for candidate in candidates for kind in candidate.kinds().values()]
+    return measure(device, kinds, [candidate.layer(device.name) for candidate in candidates])
 
 
 def _limits(device: str, speeds: Speeds, candidates: Sequence[Candidate]) -> MeasuredSpeed:
@@ -153,6 +154,7 @@ def _limits(device: str, speeds: Speeds, candidates: Sequence[Candidate]) -> Mea
         speeds.read_threads,
         {name: round(product.bytes_per_s) for name, product in products.items()},
         {name: round(product.flop_per_s) for name, product in products.items()},
+        {one.form.name: round(speeds.layers[one.layer(device)].flop_per_s) for one in candidates},
     )
 
 

@@ -99,6 +99,7 @@ class MeasuredSpeed:
         read_threads: with how many threads that was fastest.
         product_bytes_per_s: form -> bytes of weights that its product of one row reads.
         product_flop_per_s: form -> operations of its product of many rows.
+        attention_flop_per_s: form -> operations of its attention while a prompt is read.
     """
 
     device: str
@@ -106,6 +107,7 @@ class MeasuredSpeed:
     read_threads: int
     product_bytes_per_s: dict[str, float]
     product_flop_per_s: dict[str, float]
+    attention_flop_per_s: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from seed_oss.errors import InputError, NumericalError
 from seed_oss.nn.float8_linear import Float8Linear
-from seed_oss.nn.linear import Linear
 from seed_oss.ops.float8 import FLOAT8, MULTIPLE, check_float8, round_to_float8, why_no_float8
 from seed_oss.quant.schemes import FLOAT8_SCHEME, weight_shapes
 
 NAME = FLOAT8_SCHEME.name
-PIECE_VALUES = 1 << 20
+PIECE_VALUES = 1 << 18
 _OUTSIDE = "embeddings and heads stay as they are"
 
 
@@ -136,29 +135,13 @@ def numbers_of(packed: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
         dtype: of the result.
     """
     result = torch.empty(packed.shape, dtype=dtype, device=packed.device)
-    step = max(PIECE_VALUES // packed.shape[1], 1)
+    step = min(max(PIECE_VALUES // packed.shape[1], 1), packed.shape[0])
+    room = torch.empty(step, packed.shape[1], dtype=torch.float32, device=packed.device)
     for row in range(0, packed.shape[0], step):
-        piece = packed[row : row + step].view(FLOAT8).float() * scale[row : row + step]
+        numbers = packed[row : row + step].view(FLOAT8)
+        piece = room[: numbers.shape[0]].copy_(numbers).mul_(scale[row : row + step])
         result[row : row + step] = piece
     return result
-
-
-@torch.no_grad()
-def dequantize_float8_(model: nn.Module, dtype: torch.dtype) -> None:
-    """Exchange 8-bit floating point for plain layers again, one after the other.
-
-    Args:
-        model: any.
-        dtype: of the plain weights and biases.
-    """
-    for name in list(float8_modules(model)):  # names alone: what is exchanged shall go at once
-        old: Any = model.get_submodule(name)
-        with torch.device("meta"):
-            new: Any = Linear(old.in_features, old.out_features, bias=old.bias is not None)
-        new.weight = nn.Parameter(numbers_of(old.packed, old.scale, dtype), requires_grad=False)
-        new.bias = None if old.bias is None else nn.Parameter(old.bias.to(dtype), requires_grad=False)
-        _replace(model, name, new.train(old.training))
-        del old
 
 
 def _replace(model: nn.Module, name: str, new: nn.Module) -> None:

@@ -3,6 +3,7 @@
 stored                                  seen as
 up_proj.packed (e4m3)                   up_proj.packed      the same bytes
 up_proj.scale (fp32)                    up_proj.scale       as it is
+both                                    up_proj.weight      the numbers that they stand for
 up_proj.weight                          up_proj.packed      rounded while it is loaded
                                         up_proj.scale
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from seed_oss.errors import CheckpointError
 from seed_oss.ops.float8 import FLOAT8, LARGEST
-from seed_oss.quant.fp8 import PIECE_VALUES, check_scale, round_in_pieces
+from seed_oss.quant.fp8 import PIECE_VALUES, check_scale, numbers_of, round_in_pieces
 from seed_oss.weights.packed_source import Made, ReadingRoom, WeightMaker
 from seed_oss.weights.source import TensorSpec, WeightSource
 
@@ -54,11 +55,46 @@ class StoredFloat8(WeightMaker):
         """Read the bytes."""
         found = torch.empty(self.spec.shape, dtype=FLOAT8, device="cpu")
         source.read_into(self.name, found)
+        return Made(self.checked(found), None)
+
+    def checked(self, found: Tensor) -> Tensor:
+        """The bytes of the numbers.
+
+        Raises:
+            CheckpointError: NaN among them.
+        """
         packed = found.view(torch.uint8)
         for piece in packed.view(-1).split(PIECE_VALUES):
             if bool((piece & _WITHOUT_SIGN == _NAN).any()):
                 raise CheckpointError(f"{self.name} holds NaN. {_REMEDY}")
-        return Made(packed, None)
+        return packed
+
+
+@final
+class NumbersOfFloat8(WeightMaker):
+    """What numbers of our own format stand for, where nothing multiplies them as they are.
+
+    Args:
+        stored: the numbers.
+        dtype: of the weight.
+        room: to read into; one for all weights of a source.
+    """
+
+    def __init__(self, stored: StoredFloat8, dtype: torch.dtype, room: ReadingRoom) -> None:
+        module = stored.name.removesuffix(".packed")
+        self.name, self.inputs = f"{module}.weight", (stored.name, f"{module}.scale")
+        self.spec = TensorSpec(dtype, stored.spec.shape)
+        self._stored, self._room = stored, room
+
+    def make(self, source: WeightSource, may_map: bool) -> Made:
+        """Read numbers and scales, and multiply them."""
+        scale_name = self.inputs[1]
+        scale = torch.empty(source.specs[scale_name].shape, dtype=torch.float32, device="cpu")
+        source.read_into(scale_name, scale)
+        if not bool((scale.isfinite() & (scale >= 0)).all()):
+            raise CheckpointError(f"{scale_name} holds NaN, infinity or negative numbers. {_REMEDY}")
+        packed = self._stored.checked(self._room.read(source, self._stored.name))
+        return Made(numbers_of(packed, scale, self.spec.dtype), None)
 
 
 @final

@@ -82,7 +82,8 @@ def why_not() -> str | None:
     if os.environ.get("SEED_OSS_OPS") == "reference":
         return "SEED_OSS_OPS=reference is set"
     if _path() is None:
-        return "not built; install a C++ compiler, then the package again: pip install --force-reinstall --no-deps"
+        remedy = "pip install --force-reinstall --no-deps seed-oss"
+        return f"not built; install a C++ compiler, then the package again: {remedy}"
     return "built for another version or system; install the package again"
 
 
