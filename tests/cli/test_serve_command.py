@@ -49,8 +49,9 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     options += "7 --progress-timeout 8 --total-timeout 10 --max-connections 5 --max-body-size 1MB --header-timeout 1 "
     options += "--stream-interval 0.5 "
     options += (
-        "--body-timeout 2 --idle-timeout 3 --stream-keep-alive 4 --start-timeout 5 --health-timeout 6 --dtype bfloat16"
+        "--body-timeout 2 --idle-timeout 3 --stream-keep-alive 4 --start-timeout 5 --health-timeout 6 --dtype bfloat16 "
     )
+    options += "--no-cache-turns"
     run("serve", "m", *options.split(), "--api-key-file", keys, "--cache-dir", tmp_path, "--cache-dir-size", "2GB")
     (settings,) = served
     spec, limits = settings.spec, settings.limits
@@ -61,6 +62,7 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
         ("https://c",),
     )
     assert (settings.keys, settings.thinking_budget, settings.loop_guard) == ((KEY,), 512, True)
+    assert not settings.cache_turns
     assert (spec.model, spec.quantization, spec.threads, spec.dtype) == ("m", "int4", 2, "bfloat16")
     assert (spec.max_num_seqs, spec.max_model_len, spec.max_num_batched_tokens) == (3, 100, 64)
     assert (spec.kv_cache_memory, spec.kv_cache_dtype) == (3 * 2**29, "int8")

@@ -93,6 +93,24 @@ def test_the_folder_stays_within_its_bound_and_what_was_read_last_stays(tmp_path
     assert engine(tmp_path).generate([other], PARAMS)[0].num_cached_tokens > 0
 
 
+def test_blocks_of_other_models_count_and_go_first(tmp_path: Path) -> None:
+    answer(tmp_path, seed=1)
+    old = blocks(tmp_path)
+    size = sum(path.stat().st_size for path in old)
+    answer(tmp_path, cache_dir_bytes=size)
+    kept = blocks(tmp_path)
+    assert sum(path.stat().st_size for path in kept) <= size
+    assert not set(kept) & set(old)
+    assert answer(tmp_path, cache_dir_bytes=size).num_cached_tokens == 96
+
+
+def test_a_bound_that_became_lower_holds_from_the_start(tmp_path: Path) -> None:
+    answer(tmp_path)
+    size = blocks(tmp_path)[0].stat().st_size
+    engine(tmp_path, cache_dir_bytes=size).close()
+    assert len(blocks(tmp_path)) == 1
+
+
 def test_only_the_owner_may_read(tmp_path: Path) -> None:
     answer(tmp_path / "new")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "new").rglob("*") if path.is_file()}

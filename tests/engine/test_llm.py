@@ -231,6 +231,14 @@ def test_a_length_that_does_not_fit_is_refused_with_what_would() -> None:
         llm(kv_cache_memory=_memory_of(num_blocks=2))
 
 
+@pytest.mark.parametrize(
+    "setting", [{"max_num_seqs": 0}, {"kv_cache_memory": "1GiB"}, {"max_model_len": 1.5}, {"threads": True}]
+)
+def test_a_setting_that_is_no_number_is_named(setting: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        LLM(tiny_model(SeedOssForCausalLM), **setting)
+
+
 def test_no_prompts_have_no_answers() -> None:
     assert llm().generate([]) == []
 

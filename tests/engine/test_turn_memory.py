@@ -123,10 +123,13 @@ def test_one_namespace_does_not_find_what_another_generated() -> None:
     assert other.ids == tuple(render(talk.messages, True))
 
 
-def test_an_answer_that_was_cut_off_is_not_remembered() -> None:
+def test_an_answer_that_was_cut_off_is_rendered_and_called_unfinished() -> None:
     talk = Talk()
     talk.answer(ASK, "Well, then")
-    assert len(talk.memory) == 0
+    talk.messages.append(MORE)
+    found = talk.prompt()
+    assert [turn.missed for turn in found.turns] == ["unfinished"]
+    assert found.ids == tuple(render(talk.messages, True))
 
 
 def test_a_history_that_was_changed_before_an_answer_misses_all_that_follow() -> None:

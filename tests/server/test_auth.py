@@ -141,6 +141,21 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
         read_keys(key_file(tmp_path, KEY, mode), {})
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+@pytest.mark.parametrize(
+    ("mode", "elsewhere", "is_taken"), [(0o440, "", True), (0o444, "", False), (0o440, "x", False)]
+)
+def test_a_credential_of_systemd_may_show_an_access_list(
+    tmp_path: Path, mode: int, elsewhere: str, is_taken: bool
+) -> None:
+    file, environment = key_file(tmp_path, KEY, mode), {"CREDENTIALS_DIRECTORY": str(tmp_path / elsewhere)}
+    if is_taken:
+        assert read_keys(file, environment) == (KEY,)
+    else:
+        with pytest.raises(ConfigError, match="chmod 600"):
+            read_keys(file, environment)
+
+
 def test_files_that_hold_no_keys(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError):
         read_keys(tmp_path / "none", {})

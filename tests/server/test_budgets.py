@@ -1,12 +1,19 @@
 """The thinking budget in every spelling that clients use."""
 
+import json
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
+from seed_oss.chat import SeedOssTokenizer
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.engine.messages import AnswerForm
+from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, chat, engine, post
+from tests.server.fake_engine import FakeEngine, Script
+
+PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 
 SPELLINGS: list[tuple[dict[str, Any], int | None]] = [
     ({}, None),
@@ -67,6 +74,51 @@ def test_a_budget_that_is_none(fields: dict[str, Any], param: str) -> None:
     assert answer.status == 400
     if "different" not in answer.error["message"]:
         assert answer.error["param"] == param
+
+
+def no_thinker() -> FakeEngine:
+    """An engine whose vocabulary has no markers of thinking."""
+    backend = json.loads(seed_tokenizer().backend_tokenizer.to_str())
+    for token in backend["added_tokens"]:
+        token["content"] = token["content"].replace("think", "other")
+    backend["model"]["vocab"] = {
+        name.replace("seed:think", "seed:other"): index for name, index in backend["model"]["vocab"].items()
+    }
+    return FakeEngine(SeedOssTokenizer(Tokenizer.from_str(json.dumps(backend)), chat_template=PLAIN), [Script("Four.")])
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"enable_thinking": True}, "enable_thinking"),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 700}}, "thinking.type"),
+        ({"thinking": True}, "thinking"),
+        ({"reasoning_effort": "low"}, "reasoning_effort"),
+        ({"reasoning_effort": "max"}, "reasoning_effort"),
+        ({"reasoning": {"enabled": True}}, "reasoning.enabled"),
+        ({"thinking_budget": 512, "budget_mode": "soft"}, "thinking_budget"),
+    ],
+)
+def test_a_model_that_cannot_think_refuses_a_wish_by_its_name(fields: dict[str, Any], param: str) -> None:
+    answer = chat(no_thinker(), **fields)
+    assert (answer.status, answer.error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"enable_thinking": False},
+        {"thinking_budget": 0},
+        {"thinking_budget": -1},
+        {"thinking": {"type": "disabled"}},
+        {"thinking": {"type": "adaptive"}},
+        {"reasoning_effort": "none"},
+    ],
+)
+def test_a_model_that_cannot_think_takes_what_asks_for_none(fields: dict[str, Any]) -> None:
+    assert chat(no_thinker(), **fields).status == 200
 
 
 @pytest.mark.parametrize(("mode", "is_said"), [("both", True), ("soft", True), ("hard", False)])

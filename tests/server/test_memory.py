@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.server.api_calls import ASK, MODEL, app, engine, run
-from tests.server.fake_engine import FakeEngine
+from tests.server.fake_engine import FakeEngine, Script
 from tests.server.raw_call import RawCall
 from tests.server.test_chat import CALL, TOOLS
 
@@ -77,6 +77,32 @@ def test_nothing_is_remembered_where_that_is_switched_off() -> None:
     again = {"model": MODEL, "messages": history({"content": "Four."}), "reuse_reasoning": True}
     bodies(client, (CHAT, body, ""), (CHAT, again, ""), max_remembered_tokens=0)
     followed(client, is_known=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "settings", "missed"),
+    [
+        ({}, {"cache_turns": "off"}, {}, "off"),
+        ({"cache_turns": "off"}, {}, {}, "unknown"),
+        ({}, {}, {"cache_turns": False}, "off"),
+        ({"cache_turns": "on"}, {"cache_turns": "on"}, {"cache_turns": False}, None),
+    ],
+)
+def test_turns_can_be_switched_off(first: Any, second: Any, settings: dict[str, Any], missed: str | None) -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    message = {"content": "Four.", "reasoning_content": "Two and  two."}
+    body = {"model": MODEL, "messages": ASK, **first}
+    again = {"model": MODEL, "messages": history(message), **second}
+    _, answer = bodies(client, (CHAT, body, ""), (CHAT, again, ""), **settings)
+    followed(client, is_known=missed is None)
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+
+
+def test_an_answer_that_was_cut_off_is_called_unfinished() -> None:
+    client = engine(Script("<seed:think>Two and two.</seed:think>Four and", reason="length"), "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history({"content": "Four and", "reasoning": "Two and two."})}
+    _, answer = bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, ""), (CHAT, again, ""))
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unfinished"}]
 
 
 def test_calls_are_compared_as_values() -> None:

@@ -1,5 +1,6 @@
 """The whole server as a process: signals, draining, and an engine that dies."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -15,12 +16,14 @@ from typing import Any
 
 import pytest
 
+from seed_oss.engine.process_client import ProcessClient
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import ConfigError, InputError
-from seed_oss.server.application import model_name, namespace_secret
+from seed_oss.server.application import api_application, model_name, namespace_secret
 from seed_oss.server.serve import serve
 from seed_oss.server.settings import ServeSettings
 from tests.engine.processes import PATIENCE_S, environment
+from tests.server.asking import ask
 
 KEY = "key-" + "a" * 20
 
@@ -272,6 +275,27 @@ def test_the_servers_process_has_the_endpoints_and_no_torch(tmp_path: Path) -> N
     command = [sys.executable, "-c", APPLICATION, str(make_checkpoint(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, env=environment(), check=True)
     assert done.stdout.split("\n")[0] == '[["a", 100], ["b", 100]] False'
+
+
+def test_a_model_may_be_served_beyond_the_length_it_was_trained_on(tmp_path: Path) -> None:
+    from tests.cli.conftest import make_checkpoint
+
+    settings = ServeSettings(
+        EngineSpec(str(make_checkpoint(tmp_path, max_position_embeddings=128)), max_model_len=500), names=("a",)
+    )
+    models = asyncio.run(ask(api_application(ProcessClient(["none"]), settings), "/v1/models")).json()["data"]
+    assert [one["max_model_len"] for one in models] == [500]
+
+
+def test_a_thinking_budget_for_a_model_that_cannot_think(tmp_path: Path) -> None:
+    from tests.cli.conftest import make_checkpoint
+
+    folder = make_checkpoint(tmp_path)
+    file = folder / "tokenizer.json"
+    file.write_text(file.read_text().replace("seed:think", "seed:other"))
+    settings = ServeSettings(EngineSpec(str(folder)), names=("a",), thinking_budget=512)
+    with pytest.raises(ConfigError, match="--thinking-budget"):
+        api_application(ProcessClient(["none"]), settings)
 
 
 def test_a_secret_is_kept_beside_cached_prompts(tmp_path: Path) -> None:

@@ -106,6 +106,15 @@ class ThinkingBudget:
         # A number says more than an effort, and an effort more than a switch.
         return cls(min(found, key=lambda one: one.rank).tokens, mode)
 
+    @staticmethod
+    def wish(fields: Mapping[str, Any]) -> str | None:
+        """The field by which a request asks for thinking; None where it leaves that to the model, or wants none.
+
+        Raises:
+            InputError: a value that is not allowed.
+        """
+        return next((one.place for one in _spelled(fields, "") if one.is_wish), None)
+
     @property
     def template_value(self) -> int:
         """The number for the prompt; -1 for no sentence about a budget."""
@@ -137,11 +146,15 @@ def _number(place: str, value: Any) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A budget named in a request; rank 0 for a number, 1 for an effort, 2 for thinking merely switched on."""
+    """A budget named in a request; rank 0 for a number, 1 for an effort, 2 for thinking merely switched on.
+
+    `is_wish`: it wants thinking, so that it means nothing to a model that does not think.
+    """
 
     place: str
     tokens: int | None
     rank: int = 0
+    is_wish: bool = True
 
     def __str__(self) -> str:
         return f"{self.place}: {'no limit' if self.tokens is None else self.tokens}"
@@ -156,19 +169,20 @@ def _check_agreement(found: list[_Found]) -> None:
 
 
 def _count(place: str, value: Any) -> list[_Found]:
-    return [_Found(place, _number(place, value))]
+    tokens = _number(place, value)
+    return [_Found(place, tokens, is_wish=tokens not in (None, 0))]
 
 
 def _effort(place: str, value: Any) -> list[_Found]:
     if not isinstance(value, str) or value not in EFFORTS:
         raise InputError(f"{place} is {_SHOWN.repr(value)}; allowed: {', '.join(EFFORTS)}")
-    return [_Found(place, _number(place, EFFORTS[value]), rank=1)]
+    return [_Found(place, _number(place, EFFORTS[value]), rank=1, is_wish=EFFORTS[value] != 0)]
 
 
 def _switch(place: str, value: Any) -> list[_Found]:
     if not isinstance(value, bool):
         raise InputError(f"{place} is {_SHOWN.repr(value)}; allowed: true, false")
-    return [_Found(place, None, rank=2) if value else _Found(place, 0)]
+    return [_Found(place, None, rank=2) if value else _Found(place, 0, is_wish=False)]
 
 
 def _mapping(place: str, value: Any) -> Mapping[str, Any]:
@@ -188,6 +202,8 @@ def _thinking(place: str, value: Any) -> list[_Found]:
     counted = [] if tokens is None else _count(f"{place}.budget_tokens", tokens)
     if kind == "disabled":  # a number left over from when it was enabled says nothing
         return _switch(place, False)
+    if kind == "adaptive":  # the model decides
+        return [_Found(f"{place}.type", None, rank=2, is_wish=False), *counted]
     return counted if counted and kind is None else [*_switch(f"{place}.type", True), *counted]
 
 

@@ -130,6 +130,13 @@ ThinkingOption = Annotated[
 LoopGuardOption = Annotated[
     bool, typer.Option("--loop-guard", help="End answers that repeat themselves, where a request does not say.")
 ]
+TurnsOption = Annotated[
+    bool,
+    typer.Option(
+        "--cache-turns/--no-cache-turns",
+        help="Let answers of a history stand in its prompt as they were generated, where a request does not say.",
+    ),
+]
 StartOption = Annotated[float, _seconds("Most time until the engine is ready.", min=1.0)]
 HangOption = Annotated[
     float,
@@ -194,6 +201,7 @@ def serve(
     cache_dir_size: CacheDirSizeOption = "8GiB",
     thinking_budget: ThinkingOption = None,
     loop_guard: LoopGuardOption = False,
+    cache_turns: TurnsOption = True,
     start_timeout: StartOption = 900.0,
     hang_timeout: HangOption = 120.0,
     health_timeout: HealthOption = 30.0,
@@ -275,6 +283,7 @@ def _settings(options: dict[str, Any]) -> "ServeSettings":
         keep_alive_s=options["stream_keep_alive"],
         thinking_budget=options["thinking_budget"],
         loop_guard=options["loop_guard"],
+        cache_turns=options["cache_turns"],
     )
 
 

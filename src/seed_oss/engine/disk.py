@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import queue
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ SECRET_FILE = "secret"
 SECRET_LEN = 32
 _SUFFIX = ".safetensors"
 _MAX_PENDING = 64  # blocks on their way to the disk; what comes beyond is not kept
+_IDENTITY = re.compile(r"[0-9a-f]{40}")
 _LOG = logging.getLogger(__name__)
 
 
@@ -75,7 +77,8 @@ class BlockFolder(BlockStore):
         folder: of all caches.
         identity: hexadecimal digest of what keys and values depend on beside tokens.
         cache: where blocks come from and go to.
-        max_bytes: most bytes on disk under this identity; the blocks that nobody read for the longest time go first.
+        max_bytes: most bytes of blocks in the folder of all caches; those of other identities go first, then those that
+            nobody read for the longest time.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -83,10 +86,12 @@ class BlockFolder(BlockStore):
 
     def __init__(self, folder: Path, identity: str, cache: PagedCache, max_bytes: int) -> None:
         self._folder, self._cache, self._max_bytes = folder / identity, cache, max_bytes
+        self._others = _blocks_of_others(folder, identity)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the one read last at the end
         self._lock = threading.Lock()
         self._pending: queue.Queue[tuple[str, dict[str, Tensor]] | None] = queue.Queue(_MAX_PENDING)
         self._look_around()
+        self._make_room(0)
         self._writer = threading.Thread(target=self._write_all, name="seed-oss-disk-cache", daemon=True)
         self._writer.start()
 
@@ -182,14 +187,29 @@ class BlockFolder(BlockStore):
 
     def _make_room(self, num_bytes: int) -> None:
         with self._lock:
-            total = sum(self._sizes.values()) + num_bytes
-            gone: list[str] = []
-            while total > self._max_bytes and self._sizes:
-                name, size = self._sizes.popitem(last=False)
-                gone.append(name)
+            total = sum(self._others.values()) + sum(self._sizes.values()) + num_bytes
+            gone: list[Path] = []
+            while total > self._max_bytes and (self._others or self._sizes):
+                if self._others:
+                    path, size = self._others.popitem(last=False)
+                else:
+                    name, size = self._sizes.popitem(last=False)
+                    path = self._folder / name
+                gone.append(path)
                 total -= size
-        for name in gone:
-            (self._folder / name).unlink(missing_ok=True)
+        for path in gone:
+            path.unlink(missing_ok=True)
+
+
+def _blocks_of_others(folder: Path, identity: str) -> OrderedDict[Path, int]:
+    """Sizes of the blocks of other identities, as they are now; the one read last at the end."""
+    try:
+        caches = [one for one in os.scandir(folder) if one.is_dir(follow_symlinks=False) and one.name != identity]
+        blocks = [one for cache in caches if _IDENTITY.fullmatch(cache.name) for one in os.scandir(cache)]
+        found = [(one.stat(follow_symlinks=False), Path(one)) for one in blocks if one.name.endswith(_SUFFIX)]
+    except OSError:  # there is none yet, or another engine is at work there
+        return OrderedDict()
+    return OrderedDict((path, stat.st_size) for stat, path in sorted(found, key=lambda one: one[0].st_mtime_ns))
 
 
 def _name(digest: bytes) -> str:

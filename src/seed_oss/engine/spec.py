@@ -9,6 +9,14 @@ from seed_oss.errors import InputError
 from seed_oss.files import parse_json
 
 _LORA_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NUMBERS = (
+    "threads",
+    "max_num_seqs",
+    "max_model_len",
+    "max_num_batched_tokens",
+    "max_num_queued_tokens",
+    "kv_cache_memory",
+)
 EXIT_REFUSED = 78  # of a process that can never start with what it was given; EX_CONFIG in sysexits.h
 
 
@@ -58,6 +66,17 @@ class EngineSpec:
     total_s: float | None = None
     lora: tuple[str, ...] = ()
     stream_interval_s: float = 0.04
+
+    def __post_init__(self) -> None:
+        """Check numbers.
+
+        Raises:
+            InputError: one that is no whole number above 0.
+        """
+        for name in _NUMBERS:
+            value: Any = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise InputError(f"{name} is {value!r:.60}; give a whole number above 0")
 
     def to_json(self) -> str:
         """One line of JSON."""

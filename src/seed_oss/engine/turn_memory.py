@@ -63,7 +63,8 @@ class TurnUse:
         message_index: of the message.
         missed: why its generated tokens do not stand for it, or None where they do: "unknown" (not generated here after
             just this history, or forgotten), "content_changed", "tool_calls_changed", "reasoning_changed",
-            "reasoning_not_returned", "unfinished", "template" (it does not render a conversation piece by piece).
+            "reasoning_not_returned", "unfinished" (it was cut off, by its limit or a stop
+            string), "off" (not wanted), "template" (it does not render a conversation piece by piece).
     """
 
     message_index: int
@@ -86,6 +87,17 @@ class RememberedPrompt:
 @dataclass
 class _Answers:
     said: dict[SaidTurn, tuple[int, ...]] = field(default_factory=dict[SaidTurn, tuple[int, ...]])
+
+
+def not_taken(messages: Sequence[Mapping[str, Any]], missed: str) -> tuple[TurnUse, ...]:
+    """The same for all answers of a history: none is taken.
+
+    Args:
+        messages: the conversation.
+        missed: why.
+    """
+    places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
+    return tuple(TurnUse(index, missed) for index in places[-MAX_LOOKED_AT:])
 
 
 class TurnMemory:
@@ -113,18 +125,20 @@ class TurnMemory:
         Args:
             namespace: only conversations of the same one find it.
             prompt_ids: what it came after.
-            token_ids: what was generated; what does not end with an end of the turn is not kept.
+            token_ids: what was generated; of what does not end with an end of the turn only that is kept.
             message: the same, parsed.
         """
-        if not token_ids or token_ids[-1] not in self._end_ids or message.broken_calls:
+        is_whole = bool(token_ids) and token_ids[-1] in self._end_ids
+        if is_whole and message.broken_calls:
             return
         key = namespace, tuple(prompt_ids)
         if key not in self._answers:
             self._num_tokens += len(prompt_ids)
         answers = self._answers.setdefault(key, _Answers())
-        said = SaidTurn.of_answer(message)
-        self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
-        answers.said[said] = tuple(token_ids)
+        if is_whole:
+            said = SaidTurn.of_answer(message)
+            self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
+            answers.said[said] = tuple(token_ids)
         self._answers.move_to_end(key)
         self._forget()
 
@@ -153,7 +167,7 @@ class TurnMemory:
         whole = tuple(render(messages, is_answered))
         places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
         if not places or not any(key[0] == namespace for key in reversed(self._answers)):
-            return RememberedPrompt(whole, tuple(TurnUse(index, "unknown") for index in places[-MAX_LOOKED_AT:]))
+            return RememberedPrompt(whole, not_taken(messages, "unknown"))
         rebuilt = _Rebuilt(messages, render, whole)
         turns = [self._take(namespace, rebuilt, index, reuse_reasoning) for index in places[-MAX_LOOKED_AT:]]
         return RememberedPrompt(rebuilt.finish(), tuple(turns))
@@ -221,6 +235,8 @@ def _match(
     said: Mapping[SaidTurn, tuple[int, ...]], sent: SaidTurn | None, reuse_reasoning: bool
 ) -> tuple[tuple[int, ...] | None, str | None]:
     """The tokens that stand for a turn that was sent, or why none do."""
+    if not said:
+        return None, "unfinished"
     if sent is None:
         return None, "content_changed"
     if sent in said:

@@ -27,18 +27,24 @@ def api_application(client: EngineClient, settings: ServeSettings) -> App:
     """The endpoints, with tokenizer and configuration of the model; its weights are the engine's.
 
     Raises:
-        SeedOssError: the model's files cannot be had or used.
+        SeedOssError: the model's files cannot be had or used, or a setting is not for this model.
     """
     from seed_oss.chat.budget import ThinkingBudget
+    from seed_oss.errors import ConfigError
     from seed_oss.server.app import ApiSettings, create_app
+    from seed_oss.server.texts import Texts
 
     api = ApiSettings(
         keep_alive_seconds=settings.keep_alive_s,
         thinking_budget=ThinkingBudget(settings.thinking_budget),
         loop_guard=settings.loop_guard,
+        cache_turns=settings.cache_turns,
         limits=settings.requests,
     )
-    app: Any = create_app(client, _served_model(settings), api)
+    served = _served_model(settings)
+    if settings.thinking_budget and settings.thinking_budget > 0 and not Texts(served.tokenizer).thinks:
+        raise ConfigError("--thinking-budget is given, and the model has no markers of thinking; leave it out")
+    app: Any = create_app(client, served, api)
     return app
 
 
@@ -52,11 +58,10 @@ def _served_model(settings: ServeSettings) -> Any:
     tokenizer = SeedOssTokenizer.from_pretrained(spec.model, revision=spec.revision)
     if tokenizer.chat_template:
         tokenizer.prepare_chat_template()  # what renders foreign templates starts while the weights load
-    longest = config.max_position_embeddings
     return ServedModel(
         names=served_names(settings),
         tokenizer=tokenizer,
-        context_length=min(longest, spec.max_model_len or longest),
+        context_length=spec.max_model_len or config.max_position_embeddings,
         generation=_generation_config(settings),
         created=int(time.time()),
         labels=tuple(str(config.id2label[index]) for index in sorted(config.id2label)),

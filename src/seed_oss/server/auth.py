@@ -68,21 +68,24 @@ def read_keys(file: Path | None, environment: Mapping[str, str]) -> tuple[str, .
 
     Args:
         file: of the keys; empty lines and those that begin with '#' are passed over. None for no file.
-        environment: of the process.
+        environment: of the process. In its CREDENTIALS_DIRECTORY, which systemd makes for one service, a file may have
+            mode 0440: that is how the access list shows that lets the service's user read it.
 
     Raises:
         MissingFileError: the file is not there.
         ConfigError: the file has no keys, is not UTF-8, no regular file, or others than its owner may read it.
     """
-    keys = [] if file is None else _keys_in(file)
+    credentials = environment.get("CREDENTIALS_DIRECTORY")
+    is_credential = file is not None and credentials is not None and file.parent == Path(credentials)
+    keys = [] if file is None else _keys_in(file, 0o037 if is_credential else 0o077)
     keys += [part.strip() for part in environment.get(KEYS_VARIABLE, "").split(",") if part.strip()]
     return tuple(dict.fromkeys(keys))
 
 
-def _keys_in(file: Path) -> list[str]:
+def _keys_in(file: Path, forbidden: int) -> list[str]:
     try:
         with file.open("rb") as opened:
-            _check_mode(file, os.fstat(opened.fileno()).st_mode)
+            _check_mode(file, os.fstat(opened.fileno()).st_mode, forbidden)
             text = opened.read(2**20).decode("utf-8")
     except FileNotFoundError:
         raise MissingFileError(f"{file} is not there; write API keys into it, one a line") from None
@@ -95,10 +98,10 @@ def _keys_in(file: Path) -> list[str]:
     return keys
 
 
-def _check_mode(file: Path, mode: int) -> None:
+def _check_mode(file: Path, mode: int, forbidden: int) -> None:
     if not stat.S_ISREG(mode):
         raise ConfigError(f"{file} is no regular file; API keys are read from one, one a line")
-    if os.name == "posix" and mode & 0o077:
+    if os.name == "posix" and mode & forbidden:
         raise ConfigError(f"{file} has mode {mode & 0o777:04o}; others may not read API keys: chmod 600 {file}")
 
 

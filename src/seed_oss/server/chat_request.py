@@ -75,6 +75,7 @@ class ThinkingFields(SamplingFields):
     budget_mode: Mode | None = None
     loop_guard: bool | None = None
     reuse_reasoning: bool | None = None
+    cache_turns: Literal["on", "off"] | None = None
 
     def budget(self, body: Mapping[str, Any], settings: ApiSettings) -> ThinkingBudget:
         """The budget that a request asks for.
@@ -92,6 +93,19 @@ class ThinkingFields(SamplingFields):
         with refusing(otherwise="thinking_budget"):
             found = ThinkingBudget.from_request(body, mode)
         return ThinkingBudget(default.tokens, mode) if found is None else found
+
+    def turns(self, body: Mapping[str, Any], settings: ApiSettings) -> dict[str, Any]:
+        """What a request says of answers in its history and of thinking, as fields of a Conversation.
+
+        Raises:
+            ApiError: see `budget`.
+        """
+        return {
+            "budget": self.budget(body, settings),
+            "thinking_wish": ThinkingBudget.wish(body),
+            "reuse_reasoning": bool(self.reuse_reasoning),
+            "takes_turns": settings.cache_turns if self.cache_turns is None else self.cache_turns == "on",
+        }
 
     def variables(self) -> dict[str, Any]:
         """Variables of the template."""
@@ -184,9 +198,8 @@ class ChatRequest(ThinkingFields):
             tool_choice=self.tool_choice,
             response_format=self.response_format,
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            budget=self.budget(body, settings),
+            **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
             goes_on=bool(self.continue_final_message),
-            reuse_reasoning=bool(self.reuse_reasoning),
         )

@@ -25,6 +25,7 @@ class WrittenAnswer:
         token_ids: of the answer.
         tools: the tools in the prompt.
         open_turn: the pieces of the prompt's last turn, the suffix included.
+        is_remembered: it may be kept.
     """
 
     prompt_ids: tuple[int, ...]
@@ -32,6 +33,7 @@ class WrittenAnswer:
     token_ids: tuple[int, ...]
     tools: Sequence[Mapping[str, Any]] | None
     open_turn: tuple[Piece, ...]
+    is_remembered: bool = True
 
 
 class ConversationMemory:
@@ -69,7 +71,7 @@ class ConversationMemory:
 
     def remember(self, namespace: str, answer: WrittenAnswer) -> None:
         """Keep an answer."""
-        if not self._max_tokens:
+        if not self._max_tokens or not answer.is_remembered:
             return
         detokenizer = self._texts.detokenizer()
         pieces = [*detokenizer.put_pieces(list(answer.token_ids)), *detokenizer.finish_pieces()]

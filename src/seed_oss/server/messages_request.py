@@ -103,10 +103,9 @@ class CountRequest(ThinkingFields):
             tool_choice=None if choice is None else _choice(choice),
             response_format=self._format(),
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
-            budget=self.budget(body, settings),
+            **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
-            reuse_reasoning=bool(self.reuse_reasoning),
             goes_on=self.messages[-1].role == "assistant",
         )
 

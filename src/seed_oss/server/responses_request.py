@@ -109,10 +109,9 @@ class ResponsesRequest(ThinkingFields):
             tool_choice=self.tool_choice,
             response_format=self._format(),
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            budget=self.budget(body, settings),
+            **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
             variables=self.variables(),
-            reuse_reasoning=bool(self.reuse_reasoning),
         )
 
     def _format(self) -> dict[str, Any] | None:

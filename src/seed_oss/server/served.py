@@ -57,6 +57,7 @@ class ApiSettings:
         loop_guard: end answers that repeat themselves, where a request does not say.
         max_stored_responses: answers of /v1/responses that are kept in memory.
         max_stored_bytes: their size together.
+        cache_turns: generated tokens stand for answers in a history, where a request does not say.
         max_remembered_tokens: of the prompts and answers that later prompts of their conversations are matched with;
             0 remembers none.
         limits: bounds of what one request may ask for.
@@ -71,5 +72,6 @@ class ApiSettings:
     loop_guard: bool = False
     max_stored_responses: int = 1024
     max_stored_bytes: int = 64 * 2**20
+    cache_turns: bool = True
     max_remembered_tokens: int = 2**20
     limits: RequestLimits = RequestLimits()  # noqa: RUF009 - frozen

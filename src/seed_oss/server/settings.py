@@ -29,6 +29,7 @@ class ServeSettings:
         keep_alive_s: seconds without anything in a stream after which a comment is sent.
         thinking_budget: tokens of thinking where a request does not say; None for no limit.
         loop_guard: end answers that repeat themselves, where a request does not say.
+        cache_turns: generated tokens stand for answers in a history, where a request does not say.
     """
 
     spec: EngineSpec
@@ -47,3 +48,4 @@ class ServeSettings:
     keep_alive_s: float = 15.0
     thinking_budget: int | None = None
     loop_guard: bool = False
+    cache_turns: bool = True

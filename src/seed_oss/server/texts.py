@@ -7,7 +7,7 @@ from typing import Any, cast
 from tokenizers import Encoding, Tokenizer
 
 from seed_oss.chat.backend import backend_errors, twin
-from seed_oss.chat.control_tokens import Piece, join
+from seed_oss.chat.control_tokens import END_REFLECT, END_THINK, REFLECT, THINK, Piece, join
 from seed_oss.chat.control_vocabulary import without_surrogates
 from seed_oss.chat.decoder_stages import token_bytes
 from seed_oss.chat.detokenizer import Detokenizer
@@ -80,6 +80,11 @@ class Texts:
     def longest_token(self) -> int:
         """Most characters of a token; parts of a character count as one each."""
         return max(map(len, self.tokenizer.get_vocab()), default=1)
+
+    @cached_property
+    def thinks(self) -> bool:
+        """Whether the vocabulary has the markers of thinking."""
+        return {one.text for one in (THINK, END_THINK, REFLECT, END_REFLECT)} <= self.tokenizer.get_added_vocab().keys()
 
     def detokenizer(self) -> Detokenizer:
         """Start turning an answer's ids into pieces."""

@@ -16,8 +16,8 @@ from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse
-from seed_oss.server.errors import refusing
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
+from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.texts import Texts
@@ -40,6 +40,8 @@ class Conversation:
         goes_on: the last message is the beginning of the answer.
         is_answered: an answer follows, so that its turn is opened.
         reuse_reasoning: answers whose thinking the client left out keep it, where it is remembered.
+        takes_turns: generated tokens stand for the answers of the history, and the answer is remembered.
+        thinking_wish: the field by which thinking was asked for, or None.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -53,6 +55,8 @@ class Conversation:
     goes_on: bool = False
     is_answered: bool = True
     reuse_reasoning: bool = False
+    takes_turns: bool = True
+    thinking_wish: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Turn:
         before: the end of the prompt's text, as long as the longest stop string.
         goes_on: the prompt ends inside the answer.
         uses: what became of the answers in the history.
+        is_remembered: the answer may stand in later prompts as it was generated.
     """
 
     prompt_ids: tuple[int, ...]
@@ -76,6 +81,7 @@ class Turn:
     before: str = ""
     goes_on: bool = False
     uses: tuple[TurnUse, ...] = ()
+    is_remembered: bool = True
 
 
 def prepare(
@@ -93,6 +99,12 @@ def prepare(
     Raises:
         ApiError: what cannot be shown to the model, or an answer that cannot be held to its form.
     """
+    if wanted.thinking_wish is not None and not texts.thinks:
+        raise ApiError(
+            "invalid",
+            f"{wanted.thinking_wish} asks for thinking, and this model has no markers of thinking; leave it out",
+            param=wanted.thinking_wish,
+        )
     with refusing():
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
@@ -109,12 +121,14 @@ def prepare(
         loop_guard=wanted.loop_guard,
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
-    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns)
+    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns, wanted.takes_turns)
 
 
 def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
     if wanted.goes_on:
         return RememberedPrompt(prompt_ids(texts, wanted))
+    if not wanted.takes_turns:
+        return RememberedPrompt(prompt_ids(texts, wanted), not_taken(wanted.messages, "off"))
 
     def render(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> Sequence[int]:
         return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
@@ -243,7 +257,9 @@ class AnswerReader:
     def written(self) -> WrittenAnswer:
         """The answer as it was generated."""
         turn = self._turn
-        return WrittenAnswer(turn.prompt_ids, self._suffix_ids, tuple(self._token_ids), turn.tools, self._start)
+        return WrittenAnswer(
+            turn.prompt_ids, self._suffix_ids, tuple(self._token_ids), turn.tools, self._start, turn.is_remembered
+        )
 
     def finish_reason(self, reason: str) -> str:
         """OpenAI's word for why the answer ended.
