@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from seed_oss.errors import InputError
+from seed_oss.errors import CheckpointError, InputError
 from seed_oss.nn.fused import FusedRMSNorm
 from seed_oss.ops.activations import silu_mul, silu_mul_reference
 from seed_oss.ops.cached_attention import (
@@ -311,3 +311,26 @@ def test_a_gradient_takes_torch_while_compiling() -> None:
 def test_what_does_not_fit_together_is_refused(name: str, arguments: tuple[Any, ...]) -> None:
     with pytest.raises((InputError, RuntimeError)):
         getattr(torch.ops.seed_oss, name)(*arguments)
+
+
+@pytest.mark.parametrize("packed", [PACKED[:-1], PACKED[:0], PACKED.float()])
+def test_a_packed_weight_of_another_size_is_not_read(packed: Tensor) -> None:
+    with pytest.raises(CheckpointError):
+        OPS.quantized_linear(normal(2, 64), packed, None, [40, 64], *FIELDS)
+    with pytest.raises(CheckpointError):
+        OPS.quantized_embedding(torch.tensor([39]), packed, [40, 64], *FIELDS)
+
+
+@pytest.mark.parametrize("bias", [normal(39), normal(40, dtype=torch.bfloat16)])
+def test_a_bias_of_another_size_is_not_read(bias: Tensor) -> None:
+    with pytest.raises(InputError, match=r"give fp32 \[40\]"):
+        OPS.quantized_linear(normal(2, 64), PACKED, bias, [40, 64], *FIELDS)
+
+
+def test_a_packed_weight_may_lie_with_gaps() -> None:
+    x, gaps = normal(2, 64), PACKED.repeat_interleave(2)[::2]
+    wanted = OPS.quantized_linear(x, PACKED, None, [40, 64], *FIELDS)
+    assert torch.equal(OPS.quantized_linear(x, gaps, None, [40, 64], *FIELDS), wanted)
+    ids = torch.tensor([0, 39])
+    wanted = OPS.quantized_embedding(ids, PACKED, [40, 64], *FIELDS)
+    assert torch.equal(OPS.quantized_embedding(ids, gaps, [40, 64], *FIELDS), wanted)

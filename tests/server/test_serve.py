@@ -163,13 +163,14 @@ def test_while_it_drains_it_says_so() -> None:
         assert server.exit_code() == 130
 
 
-def test_what_does_not_end_in_time_is_cut() -> None:
+@pytest.mark.parametrize("path", ["/generate/1000000000/", "/generate/1/flood"])
+def test_what_does_not_end_in_time_is_cut_and_told(path: str) -> None:
     with serving("fine", "drain_s=1") as server:
-        stream = server.stream("/generate/1/flood")
+        stream = server.stream(path)
         assert stream.line()
         server.signal()
-        with pytest.raises((http.client.HTTPException, ConnectionError)):
-            stream.rest()
+        assert stream.rest()[-1] == ["error", "unavailable"]
+        assert server.event("stopped")["code"] == 0
         assert server.exit_code() == 0
 
 

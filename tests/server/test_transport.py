@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from seed_oss.server.limits import TransportLimits
-from tests.server.raw_http import run, serving
+from tests.server.raw_http import Answer, run, serving
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
 KEPT = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -409,5 +409,15 @@ def test_a_flood_of_requests_in_one_piece_is_not_read() -> None:
             (connection,) = served.state.connections
             assert connection.limited.num_buffered < 2**20
             sending.cancel()
+
+    run(scenario())
+
+
+def test_who_sends_no_more_gets_what_is_written() -> None:
+    async def scenario() -> None:
+        async with serving() as served, await served.connect() as raw:
+            await raw.send(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            raw.writer.write_eof()
+            assert Answer(await raw.rest()).json == {"path": "/a", "num_bytes": 0}
 
     run(scenario())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from seed_oss.errors import CheckpointError
 from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
-from seed_oss.ops.packing import pack, packed_bytes, unpack
+from seed_oss.ops.packing import check_packed, pack, packed_bytes, unpack
 from seed_oss.ops.quantized import quantized_embedding, quantized_linear
 
 
@@ -31,7 +31,7 @@ class QuantizedModule(nn.Module):
         self.shape, self.format = shape, format
         if packed is None:
             packed = torch.empty(packed_bytes(format, *shape), dtype=torch.uint8)
-        _check_packed(packed, format, shape)
+        check_packed(packed, format, *shape)
         self.register_buffer("packed", packed.contiguous(), persistent=False)
 
     @property
@@ -50,7 +50,7 @@ class QuantizedModule(nn.Module):
         Raises:
             CheckpointError: another number of bytes.
         """
-        _check_packed(packed, format, self.shape)
+        check_packed(packed, format, *self.shape)
         self.format, self.packed = format, packed
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -61,14 +61,6 @@ class QuantizedModule(nn.Module):
         """Shape and format, for printing."""
         format = self.format
         return f"{self.shape[0]}, {self.shape[1]}, {format.bits} bits in groups of {format.group_size}, {format.zero}"
-
-
-def _check_packed(packed: Tensor, format: QuantFormat, shape: tuple[int, int]) -> None:
-    wanted = packed_bytes(format, *shape)
-    if packed.dtype != torch.uint8 or packed.numel() != wanted:
-        raise CheckpointError(
-            f"a packed weight {list(shape)} takes {wanted} bytes; {packed.numel()} {packed.dtype} given"
-        )
 
 
 class QuantizedLinear(QuantizedModule):

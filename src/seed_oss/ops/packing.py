@@ -39,6 +39,21 @@ def packed_bytes(format: QuantFormat, out_features: int, in_features: int) -> in
     return -(-out_features // BLOCK_ROWS) * (in_features // format.group_size) * record_bytes(format)
 
 
+def check_packed(packed: Tensor, format: QuantFormat, out_features: int, in_features: int) -> None:
+    """Raise unless a tensor can be a packed weight of this shape.
+
+    Raises:
+        CheckpointError: another dtype or number of bytes.
+        InputError: groups do not fill a row.
+    """
+    wanted = packed_bytes(format, out_features, in_features)
+    if packed.dtype != torch.uint8 or packed.numel() != wanted:
+        raise CheckpointError(
+            f"a packed weight [{out_features}, {in_features}] takes {wanted} bytes, and {packed.numel()} "
+            f"{packed.dtype} are there"
+        )
+
+
 def pack(weight: GroupedWeight) -> Tensor:
     """Lay a weight out for the kernels.
 
@@ -65,12 +80,7 @@ def unpack(packed: Tensor, format: QuantFormat, out_features: int, in_features: 
     Raises:
         CheckpointError: `packed` has another number of bytes.
     """
-    wanted = packed_bytes(format, out_features, in_features)
-    if packed.dtype != torch.uint8 or packed.numel() != wanted:
-        raise CheckpointError(
-            f"a packed weight [{out_features}, {in_features}] takes {wanted} bytes, and {packed.numel()} "
-            f"{packed.dtype} are there"
-        )
+    check_packed(packed, format, out_features, in_features)
     records = packed.view(-1, in_features // format.group_size, record_bytes(format))
     dtype, position = PARAM_DTYPES[format.param_dtype], 0
 

@@ -16,7 +16,7 @@ from seed_oss.errors import InputError
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import BYTES, NIBBLES, ZERO_KINDS, WeightStruct
-from seed_oss.ops.packing import BLOCK_ROWS, unpack
+from seed_oss.ops.packing import BLOCK_ROWS, check_packed, unpack
 from seed_oss.ops.recording import is_recorded
 from seed_oss.ops.triton import can_run, take_over
 
@@ -257,7 +257,8 @@ def _quantized_embedding_op(
     ids: Tensor, packed: Tensor, shape: list[int], bits: int, group_size: int, zero: str, param_dtype: str
 ) -> Tensor:
     format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
-    return _embedding_of_rows(ids, packed, format, (shape[0], shape[1]))
+    check_packed(packed, format, shape[0], shape[1])
+    return _embedding_of_rows(ids, packed.contiguous(), format, (shape[0], shape[1]))
 
 
 @_quantized_embedding_op.register_fake
@@ -277,6 +278,10 @@ def _quantized_linear_op(
     param_dtype: str,
 ) -> Tensor:
     format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
+    check_packed(packed, format, shape[0], shape[1])
+    if bias is not None and (bias.dtype != torch.float32 or bias.shape != (shape[0],)):
+        raise InputError(f"the bias is {bias.dtype} {list(bias.shape)}; give fp32 [{shape[0]}]")
+    packed, bias = packed.contiguous(), None if bias is None else bias.contiguous()
     if x.device.type != "cpu":
         return quantized_linear(x, packed, format, (shape[0], shape[1]), bias).clone()
     return _linear_on_cpu(x, packed, format, (shape[0], shape[1]), bias).clone()

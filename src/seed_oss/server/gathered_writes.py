@@ -29,20 +29,20 @@ class GatheredTransport(asyncio.Transport):
     def write(self, data: Any) -> None:
         """Send some bytes with the others of this turn."""
         if not self._parts:
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self.flush)
         self._parts.append(bytes(data))
         self._num_bytes += len(data)
         if self._num_bytes > FLUSH_BYTES:
-            self._flush()
+            self.flush()
 
     def write_eof(self) -> None:
         """Say that nothing more is written."""
-        self._flush()
+        self.flush()
         self._transport.write_eof()
 
     def close(self) -> None:
         """Close it once everything is sent."""
-        self._flush()
+        self.flush()
         self._transport.close()
 
     def abort(self) -> None:
@@ -78,7 +78,8 @@ class GatheredTransport(asyncio.Transport):
         """What is known of the connection."""
         return self._transport.get_extra_info(name, default)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was written, without waiting for the end of the turn."""
         parts, self._parts, self._num_bytes = self._parts, [], 0
         if parts and not self._transport.is_closing():
             self._transport.write(b"".join(parts))

@@ -1,6 +1,7 @@
 """`seed-oss serve`: the engine's process, the endpoints and the transport, from the first byte to the last.
 
 signal     -> new requests get 503, open ones end within drain_s, then the listener, then the engine   exit code 0
+              (past drain_s the engine ends first, so that what waits for it is told)
 2nd signal -> everything ends at once                                                                 exit code 130
 engine gave up -> as after a signal                                                                   exit code 1
 """
@@ -36,6 +37,7 @@ from seed_oss.server.transport import server_config
 FORCED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OTHER_FILES = 64  # descriptors besides those of connections
+_LAST_WORDS_S = 1.0  # for what is told that the engine has ended
 
 MakeApp = Callable[[EngineClient, ServeSettings], App]
 
@@ -109,7 +111,7 @@ class _Service:
             serving = asyncio.create_task(server.serve([listener]))
             given_up = asyncio.create_task(self._client.wait_ended())
             await asyncio.wait({serving, given_up}, return_when=asyncio.FIRST_COMPLETED)
-            if not serving.done():
+            if not serving.done() and self._client.failure is not None:
                 self._log.write("engine_failed", message=self._client.failure)
                 self._begin_end(server)
             await serving
@@ -128,8 +130,12 @@ class _Service:
         """The listener stays open meanwhile, so that whoever looks is told."""
         clock = asyncio.get_running_loop().time
         end = clock() + self._settings.drain_s
-        with contextlib.suppress(TimeoutError):
+        try:
             await asyncio.wait_for(self._phase.wait_idle(), self._settings.drain_s)
+        except TimeoutError:
+            await self._client.close(drain=False)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._phase.wait_idle(), _LAST_WORDS_S)
         server.end(max(0.0, end - clock()))
 
     async def _close_engine(self) -> None:

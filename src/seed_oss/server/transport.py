@@ -64,7 +64,8 @@ class LimitedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
-        super().connection_made(GatheredTransport(transport, self.loop))
+        self.gathered = GatheredTransport(transport, self.loop)
+        super().connection_made(self.gathered)
         if len(self.connections) > self.limits.max_connections:
             self.connections.discard(self)
             self._refuse(503, f"{self.limits.max_connections} connections are open; try again later")
@@ -86,6 +87,11 @@ class LimitedProtocol(H11Protocol):
         super().data_received(data)
         self._look()
         self._bound_bodies()
+
+    def eof_received(self) -> None:
+        """The client sends no more, after which its connection is closed: what is written goes first."""
+        self.gathered.flush()
+        super().eof_received()
 
     def on_response_complete(self) -> None:
         """An answer is written."""
