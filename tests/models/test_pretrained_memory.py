@@ -79,6 +79,9 @@ def run(code: str, folder: Path, dtype: str = "float32") -> dict[str, int]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
+pytestmark = pytest.mark.xdist_group("pretrained memory")
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, int]]:
     """A sharded checkpoint of 276 MB, and what was measured while it was saved."""

@@ -84,6 +84,9 @@ LARGEST = 4096 * 1024 * 2
 """Bytes of the largest tensor as it is stored, in bfloat16."""
 
 
+pytestmark = pytest.mark.xdist_group("quantized memory")
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sharded checkpoint of 71 MB."""

@@ -68,6 +68,9 @@ def run(code: str, folder: Path, argument: str) -> dict[str, int]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+pytestmark = pytest.mark.xdist_group("measured memory")
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of 0.27 GB in bfloat16, and beside it the same in int8."""

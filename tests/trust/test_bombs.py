@@ -13,6 +13,8 @@ import pytest
 from tests.trust import bomb_worker
 from tests.trust.test_malformed import MAX_MEMORY_BYTES, MAX_SECONDS, make_examples
 
+pytestmark = pytest.mark.xdist_group("bombs")
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
