@@ -256,7 +256,8 @@ def _trial(
     runs: list[tuple[int, float]] = []
     for number in range(max(1, NUM_REQUESTS // level)):
         prompts = prompts_of(level, 100 * turn + number)
-        for name in names if number % 2 else reversed(names):
+        first = number % len(names)
+        for name in (*names[first:], *names[:first]):
             if name in ports:
                 answers[name].append(burst(ports[name], [body_of(one, servers[name].extra) for one in prompts]))
             else:
