@@ -38,6 +38,7 @@ FORCED = 130
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _OTHER_FILES = 64  # descriptors besides those of connections
 _LAST_WORDS_S = 1.0  # for what is told that the engine has ended
+_TICK_S = 1.0  # the date in headers has seconds
 
 MakeApp = Callable[[EngineClient, ServeSettings], App]
 
@@ -122,7 +123,7 @@ class _Service:
     def _begin_end(self, server: "_Server") -> None:
         self._phase.is_draining = True
         if self._num_signals > 1:
-            server.should_exit = True
+            server.end(0.0)
         elif self._draining is None:
             self._draining = asyncio.create_task(self._drain(server))
 
@@ -187,12 +188,23 @@ class _Service:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, whose signals are ours."""
+    """uvicorn's server, whose signals are ours, and which wakes up once a second instead of ten times."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._is_ending = asyncio.Event()
 
     def end(self, seconds: float) -> None:
         """Close the listener, and what has not ended so many seconds later."""
         self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment] - a float does as well
         self.should_exit = True
+        self._is_ending.set()
+
+    async def main_loop(self) -> None:
+        """Set the date in the headers of answers each second, until the end."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_ending.wait(), _TICK_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
