@@ -1,8 +1,8 @@
-"""Where the time of a prompt and of a decoding step goes: the layers' native call, the head's, and Python with torch.
+"""Where the time of a prompt and of a decoding step goes: the native calls, and Python with torch.
 
-The calls are timed inside `generate`, by a stand-in for the library of kernels. A step's layers at two lengths of
-context tell weights from attention: with few keys the layers read weights alone. Beside them stands how long the
-machine takes to read those bytes, measured in the same run.
+The calls are timed inside `generate`, by a stand-in for the library of kernels. A step is one call; at two lengths of
+context it tells weights from attention: with few keys it reads weights alone. Beside them stands how long the machine
+takes to read those bytes, measured in the same run.
 """
 
 import statistics
@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from common import arguments, note, report, rounded
 
-CALLS = {"so_decoder": "layers", "so_linear": "head"}
+STEP = "so_step"
+CALLS = ("so_decoder", "so_linear", STEP)
 
 
 class TimedLibrary:
@@ -20,7 +21,7 @@ class TimedLibrary:
 
     def __init__(self, library: Any) -> None:
         self.library = library
-        self.seconds: dict[str, list[float]] = {name: [] for name in CALLS.values()}
+        self.seconds: dict[str, list[float]] = {name: [] for name in CALLS}
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.library, name)
@@ -32,7 +33,7 @@ class TimedLibrary:
             try:
                 return function(*values)
             finally:
-                self.seconds[CALLS[name]].append(time.perf_counter() - start)
+                self.seconds[name].append(time.perf_counter() - start)
 
         return timed
 
@@ -61,9 +62,9 @@ def run(model: Any, timed: TimedLibrary, ids: torch.Tensor, new_tokens: int) -> 
 
     timed.take()
     prompt_seconds = generate(1)
-    prompt = {name: sum(values) for name, values in timed.take().items()}
+    prompt = {"native calls": sum(sum(values) for values in timed.take().values())}
     step_seconds = (generate(new_tokens + 1) - prompt_seconds) / new_tokens
-    steps = {name: statistics.median(values[1:]) for name, values in timed.take().items()}
+    steps = {"native calls": statistics.median(timed.take()[STEP])}
     for parts, total in ((prompt, prompt_seconds), (steps, step_seconds)):
         parts["python and torch"] = total - sum(parts.values())
         parts["all"] = total
@@ -86,7 +87,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     from seed_oss import AutoModelForCausalLM
     from seed_oss.bench.own_model import read_bytes
-    from seed_oss.nn import fused
+    from seed_oss.nn import fused, fused_step
     from seed_oss.ops import quantized
     from seed_oss.ops.native import library
 
@@ -95,7 +96,7 @@ def main() -> None:
         raise SystemExit("there are no native kernels here; see seed-oss doctor")
     model = AutoModelForCausalLM.from_pretrained(options.model, quantization=options.quantization)
     timed = TimedLibrary(native)
-    fused.library = quantized.library = lambda: timed  # type: ignore[assignment]
+    fused.library = fused_step.library = quantized.library = lambda: timed  # type: ignore[assignment]
     memory = torch.ones(1 << 28, dtype=torch.uint8)
     found: dict[str, list[dict[str, float]]] = {}
     speeds: list[float] = []
