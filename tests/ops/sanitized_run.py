@@ -50,11 +50,11 @@ def run_products(library: Any, structs: Any, rng: np.random.Generator) -> None:
         ids, rows = np.array([0, 31, 44], np.int64), np.empty((3, cols), np.float32)
         library.so_embedding(ctypes.byref(struct), address(ids), 3, address(rows))
         assert np.isfinite(rows).all()
-    for kind, dtype in ((2, np.uint16), (3, np.float32)):
-        data = np.ones((45, 37), dtype)
-        struct = structs.WeightStruct(address(data), None, 45, 37, kind, 0, 0, 0)
-        for count in (5, 23):
-            x, out = np.ones((count, 37), np.float32), np.empty((count, 45), np.float32)
+    for (kind, dtype), cols in product(((2, np.uint16), (3, np.float32)), (37, 4101)):
+        data = np.ones((45, cols), dtype)
+        struct = structs.WeightStruct(address(data), None, 45, cols, kind, 0, 0, 0)
+        for count in (1, 5, 23):
+            x, out = np.ones((count, cols), np.float32), np.empty((count, 45), np.float32)
             library.so_linear(ctypes.byref(struct), address(x), count, address(out), 2)
 
 

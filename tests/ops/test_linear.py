@@ -95,9 +95,13 @@ def test_the_reference_can_be_forced(needs_help: Any, monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("threads", [1, 2])
-def test_rows_of_the_invariant_product_do_not_depend_on_others(dtype: torch.dtype, threads: int) -> None:
-    """float16 goes through torch. 1,024 columns: there torch's bits depend on rows and threads."""
-    x, weight, bias = torch.randn(50, 1024).to(dtype), torch.randn(300, 1024).to(dtype), torch.randn(300).to(dtype)
+@pytest.mark.parametrize(("rows", "cols"), [(300, 1024), (39, 5003)])
+def test_rows_of_the_invariant_product_do_not_depend_on_others(
+    rows: int, cols: int, dtype: torch.dtype, threads: int
+) -> None:
+    """float16 goes through torch. 1,024 columns: there torch's bits depend on rows and threads. A single token meets wide
+    weights four rows at a time."""
+    x, weight, bias = torch.randn(50, cols).to(dtype), torch.randn(rows, cols).to(dtype), torch.randn(rows).to(dtype)
     alone = torch.cat([batch_invariant_linear(row[None], weight, bias) for row in x])
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

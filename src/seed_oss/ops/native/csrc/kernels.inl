@@ -181,7 +181,8 @@ static void packed_product(const Weight &w, int64_t block, const Acts &acts, int
 }
 
 // Products with plain weights, for a few tokens. Rows are read one after another, as they lie in memory; a row's sum is made
-// of four times sixteen partial sums, added up in a fixed tree.
+// of four times sixteen partial sums, added up in a fixed tree. Where a token's numbers do not stay in the nearest cache while
+// the weight streams through it, four rows share what is fetched of them again.
 
 template <bool Wide>
 static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
@@ -196,29 +197,36 @@ static inline F16 plain_load(const void *data, int64_t at, int64_t count) {
     return bf16_to_float(padded);
 }
 
-template <bool Wide, int T>
-static inline void plain_row(const Weight &w, int64_t row, const float *x, float *out) {
+template <bool Wide, int R, int T>
+static inline void plain_rows(const Weight &w, int64_t row, const float *x, float *out) {
     const int64_t start = row * w.cols;
-    F16 total[4][T];
-    for (int part = 0; part < 4; part++)
-        for (int t = 0; t < T; t++) total[part][t] = zero16();
+    F16 total[R][4][T];
+    for (int r = 0; r < R; r++)
+        for (int part = 0; part < 4; part++)
+            for (int t = 0; t < T; t++) total[r][part][t] = zero16();
     int64_t k = 0;
     for (; w.cols - k >= 64; k += 64)
-        for (int part = 0; part < 4; part++) {
-            F16 m = plain_load<Wide>(w.data, start + k + 16 * part, 16);
-            for (int t = 0; t < T; t++) total[part][t] = fma(m, load16(x + t * w.cols + k + 16 * part), total[part][t]);
-        }
+        for (int part = 0; part < 4; part++)
+            for (int r = 0; r < R; r++) {
+                F16 m = plain_load<Wide>(w.data, start + r * w.cols + k + 16 * part, 16);
+                for (int t = 0; t < T; t++)
+                    total[r][part][t] = fma(m, load16(x + t * w.cols + k + 16 * part), total[r][part][t]);
+            }
     for (int part = 0; part < 4; part++, k += 16) {
         int64_t count = w.cols - k;
         if (count <= 0) break;
-        F16 m = plain_load<Wide>(w.data, start + k, count);
-        for (int t = 0; t < T; t++) {
-            const float *p = x + t * w.cols + k;
-            total[part][t] = fma(m, count >= 16 ? load16(p) : load_first(p, count), total[part][t]);
+        for (int r = 0; r < R; r++) {
+            F16 m = plain_load<Wide>(w.data, start + r * w.cols + k, count);
+            for (int t = 0; t < T; t++) {
+                const float *p = x + t * w.cols + k;
+                total[r][part][t] = fma(m, count >= 16 ? load16(p) : load_first(p, count), total[r][part][t]);
+            }
         }
     }
-    for (int t = 0; t < T; t++)
-        out[t * kBlockRows] = reduce(add(add(total[0][t], total[1][t]), add(total[2][t], total[3][t])));
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < T; t++)
+            out[t * kBlockRows + r] =
+                reduce(add(add(total[r][0][t], total[r][1][t]), add(total[r][2][t], total[r][3][t])));
 }
 
 // The same sums for R rows and T tokens at once, one of the four parts after another: each number that is loaded serves
@@ -258,11 +266,14 @@ static void plain_product(const Weight &w, int64_t block, const Acts &acts, int6
             for (; rows - r >= 4; r += 4) plain_tile<Wide, 4, 6>(w, first + r, x, out + r);
             for (; r < rows; r++) plain_tile<Wide, 1, 6>(w, first + r, x, out + r);
         }
-    for (int64_t r = 0; r < rows; r++) {
+    int64_t r = 0;
+    if (kHasManyRegisters && t1 - t0 == 1 && w.cols > kNearCols)
+        for (; rows - r >= 4; r += 4) plain_rows<Wide, 4, 1>(w, first + r, acts.x + t0 * w.cols, out + r);
+    for (; r < rows; r++) {
         int64_t t = t0;
         for (; t1 - t >= 4; t += 4)
-            plain_row<Wide, 4>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
-        for (; t < t1; t++) plain_row<Wide, 1>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+            plain_rows<Wide, 1, 4>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
+        for (; t < t1; t++) plain_rows<Wide, 1, 1>(w, first + r, acts.x + t * w.cols, out + (t - t0) * kBlockRows + r);
     }
 }
 

@@ -8,6 +8,7 @@ enum CacheKind : int64_t { kCacheBFloat16 = 0, kCacheFloat32 = 1, kCacheInt8 = 2
 enum ZeroKind : int32_t { kSymmetric = 0, kMinimum = 1, kPoint = 2 };
 
 constexpr int64_t kBlockRows = 32;    // rows of a weight that lie together, see ops/packing.py
+constexpr int64_t kNearCols = 4096;   // numbers of a token that stay in the nearest cache beside a weight that is read
 constexpr int64_t kFewRows = 8;       // tokens up to which reading a plain weight takes longer than multiplying with it
 constexpr int64_t kMaxTile = 6;       // tokens that share one pass over a block
 constexpr int64_t kChunkKeys = 256;   // keys whose softmax is one unit of the fixed order of attention
