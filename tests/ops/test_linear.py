@@ -99,8 +99,8 @@ def test_the_reference_can_be_forced(needs_help: Any, monkeypatch: Any) -> None:
 def test_rows_of_the_invariant_product_do_not_depend_on_others(
     rows: int, cols: int, dtype: torch.dtype, threads: int
 ) -> None:
-    """float16 goes through torch. 1,024 columns: there torch's bits depend on rows and threads. A single token meets wide
-    weights four rows at a time."""
+    """float16 goes through torch. 1,024 columns: there torch's bits depend on rows and threads. Beyond 4,096
+    columns, a token by itself meets four rows at a time."""
     x, weight, bias = torch.randn(50, cols).to(dtype), torch.randn(rows, cols).to(dtype), torch.randn(rows).to(dtype)
     alone = torch.cat([batch_invariant_linear(row[None], weight, bias) for row in x])
     before = torch.get_num_threads()
