@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from common import arguments, note, report, summary
+from goals import said, serving_goals
 from load_client import Answer, burst
 
 from seed_oss.weights.demo import packed, prepare
@@ -315,7 +316,10 @@ def main() -> None:
         stack.callback(own.close)
         ports = {name: stack.enter_context(server(served)) for name, served in servers.items()}
         found = run_trials(ports, servers, own, options.levels, options.trials)
-    report("serving", compared(found, loop), options)
+    results = compared(found, loop)
+    results["goals"] = serving_goals(results)
+    note(said(results["goals"]))
+    report("serving", results, options)
 
 
 if __name__ == "__main__":

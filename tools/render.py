@@ -21,6 +21,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "engines-short": sections.engines_short,
     "quality": sections.quality,
     "serving": sections.serving,
+    "goals": sections.goals,
     "where-time-goes": sections.where_time_goes,
     "supported": sections.supported,
     "decisions": sections.decisions,

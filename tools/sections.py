@@ -88,6 +88,21 @@ def serving() -> str:
     )
 
 
+def goals() -> str:
+    """What the project asks of its own speed, beside what the last results reached."""
+    found = [(run, one) for run in (*ENGINE_RUNS, "serving") if (one := result(run))]
+    rows = [
+        [_run_name(run), goal["what"], goal["asked"], goal["reached"] + ("" if goal["is_reached"] else ", **missed**")]
+        for run, one in found
+        for goal in one.get("goals", one["results"]["goals"] if run == "serving" else ())
+    ]
+    return table(("run", "goal", "asked", "reached"), rows)
+
+
+def _run_name(run: str) -> str:
+    return run.removeprefix("engines_").replace("_", " ")
+
+
 def _cell(engines: Result, name: str, show: Callable[[Result], str]) -> str:
     return show(engines[name]) if name in engines else ""
 

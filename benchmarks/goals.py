@@ -1,0 +1,130 @@
+"""What the project asks of its own speed, beside what a result reached; a goal that is missed is said to be missed.
+
+A ratio compares two rows of one run. What was not measured in a run has no line.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+PREFILL, DECODE, FIRST = "prefill_tokens_per_s", "decode_tokens_per_s", "first_token_s"
+OWN = "seed_oss"
+Row = Mapping[str, Any]
+Goal = dict[str, Any]
+
+# our weights, which speed, the peer and the start of its weights, at least so many times as fast
+RATIOS: Mapping[str, Sequence[tuple[str, str, str, str, float]]] = {
+    "engines_demo_int4": (
+        ("int4", DECODE, "llama.cpp", "Q4_1", 2.5),
+        ("int4", DECODE, "llama.cpp", "Q4_0", 1.7),
+        ("int4", PREFILL, "llama.cpp", "Q4_1", 5.0),
+        ("int4", PREFILL, "llama.cpp", "Q4_0", 1.7),
+        ("int4", PREFILL, "openvino", "int4", 1.3),
+    ),
+    "engines_1b": (
+        ("int4-sym", DECODE, "llama.cpp", "Q4_0", 1.5),
+        ("int8", DECODE, "llama.cpp", "Q8_0", 1.5),
+        ("int4-sym", PREFILL, "llama.cpp", "Q4_0", 2.0),
+    ),
+}
+SHARES = {"engines_36b": ("int4", 0.80)}  # of the read bandwidth, while decoding
+LLAMA_SERVER, LOOP, IN_PROCESS = "llama-server", "transformers loop", "LLM.generate"
+
+
+def engine_goals(name: str, document: Mapping[str, Any]) -> list[Goal]:
+    """The goals of one run of `seed-oss bench`.
+
+    Args:
+        name: of the run, as in benchmarks/engines.py.
+        document: what the run printed: `results`, `limits`, `import_torch_s`.
+
+    Returns:
+        For each goal `what`, `asked`, `reached` and `is_reached`.
+    """
+    rows: Sequence[Row] = document["results"]
+    return [
+        *_ratio_goals(rows, RATIOS.get(name, ())),
+        *(_bf16_goal(rows) if name == "engines_1b" else ()),
+        *(_share_goal(rows, *SHARES[name]) if name in SHARES else ()),
+        *(_start_goals(rows, document["import_torch_s"]) if name == "engines_demo_int4" else ()),
+    ]
+
+
+def serving_goals(results: Mapping[str, Any]) -> list[Goal]:
+    """The goals of benchmarks/serving.py, from its `results`."""
+    levels: Mapping[str, Any] = results["levels"]
+    goals: list[Goal] = []
+    for peer, at_least in ((LLAMA_SERVER, 1.3), (LOOP, 10.0)):
+        ratio = levels.get("16", {}).get("ratios", {}).get(peer)
+        goals += [_at_least(f"16 requests at once, tokens/s, of {peer}'s", ratio["median"], at_least)] if ratio else []
+    for level, one in levels.items():
+        ratio = one["ratios"].get(IN_PROCESS)
+        goals += [_at_least(f"{level} at once over HTTP, of {IN_PROCESS}'s", ratio["median"], 0.95)] if ratio else []
+    for level, ratio in zip(list(levels)[1:], results["each_level_to_the_one_before"], strict=True):
+        goals.append(_at_least(f"{level} at once, of the tokens/s at the level before", ratio, 0.95))
+    return goals
+
+
+def said(goals: Sequence[Goal]) -> str:
+    """The goals in lines of text."""
+    return "\n".join(
+        f"{'reached' if goal['is_reached'] else 'MISSED'}: {goal['what']}: {goal['reached']}, asked {goal['asked']}"
+        for goal in goals
+    )
+
+
+def _ratio_goals(rows: Sequence[Row], asked: Sequence[tuple[str, str, str, str, float]]) -> Iterator[Goal]:
+    for weights, speed, peer, peer_weights, at_least in asked:
+        own, other = _best(rows, OWN, weights, speed), _best(rows, peer, peer_weights, speed)
+        if own and other:
+            doing = "decoding" if speed == DECODE else "prompt"
+            what = f"{own['weights']} {doing}, of {peer} {other['weights']}'s"
+            yield _at_least(what, own[speed] / other[speed], at_least)
+
+
+def _bf16_goal(rows: Sequence[Row]) -> Iterator[Goal]:
+    """Four times transformers, or 85 % of the read bandwidth: whichever is lower."""
+    own, other = _best(rows, OWN, "bfloat16", DECODE), _best(rows, "transformers", "bfloat16", DECODE)
+    if own is None:
+        return
+    share, ratio = own["decode_share_of_read"], own[DECODE] / other[DECODE] if other else 0.0
+    reached = f"{100 * share:.0f} %" + (f", {ratio:.2f}x" if other else "")
+    asked = "85 % of the read bandwidth, or 4x transformers"
+    is_reached = share >= 0.85 or ratio >= 4
+    yield {"what": "bfloat16 decoding", "asked": asked, "reached": reached, "is_reached": is_reached}
+
+
+def _share_goal(rows: Sequence[Row], weights: str, at_least: float) -> Iterator[Goal]:
+    own = _best(rows, OWN, weights, DECODE)
+    if own:
+        share = own["decode_share_of_read"]
+        asked, reached = f"at least {100 * at_least:.0f} %", f"{100 * share:.0f} %"
+        what = f"{weights} decoding, of the read bandwidth"
+        yield {"what": what, "asked": asked, "reached": reached, "is_reached": share >= at_least}
+
+
+def _start_goals(rows: Sequence[Row], import_torch_s: float) -> Iterator[Goal]:
+    own = _best(rows, OWN, "int4", FIRST)
+    if own is None:
+        return
+    limits = {"`import torch` and 0.8 s": import_torch_s + 0.8}
+    others = [row[FIRST] for row in rows if row["engine"] == "transformers" and row[FIRST]]
+    if others:
+        limits["half of transformers'"] = min(others) / 2
+    for why, limit in limits.items():
+        what = f"int4, process start to first token: {why}"
+        reached, asked = f"{own[FIRST]:.2f} s", f"at most {limit:.2f} s"
+        yield {"what": what, "asked": asked, "reached": reached, "is_reached": own[FIRST] <= limit}
+
+
+def _best(rows: Sequence[Row], engine: str, weights: str, key: str) -> Row | None:
+    """Of an engine's rows whose weights' name begins so, the fastest; of our own, the one of just that name."""
+    found = [row for row in rows if row["engine"] == engine and row[key] and row["weights"].startswith(weights)]
+    if engine == OWN:
+        found = [row for row in found if row["weights"].partition(",")[0] == weights]
+    return max(found, key=lambda row: row[key], default=None)
+
+
+def _at_least(what: str, ratio: float, at_least: float) -> Goal:
+    digits = 3 if at_least < 1 else 2
+    asked, reached = f"at least {at_least:g}x", f"{ratio:.{digits}f}x"
+    return {"what": what, "asked": asked, "reached": reached, "is_reached": ratio >= at_least}

@@ -1,0 +1,78 @@
+"""benchmarks/goals.py: which goals a result reached, and that a missed one is said to be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def goals(monkeypatch: Any) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import goals  # pyright: ignore[reportMissingImports]
+
+    return goals
+
+
+def row(engine: str, weights: str, prefill: float = 0, decode: float = 0, share: float = 0, first: float = 0) -> Any:
+    speeds = {"prefill_tokens_per_s": prefill, "decode_tokens_per_s": decode, "decode_share_of_read": share}
+    return {"engine": engine, "weights": weights, **speeds, "first_token_s": first or None}
+
+
+def test_ratios_of_rows_of_one_run(goals: Any) -> None:
+    rows = [
+        row("seed_oss", "int4", prefill=1000, decode=250, first=1.5),
+        row("seed_oss", "int4-min", prefill=9000, decode=900),  # not the weights that are asked about
+        row("llama.cpp", "Q4_1", prefill=200, decode=100),
+        row("openvino", "int4 asymmetric g32, bf16", prefill=900),
+        row("openvino", "int4 asymmetric g32, f32", prefill=500),
+        row("transformers", "bfloat16", first=4.0),
+        row("transformers", "float32", first=2.8),
+    ]
+    found = goals.engine_goals("engines_demo_int4", {"results": rows, "import_torch_s": 0.6})
+    reached = {goal["what"]: (goal["reached"], goal["is_reached"]) for goal in found}
+    assert reached == {
+        "int4 decoding, of llama.cpp Q4_1's": ("2.50x", True),
+        "int4 prompt, of llama.cpp Q4_1's": ("5.00x", True),
+        "int4 prompt, of openvino int4 asymmetric g32, bf16's": ("1.11x", False),  # its faster row counts
+        "int4, process start to first token: `import torch` and 0.8 s": ("1.50 s", False),
+        "int4, process start to first token: half of transformers'": ("1.50 s", False),
+    }
+    assert goals.said(found).count("MISSED: ") == 3
+
+
+@pytest.mark.parametrize(("decode", "share", "is_reached"), [(8.0, 0.5, True), (4.0, 0.85, True), (7.9, 0.84, False)])
+def test_bf16_reaches_the_lower_of_two_goals(decode: float, share: float, is_reached: bool, goals: Any) -> None:
+    rows = [row("seed_oss", "bfloat16", decode=decode, share=share), row("transformers", "bfloat16", decode=2.0)]
+    (goal,) = goals.engine_goals("engines_1b", {"results": rows, "import_torch_s": None})
+    assert goal["is_reached"] is is_reached
+
+
+def test_share_of_the_read_bandwidth(goals: Any) -> None:
+    document = {"results": [row("seed_oss", "int4", decode=1.5, share=0.79)], "import_torch_s": None}
+    (goal,) = goals.engine_goals("engines_36b", document)
+    assert (goal["reached"], goal["is_reached"]) == ("79 %", False)
+
+
+def test_serving(goals: Any) -> None:
+    def ratios(**found: float) -> Any:
+        return {"ratios": {name.replace("_", " "): {"median": value} for name, value in found.items()}}
+
+    levels = {"4": ratios(), "16": ratios(transformers_loop=12.0), "64": ratios()}
+    levels["4"]["ratios"]["LLM.generate"] = {"median": 0.946}
+    levels["16"]["ratios"]["llama-server"] = {"median": 1.2}
+    found = goals.serving_goals({"levels": levels, "each_level_to_the_one_before": [1.5, 0.94]})
+    assert [(goal["reached"], goal["is_reached"]) for goal in found] == [
+        ("1.20x", False),
+        ("12.00x", True),
+        ("0.946x", False),
+        ("1.500x", True),
+        ("0.940x", False),
+    ]
+
+
+def test_what_was_not_measured_has_no_line(goals: Any) -> None:
+    assert goals.engine_goals("engines_1b", {"results": [row("seed_oss", "int8", decode=1)], "import_torch_s": 1}) == []
+    assert goals.serving_goals({"levels": {"1": {"ratios": {}}}, "each_level_to_the_one_before": []}) == []
