@@ -94,7 +94,7 @@ def goals() -> str:
     rows = [
         [_run_name(run), goal["what"], goal["asked"], goal["reached"] + ("" if goal["is_reached"] else ", **missed**")]
         for run, one in found
-        for goal in one.get("goals", one["results"]["goals"] if run == "serving" else ())
+        for goal in (one["results"] if run == "serving" else one)["goals"]
     ]
     return table(("run", "goal", "asked", "reached"), rows)
 
