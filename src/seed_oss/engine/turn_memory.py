@@ -6,6 +6,7 @@ answer that was generated right there, the generated tokens stand for it. No tor
 """
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,7 +102,8 @@ def not_taken(messages: Sequence[Mapping[str, Any]], missed: str) -> tuple[TurnU
 
 
 class TurnMemory:
-    """Remembers answers by the prompts they came after, up to a bound; the oldest are forgotten.
+    """Remembers answers by the prompts they came after, up to a bound; the oldest are forgotten. Threads may share it,
+    and none waits while another one renders.
 
     Args:
         max_tokens: of prompts and answers together.
@@ -112,6 +114,7 @@ class TurnMemory:
         self._max_tokens, self._end_ids = max_tokens, end_ids
         self._answers: OrderedDict[tuple[str, tuple[int, ...]], _Answers] = OrderedDict()
         self._num_tokens = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many prompts are known."""
@@ -131,16 +134,16 @@ class TurnMemory:
         is_whole = bool(token_ids) and token_ids[-1] in self._end_ids
         if is_whole and message.broken_calls:
             return
-        key = namespace, tuple(prompt_ids)
-        if key not in self._answers:
-            self._num_tokens += len(prompt_ids)
-        answers = self._answers.setdefault(key, _Answers())
-        if is_whole:
-            said = SaidTurn.of_answer(message)
-            self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
-            answers.said[said] = tuple(token_ids)
-        self._answers.move_to_end(key)
-        self._forget()
+        key, said = (namespace, tuple(prompt_ids)), SaidTurn.of_answer(message) if is_whole else None
+        with self._lock:
+            if key not in self._answers:
+                self._num_tokens += len(prompt_ids)
+            answers = self._answers.setdefault(key, _Answers())
+            if said is not None:
+                self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
+                answers.said[said] = tuple(token_ids)
+            self._answers.move_to_end(key)
+            self._forget()
 
     def prompt(
         self,
@@ -166,7 +169,7 @@ class TurnMemory:
         """
         whole = tuple(render(messages, is_answered))
         places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
-        if not places or not any(key[0] == namespace for key in reversed(self._answers)):
+        if not places or not self._knows(namespace):
             return RememberedPrompt(whole, not_taken(messages, "unknown"))
         rebuilt = _Rebuilt(messages, render, whole)
         turns = [self._take(namespace, rebuilt, index, reuse_reasoning) for index in places[-MAX_LOOKED_AT:]]
@@ -176,14 +179,25 @@ class TurnMemory:
         prompt = rebuilt.prompt_before(index)
         if prompt is None:
             return TurnUse(index, "template")
-        answers = self._answers.get((namespace, prompt))
-        if answers is None:
+        said = self._said_after(namespace, prompt)
+        if said is None:
             return TurnUse(index, "unknown")
-        self._answers.move_to_end((namespace, prompt))
-        token_ids, missed = _match(answers.said, SaidTurn.of_message(rebuilt.messages[index]), reuse_reasoning)
+        token_ids, missed = _match(said, SaidTurn.of_message(rebuilt.messages[index]), reuse_reasoning)
         if token_ids is not None and not rebuilt.put(index, prompt, token_ids):
             missed = "template"
         return TurnUse(index, missed)
+
+    def _knows(self, namespace: str) -> bool:
+        with self._lock:
+            return any(key[0] == namespace for key in reversed(self._answers))
+
+    def _said_after(self, namespace: str, prompt: tuple[int, ...]) -> dict[SaidTurn, tuple[int, ...]] | None:
+        with self._lock:
+            answers = self._answers.get((namespace, prompt))
+            if answers is None:
+                return None
+            self._answers.move_to_end((namespace, prompt))
+            return dict(answers.said)
 
     def _forget(self) -> None:
         while self._num_tokens > self._max_tokens and self._answers:
