@@ -103,11 +103,24 @@ def test_turns_can_be_switched_off(first: Any, second: Any, settings: dict[str, 
     assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
 
 
-def test_an_answer_that_was_cut_off_is_called_unfinished() -> None:
-    client = engine(Script("<seed:think>Two and two.</seed:think>Four and", reason="length"), "Six.<seed:eos>")
-    again = {"model": MODEL, "messages": history({"content": "Four and", "reasoning": "Two and two."})}
+@pytest.mark.parametrize(
+    ("said", "reason", "message", "missed"),
+    [
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four  and", "reasoning": "Two."}, None),
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four"}, "content_changed"),
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four  and"}, "reasoning_not_returned"),
+        ("<seed:think>Two and", "length", {"content": "", "reasoning": "Two and"}, "unfinished"),
+        ("<seed:think>Two.</seed:think>Four", "stop_string", {"content": "Four", "reasoning": "Two."}, "unfinished"),
+    ],
+)
+def test_an_answer_that_was_cut_off(said: str, reason: Any, message: dict[str, Any], missed: str | None) -> None:
+    client = engine(Script(said, reason=reason), "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history(message)}
     _, answer = bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, ""), (CHAT, again, ""))
-    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unfinished"}]
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+    first, second = (submit.prompt_ids for submit in client.submits)
+    answered = (*first, *client.encode(f"{said}<seed:eos><seed:bos>user"))
+    assert (second[: len(answered)] == answered) is (missed is None)
 
 
 def test_nobody_waits_while_another_conversation_is_rendered() -> None:

@@ -25,6 +25,7 @@ class WrittenAnswer:
         tools: the tools in the prompt.
         open_turn: the pieces of the prompt's last turn, the suffix included.
         is_remembered: it may be kept.
+        is_cut: the limit of tokens ended it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -33,6 +34,7 @@ class WrittenAnswer:
     tools: Sequence[Mapping[str, Any]] | None
     open_turn: tuple[Piece, ...]
     is_remembered: bool = True
+    is_cut: bool = False
 
 
 class ConversationMemory:
@@ -74,7 +76,7 @@ class ConversationMemory:
         pieces = [*detokenizer.put_pieces(list(answer.token_ids)), *detokenizer.finish_pieces()]
         message = parse(pieces, tools=answer.tools, prompt=answer.open_turn)
         ids = (*answer.suffix_ids, *answer.token_ids)
-        self._memory.remember(namespace, answer.prompt_ids, ids, message)
+        self._memory.remember(namespace, answer.prompt_ids, ids, message, is_cut=answer.is_cut)
 
 
 def _end_ids(texts: Texts, generation: GenerationConfig | None) -> frozenset[int]:

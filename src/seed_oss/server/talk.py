@@ -120,7 +120,7 @@ class Talk:
             return self._reader.feed(said)
         elif isinstance(said, Ended):
             self.ended = said
-            self._api.remember(self._request, self._reader.written)
+            self._api.remember(self._request, self._reader.written(said))
             self.usage.add(event.run, said, self._reader.num_tokens)
             return self._reader.finish(said)
         return Step()

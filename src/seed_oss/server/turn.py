@@ -261,12 +261,17 @@ class AnswerReader:
         """Of the answer, so far."""
         return len(self._token_ids)
 
-    @property
-    def written(self) -> WrittenAnswer:
-        """The answer as it was generated."""
+    def written(self, ended: Ended) -> WrittenAnswer:
+        """The answer as it was generated, once it has ended."""
         turn = self._turn
         return WrittenAnswer(
-            turn.prompt_ids, self._suffix_ids, tuple(self._token_ids), turn.tools, self._start, turn.is_remembered
+            turn.prompt_ids,
+            self._suffix_ids,
+            tuple(self._token_ids),
+            turn.tools,
+            self._start,
+            turn.is_remembered,
+            ended.reason == "length",
         )
 
     def finish_reason(self, reason: str) -> str:
