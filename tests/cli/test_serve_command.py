@@ -75,9 +75,10 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     assert KEY not in repr(settings)
 
 
-def test_adapters_arrive_with_whole_paths(run: Run, served: list[ServeSettings], tmp_path: Path):
-    run("serve", "m", "--lora", "a=some/where", "--lora", f"b={tmp_path}")
-    assert served[0].spec.lora_folders == {"a": str(Path("some/where").absolute()), "b": str(tmp_path)}
+def test_folders_arrive_as_they_were_written(run: Run, served: list[ServeSettings], tmp_path: Path):
+    run("serve", "m", "--lora", "a=some/where", "--lora", f"b={tmp_path}", "--cache-dir", "kept")
+    assert served[0].spec.lora_folders == {"a": "some/where", "b": str(tmp_path)}
+    assert served[0].spec.cache_dir == "kept"
 
 
 @pytest.mark.parametrize(

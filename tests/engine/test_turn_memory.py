@@ -48,13 +48,15 @@ class Talk:
         self.memory = TurnMemory(10_000, frozenset({EOS})) if memory is None else memory
         self.messages: list[dict[str, Any]] = []
 
-    def answer(self, ask: dict[str, Any], *parts: str | int, keeps_reasoning: bool = True) -> list[int]:
+    def answer(
+        self, ask: dict[str, Any], *parts: str | int, keeps_reasoning: bool = True, is_cut: bool = False
+    ) -> list[int]:
         """Ask, answer with these tokens, and send the parsed answer back in what follows; the tokens so far."""
         self.messages.append(ask)
         prompt = self.prompt().ids
         ids = written(*parts)
         message = parsed(ids, prompt)
-        self.memory.remember("me", prompt, ids, message)
+        self.memory.remember("me", prompt, ids, message, is_cut=is_cut)
         sent = {"role": "assistant", "content": message.content}
         self.messages.append(sent | ({"reasoning_content": message.reasoning} if keeps_reasoning else {}))
         return [*prompt, *ids]
@@ -129,6 +131,48 @@ def test_an_answer_that_was_cut_off_is_rendered_and_called_unfinished() -> None:
     talk.messages.append(MORE)
     found = talk.prompt()
     assert [turn.missed for turn in found.turns] == ["unfinished"]
+    assert found.ids == tuple(render(talk.messages, True))
+
+
+def test_content_that_the_limit_cut_off_stands_with_the_end_of_its_turn_behind_it() -> None:
+    talk = Talk()
+    so_far = talk.answer(ASK, THINK, "hm", END_THINK, " Well,  then ", is_cut=True)
+    talk.messages.append(MORE)
+    found = talk.prompt()
+    assert [turn.missed for turn in found.turns] == [None]
+    rendered = render(talk.messages, True)
+    head = render(talk.messages[:2], False)
+    assert head[-1] == EOS
+    assert list(found.ids) == [*so_far, EOS, *rendered[len(head) :]]
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (THINK, "hm"),
+        (THINK, "hm", END_THINK),
+        ("Well \ufffd",),
+        ("<seed:tool_call>\n<function=f>\n",),
+    ],
+)
+def test_what_was_cut_off_within_something_else_is_unfinished(parts: tuple[Any, ...]) -> None:
+    talk = Talk()
+    found = (TOKENIZER.encode(part) if isinstance(part, str) and "<seed:" in part else [part] for part in parts)
+    talk.answer(ASK, *(one for some in found for one in some), is_cut=True)
+    talk.messages.append(MORE)
+    assert [turn.missed for turn in talk.prompt().turns] == ["unfinished"]
+    assert talk.prompt().ids == tuple(render(talk.messages, True))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_turn_without_an_end_in_the_template_is_rendered_once(count: int) -> None:
+    """Seed's templates write no end behind a turn that has only thinking; an earlier message's end is not its own."""
+    talk = Talk()
+    for _ in range(count):
+        talk.answer(ASK, THINK, "hm", END_THINK, EOS)
+    talk.messages.append(MORE)
+    found = talk.prompt()
+    assert [turn.missed for turn in found.turns] == ["template"] * count
     assert found.ids == tuple(render(talk.messages, True))
 
 

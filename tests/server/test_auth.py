@@ -256,6 +256,7 @@ def test_an_error_that_nobody_caught_is_a_500_and_logged_without_its_text() -> N
     (line,) = lines.events("failure")
     assert line["error"] == "ValueError"
     assert "nobody may read" not in lines.getvalue() + response.text  # type: ignore[attr-defined]
+    assert line["at"][0].startswith(os.path.join("seed_oss", "server", "request_log.py:"))  # noqa: PTH118
 
 
 def test_an_error_within_an_answer_breaks_it_off() -> None:

@@ -1,10 +1,15 @@
 """Answers that come back in a history are what was generated, to the token."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from seed_oss.server.memory import ConversationMemory, WrittenAnswer
+from seed_oss.server.texts import Texts
+from seed_oss.server.turn import Conversation, num_renderings
 from tests.server.api_calls import ASK, MODEL, app, engine, run
 from tests.server.fake_engine import FakeEngine, Script
 from tests.server.raw_call import RawCall
@@ -98,11 +103,60 @@ def test_turns_can_be_switched_off(first: Any, second: Any, settings: dict[str, 
     assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
 
 
-def test_an_answer_that_was_cut_off_is_called_unfinished() -> None:
-    client = engine(Script("<seed:think>Two and two.</seed:think>Four and", reason="length"), "Six.<seed:eos>")
-    again = {"model": MODEL, "messages": history({"content": "Four and", "reasoning": "Two and two."})}
+@pytest.mark.parametrize(
+    ("said", "reason", "message", "missed"),
+    [
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four  and", "reasoning": "Two."}, None),
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four"}, "content_changed"),
+        ("<seed:think>Two.</seed:think> Four  and ", "length", {"content": "Four  and"}, "reasoning_not_returned"),
+        ("<seed:think>Two and", "length", {"content": "", "reasoning": "Two and"}, "unfinished"),
+        ("<seed:think>Two.</seed:think>Four", "stop_string", {"content": "Four", "reasoning": "Two."}, "unfinished"),
+    ],
+)
+def test_an_answer_that_was_cut_off(said: str, reason: Any, message: dict[str, Any], missed: str | None) -> None:
+    client = engine(Script(said, reason=reason), "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history(message)}
     _, answer = bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, ""), (CHAT, again, ""))
-    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unfinished"}]
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+    first, second = (submit.prompt_ids for submit in client.submits)
+    answered = (*first, *client.encode(f"{said}<seed:eos><seed:bos>user"))
+    assert (second[: len(answered)] == answered) is (missed is None)
+
+
+def test_nobody_waits_while_another_conversation_is_rendered() -> None:
+    """The first prompt is stopped in its rendering; the second one comes before it goes on."""
+    client = engine()
+    memory = ConversationMemory(Texts(client.tokenizer), None, 1000)
+    memory.remember("me", WrittenAnswer((1, 2), (), (3,), None, ()))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(messages: Any, is_answered: bool) -> list[int]:
+        begun.set()
+        assert go_on.wait(20)
+        return [9] * len(messages)
+
+    def quick(messages: Any, is_answered: bool) -> list[int]:
+        return [8] * len(messages)
+
+    def ask(render: Any) -> Any:
+        return memory.prompt("me", history({"content": "Four."}), render, reuse_reasoning=False)
+
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask, slow)
+        assert begun.wait(20)
+        second = threads.submit(ask, quick)
+        try:
+            assert second.result(10).ids[0] == 8
+        finally:
+            go_on.set()
+        assert first.result(20).ids[0] == 9
+
+
+def test_a_long_history_counts_as_often_as_it_is_rendered() -> None:
+    said = [*ASK, {"role": "assistant", "content": "a"}] * 10
+    assert num_renderings(Conversation(said)) == 6
+    assert num_renderings(Conversation(said * 100)) == 33
+    assert num_renderings(Conversation(said, takes_turns=False)) == num_renderings(Conversation(ASK)) == 1
 
 
 def test_calls_are_compared_as_values() -> None:

@@ -34,6 +34,7 @@ class Server:
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
         self.port = 0
+        self.listening: dict[str, Any] = {}
 
     def event(self, name: str) -> dict[str, Any]:
         """The next log line of this kind."""
@@ -107,7 +108,8 @@ def serving(engine: str = "fine", *settings: str, wait: bool = True) -> Iterator
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
         server = Server(process)
         try:
-            server.port = server.event("listening")["port"]
+            server.listening = server.event("listening")
+            server.port = server.listening["port"]
             if wait:
                 server.event("ready")
             yield server
@@ -310,7 +312,23 @@ def test_a_secret_is_kept_beside_cached_prompts(tmp_path: Path) -> None:
     assert len(namespace_secret(str(folder))) == 32
 
 
+def test_the_log_has_the_name_that_requests_use() -> None:
+    with serving("fine", 'names=["tuned", "seed"]') as server:
+        assert server.listening["model"] == "tuned"
+
+
 def test_names_of_models(tmp_path: Path) -> None:
     assert model_name("ByteDance-Seed/Seed-OSS-36B-Instruct") == "ByteDance-Seed/Seed-OSS-36B-Instruct"
     assert model_name(str(tmp_path)) == tmp_path.name
     assert model_name("demo") == "demo"
+    assert model_name("a" * 300) == "a" * 300  # no file can be called that
+
+
+def test_a_folder_gives_its_own_name_and_never_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "inner" / "deep").mkdir(parents=True)
+    (tmp_path / "seed").symlink_to(tmp_path / "inner")
+    monkeypatch.chdir(tmp_path / "inner")
+    for written in (f"{tmp_path}/seed", f"{tmp_path}/seed/", "../seed", "deep/../../seed"):
+        assert model_name(written) == "seed"
+    assert (model_name("."), model_name("deep/.."), model_name("..")) == ("inner", "inner", tmp_path.name)
+    assert model_name("/") == "model"

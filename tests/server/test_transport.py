@@ -206,6 +206,37 @@ def test_another_transfer_encoding() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("version", ["2.0", "3.0", "0.9"])
+def test_another_major_version(version: str) -> None:
+    async def scenario() -> None:
+        async with serving() as served:
+            answer = await served.ask(f"GET / HTTP/{version}\r\nhost: a\r\n\r\n".encode())
+            assert (answer.status, answer.code) == (505, "http_version_not_supported")
+            assert answer.headers["connection"] == "close"
+            assert (served.app.requests, served.refused) == ([], [505])
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+def test_versions_that_are_spoken(version: str) -> None:
+    async def scenario() -> None:
+        async with serving() as served:
+            answer = await served.ask(f"GET / HTTP/{version}\r\nhost: a\r\nconnection: close\r\n\r\n".encode())
+            assert answer.status == 200
+
+    run(scenario())
+
+
+def test_the_first_line_of_http_2_gets_an_answer() -> None:
+    async def scenario() -> None:
+        async with serving() as served:
+            answer = await served.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+            assert (answer.status, answer.code) == (505, "http_version_not_supported")
+
+    run(scenario())
+
+
 def test_garbage_within_a_body_ends_its_request() -> None:
     async def scenario() -> None:
         async with serving() as served:

@@ -39,7 +39,7 @@ NamesOption = Annotated[
     typer.Option(
         "--served-model-name",
         metavar="NAME",
-        help="What requests call the model; may be given several times. The default is its hub id, or its folder.",
+        help="What requests call the model; may be given several times. Default: its hub id, or the folder's name.",
         show_default=False,
     ),
 ]
@@ -318,19 +318,14 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in _SAME} | {
         "dtype": options["dtype"].value,
         "kv_cache_memory": None if memory is None else _size(memory, "--kv-cache-memory"),
-        "cache_dir": None if folder is None else str(folder.absolute()),
+        "cache_dir": None if folder is None else str(folder),
         "cache_dir_bytes": _size(options["cache_dir_size"], "--cache-dir-size"),
         "queue_s": options["queue_timeout"],
         "no_progress_s": options["progress_timeout"],
         "total_s": options["total_timeout"],
         "stream_interval_s": options["stream_interval"],
-        "lora": tuple(map(_absolute, options["lora"] or ())),
+        "lora": tuple(options["lora"] or ()),
     }
-
-
-def _absolute(lora: str) -> str:
-    name, equals, folder = lora.partition("=")
-    return f"{name}={Path(folder).absolute()}" if equals and folder else lora
 
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?) ?([KMGT]?)(I?)B?", re.IGNORECASE)

@@ -6,6 +6,7 @@ answer that was generated right there, the generated tokens stand for it. No tor
 """
 
 import json
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -63,8 +64,8 @@ class TurnUse:
         message_index: of the message.
         missed: why its generated tokens do not stand for it, or None where they do: "unknown" (not generated here after
             just this history, or forgotten), "content_changed", "tool_calls_changed", "reasoning_changed",
-            "reasoning_not_returned", "unfinished" (it was cut off, by its limit or a stop
-            string), "off" (not wanted), "template" (it does not render a conversation piece by piece).
+            "reasoning_not_returned", "unfinished" (it was cut off by a stop string, or by its limit within thinking, a
+            call or a character), "off" (not wanted), "template" (it does not render a conversation piece by piece).
     """
 
     message_index: int
@@ -101,7 +102,8 @@ def not_taken(messages: Sequence[Mapping[str, Any]], missed: str) -> tuple[TurnU
 
 
 class TurnMemory:
-    """Remembers answers by the prompts they came after, up to a bound; the oldest are forgotten.
+    """Remembers answers by the prompts they came after, up to a bound; the oldest are forgotten. Threads may share it,
+    and none waits while another one renders.
 
     Args:
         max_tokens: of prompts and answers together.
@@ -112,35 +114,45 @@ class TurnMemory:
         self._max_tokens, self._end_ids = max_tokens, end_ids
         self._answers: OrderedDict[tuple[str, tuple[int, ...]], _Answers] = OrderedDict()
         self._num_tokens = 0
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many prompts are known."""
         return len(self._answers)
 
     def remember(
-        self, namespace: str, prompt_ids: Sequence[int], token_ids: Sequence[int], message: AssistantMessage
+        self,
+        namespace: str,
+        prompt_ids: Sequence[int],
+        token_ids: Sequence[int],
+        message: AssistantMessage,
+        *,
+        is_cut: bool = False,
     ) -> None:
         """Keep an answer.
 
         Args:
             namespace: only conversations of the same one find it.
             prompt_ids: what it came after.
-            token_ids: what was generated; of what does not end with an end of the turn only that is kept.
+            token_ids: what was generated; of what does not end with an end of the turn only that is kept, except where
+                the limit cut content off.
             message: the same, parsed.
+            is_cut: the limit of tokens ended it.
         """
         is_whole = bool(token_ids) and token_ids[-1] in self._end_ids
         if is_whole and message.broken_calls:
             return
-        key = namespace, tuple(prompt_ids)
-        if key not in self._answers:
-            self._num_tokens += len(prompt_ids)
-        answers = self._answers.setdefault(key, _Answers())
-        if is_whole:
-            said = SaidTurn.of_answer(message)
-            self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
-            answers.said[said] = tuple(token_ids)
-        self._answers.move_to_end(key)
-        self._forget()
+        stands = is_whole or (is_cut and _is_content(message))
+        key, said = (namespace, tuple(prompt_ids)), SaidTurn.of_answer(message) if stands else None
+        with self._lock:
+            if key not in self._answers:
+                self._num_tokens += len(prompt_ids)
+            answers = self._answers.setdefault(key, _Answers())
+            if said is not None:
+                self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
+                answers.said[said] = tuple(token_ids)
+            self._answers.move_to_end(key)
+            self._forget()
 
     def prompt(
         self,
@@ -166,9 +178,9 @@ class TurnMemory:
         """
         whole = tuple(render(messages, is_answered))
         places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
-        if not places or not any(key[0] == namespace for key in reversed(self._answers)):
+        if not places or not self._knows(namespace):
             return RememberedPrompt(whole, not_taken(messages, "unknown"))
-        rebuilt = _Rebuilt(messages, render, whole)
+        rebuilt = _Rebuilt(messages, render, whole, self._end_ids)
         turns = [self._take(namespace, rebuilt, index, reuse_reasoning) for index in places[-MAX_LOOKED_AT:]]
         return RememberedPrompt(rebuilt.finish(), tuple(turns))
 
@@ -176,14 +188,25 @@ class TurnMemory:
         prompt = rebuilt.prompt_before(index)
         if prompt is None:
             return TurnUse(index, "template")
-        answers = self._answers.get((namespace, prompt))
-        if answers is None:
+        said = self._said_after(namespace, prompt)
+        if said is None:
             return TurnUse(index, "unknown")
-        self._answers.move_to_end((namespace, prompt))
-        token_ids, missed = _match(answers.said, SaidTurn.of_message(rebuilt.messages[index]), reuse_reasoning)
+        token_ids, missed = _match(said, SaidTurn.of_message(rebuilt.messages[index]), reuse_reasoning)
         if token_ids is not None and not rebuilt.put(index, prompt, token_ids):
             missed = "template"
         return TurnUse(index, missed)
+
+    def _knows(self, namespace: str) -> bool:
+        with self._lock:
+            return any(key[0] == namespace for key in reversed(self._answers))
+
+    def _said_after(self, namespace: str, prompt: tuple[int, ...]) -> dict[SaidTurn, tuple[int, ...]] | None:
+        with self._lock:
+            answers = self._answers.get((namespace, prompt))
+            if answers is None:
+                return None
+            self._answers.move_to_end((namespace, prompt))
+            return dict(answers.said)
 
     def _forget(self) -> None:
         while self._num_tokens > self._max_tokens and self._answers:
@@ -198,8 +221,11 @@ class _Rebuilt:
     put in the place of a turn can be followed by what is rendered behind it.
     """
 
-    def __init__(self, messages: Sequence[Mapping[str, Any]], render: Render, whole: tuple[int, ...]) -> None:
-        self.messages, self._render, self._whole = messages, render, whole
+    def __init__(
+        self, messages: Sequence[Mapping[str, Any]], render: Render, whole: tuple[int, ...], end_ids: frozenset[int]
+    ) -> None:
+        self.messages, self._render, self._whole, self._end_ids = messages, render, whole, end_ids
+        self._opening: tuple[int, ...] = ()  # rendered up to where the answer at hand begins
         self._ids: tuple[int, ...] = ()
         self._done = 0  # tokens of the whole prompt that `_ids` stand for
 
@@ -208,15 +234,21 @@ class _Rebuilt:
         rendered = self._rendered(self.messages[:index], True)
         if rendered is None or rendered[: self._done] != self._whole[: self._done]:
             return None
+        self._opening = rendered
         return self._ids + rendered[self._done :]
 
     def put(self, index: int, prompt: tuple[int, ...], token_ids: tuple[int, ...]) -> bool:
         """Let tokens stand for the answer at `index`; False where its end is not to be found in the whole prompt."""
         rendered = self._rendered(self.messages[: index + 1], False)
-        if rendered is None or rendered != self._whole[: len(rendered)] or token_ids[-1] not in rendered:
+        if rendered is None or rendered != self._whole[: len(rendered)]:
             return False
-        behind = rendered[::-1].index(token_ids[-1])  # what a template writes behind the end of a turn
-        self._ids = prompt + token_ids + (rendered[-behind:] if behind else ())
+        is_whole = token_ids[-1] in self._end_ids
+        ends = {token_ids[-1]} if is_whole else self._end_ids
+        own = _num_equal(self._opening, rendered)  # ends before are those of earlier messages
+        place = next((at for at in range(len(rendered) - 1, own - 1, -1) if rendered[at] in ends), None)
+        if place is None:  # Seed's templates write no end behind a turn that has only thinking
+            return False
+        self._ids = prompt + token_ids + rendered[place + is_whole :]  # a template may write more behind the end
         self._done = len(rendered)
         return True
 
@@ -229,6 +261,19 @@ class _Rebuilt:
             return tuple(self._render(messages, is_answered))
         except SeedOssError:  # a template may refuse a conversation that breaks off here
             return None
+
+
+def _is_content(message: AssistantMessage) -> bool:
+    """Whether an answer without an end could have ended there: nothing is left open but its content."""
+    texts = f"{message.content}{message.reasoning}"
+    is_open = message.truncated in ("reasoning", "tool_call") or bool(message.broken_calls)
+    return bool(message.content or message.tool_calls) and not is_open and "\ufffd" not in texts
+
+
+def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many numbers are the same from the start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(second)))
 
 
 def _match(

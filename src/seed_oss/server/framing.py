@@ -22,6 +22,7 @@ _PHRASES: Mapping[int, tuple[str, str]] = {
     500: ("Internal Server Error", "internal_error"),
     501: ("Not Implemented", "not_implemented"),
     503: ("Service Unavailable", "unavailable"),
+    505: ("HTTP Version Not Supported", "http_version_not_supported"),
 }
 
 
@@ -100,6 +101,8 @@ class LimitedConnection(h11.Connection):
     def _check_head(self, request: h11.Request) -> None:
         limits = self._limits
         self._num_body_bytes = self._num_chunks = 0
+        if not request.http_version.startswith(b"1."):
+            raise h11.RemoteProtocolError("another major version", error_status_hint=505)
         _refuse_above(len(request.method) + len(request.target) + _VERSION_BYTES, limits.max_request_line_bytes, 414)
         size = sum(len(name) + len(value) + _HEADER_BYTES for name, value in request.headers)
         _refuse_above(size, limits.max_header_bytes, 431)
@@ -135,4 +138,6 @@ def message_of(error: h11.RemoteProtocolError, limits: TransportLimits) -> tuple
         return 431, f"the headers are more than {limits.max_headers} or {limits.max_header_bytes} bytes; send fewer"
     if error.error_status_hint == 501:
         return 501, "this transfer encoding is not known; use chunked, or send the length"
+    if error.error_status_hint == 505:
+        return 505, "this version of HTTP is not spoken here; send HTTP/1.1"
     return 400, "this is not HTTP/1.1; see RFC 9112"

@@ -3,7 +3,6 @@
 For the threads of the pool. See `seed_oss.engine.turn_memory` for what counts as the same answer.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ class WrittenAnswer:
         tools: the tools in the prompt.
         open_turn: the pieces of the prompt's last turn, the suffix included.
         is_remembered: it may be kept.
+        is_cut: the limit of tokens ended it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -34,10 +34,11 @@ class WrittenAnswer:
     tools: Sequence[Mapping[str, Any]] | None
     open_turn: tuple[Piece, ...]
     is_remembered: bool = True
+    is_cut: bool = False
 
 
 class ConversationMemory:
-    """Answers by the prompts they came after; one thread at a time.
+    """Answers by the prompts they came after.
 
     Args:
         texts: of the model.
@@ -48,7 +49,6 @@ class ConversationMemory:
     def __init__(self, texts: Texts, generation: GenerationConfig | None, max_tokens: int) -> None:
         self._texts, self._max_tokens = texts, max_tokens
         self._memory = TurnMemory(max_tokens, _end_ids(texts, generation))
-        self._lock = threading.Lock()
 
     def prompt(
         self, namespace: str, messages: Sequence[Mapping[str, Any]], render: Render, *, reuse_reasoning: bool
@@ -66,8 +66,7 @@ class ConversationMemory:
         """
         if not any(message.get("role") == "assistant" for message in messages):
             return RememberedPrompt(tuple(render(messages, True)))
-        with self._lock:
-            return self._memory.prompt(namespace, messages, render, reuse_reasoning=reuse_reasoning)
+        return self._memory.prompt(namespace, messages, render, reuse_reasoning=reuse_reasoning)
 
     def remember(self, namespace: str, answer: WrittenAnswer) -> None:
         """Keep an answer."""
@@ -76,9 +75,8 @@ class ConversationMemory:
         detokenizer = self._texts.detokenizer()
         pieces = [*detokenizer.put_pieces(list(answer.token_ids)), *detokenizer.finish_pieces()]
         message = parse(pieces, tools=answer.tools, prompt=answer.open_turn)
-        with self._lock:
-            ids = (*answer.suffix_ids, *answer.token_ids)
-            self._memory.remember(namespace, answer.prompt_ids, ids, message)
+        ids = (*answer.suffix_ids, *answer.token_ids)
+        self._memory.remember(namespace, answer.prompt_ids, ids, message, is_cut=answer.is_cut)
 
 
 def _end_ids(texts: Texts, generation: GenerationConfig | None) -> frozenset[int]:

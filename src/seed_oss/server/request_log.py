@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
 import re
 import secrets
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TextIO
 
 from seed_oss.server.asgi import App, Message, Receive, Scope, Send, header, respond_error, state_of
@@ -61,7 +64,14 @@ class JsonHandler(logging.Handler):
 def described(error: BaseException) -> dict[str, Any]:
     """An exception without its text."""
     frames = traceback.extract_tb(error.__traceback__)[-8:]
-    return {"error": type(error).__name__, "at": [f"{one.filename}:{one.lineno} {one.name}" for one in frames]}
+    return {"error": type(error).__name__, "at": [f"{_file_of(one)}:{one.lineno} {one.name}" for one in frames]}
+
+
+def _file_of(frame: traceback.FrameSummary) -> str:
+    """Below the folder that it was imported from: where things are installed is left out."""
+    folders = [folder for folder in sys.path if folder and frame.filename.startswith(f"{folder}{os.sep}")]
+    longest = max(folders, key=len, default="")
+    return frame.filename[len(longest) + 1 :] if longest else Path(frame.filename).name
 
 
 def route_of(scope: Scope) -> str:

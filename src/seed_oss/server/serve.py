@@ -152,8 +152,8 @@ class _Service:
 
     def _tell_address(self, listener: socket.socket) -> None:
         host, port = listener.getsockname()[:2]
-        model = self._settings.spec.model
-        self._log.write("listening", host=host, port=port, model=model, needs_key=bool(self._settings.keys))
+        name, *_ = served_names(self._settings)  # not the path, which logs do not need
+        self._log.write("listening", host=host, port=port, model=name, needs_key=bool(self._settings.keys))
         if not self._settings.keys and not is_loopback(self._settings.host):
             self._log.write("warning", message="others can reach this server, and it asks for no key")
         self._is_listening = True

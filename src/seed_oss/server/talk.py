@@ -11,7 +11,7 @@ from seed_oss.server.api import Api, namespace
 from seed_oss.server.errors import ApiError
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import unless_gone
-from seed_oss.server.turn import AnswerReader, Conversation, Step, Turn, prepare
+from seed_oss.server.turn import AnswerReader, Conversation, Step, Turn, num_renderings, prepare
 from seed_oss.server.usage import Usage
 
 
@@ -57,7 +57,8 @@ async def begin(
     owner = namespace(request)
     num = api.check_chars([wanted.messages, wanted.tools], param)
     await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num))
+    num_read = num * num_renderings(wanted)
+    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num_read))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)
     runs, first = await api.start(request, [submit])
@@ -119,7 +120,7 @@ class Talk:
             return self._reader.feed(said)
         elif isinstance(said, Ended):
             self.ended = said
-            self._api.remember(self._request, self._reader.written)
+            self._api.remember(self._request, self._reader.written(said))
             self.usage.add(event.run, said, self._reader.num_tokens)
             return self._reader.finish(said)
         return Step()

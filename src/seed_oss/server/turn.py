@@ -16,7 +16,7 @@ from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
+from seed_oss.engine.turn_memory import MAX_LOOKED_AT, RememberedPrompt, TurnUse, not_taken
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
@@ -122,6 +122,14 @@ def prepare(
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
     return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns, wanted.takes_turns)
+
+
+def num_renderings(wanted: Conversation) -> int:
+    """About how many times the texts of a conversation are made tokens of: again up to each answer of its history."""
+    if wanted.goes_on or not wanted.takes_turns:
+        return 1
+    num_answers = sum(one.get("role") == "assistant" for one in wanted.messages)
+    return 1 + min(num_answers, MAX_LOOKED_AT) // 2
 
 
 def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
@@ -253,12 +261,17 @@ class AnswerReader:
         """Of the answer, so far."""
         return len(self._token_ids)
 
-    @property
-    def written(self) -> WrittenAnswer:
-        """The answer as it was generated."""
+    def written(self, ended: Ended) -> WrittenAnswer:
+        """The answer as it was generated, once it has ended."""
         turn = self._turn
         return WrittenAnswer(
-            turn.prompt_ids, self._suffix_ids, tuple(self._token_ids), turn.tools, self._start, turn.is_remembered
+            turn.prompt_ids,
+            self._suffix_ids,
+            tuple(self._token_ids),
+            turn.tools,
+            self._start,
+            turn.is_remembered,
+            ended.reason == "length",
         )
 
     def finish_reason(self, reason: str) -> str:
