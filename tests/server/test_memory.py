@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from seed_oss.chat.control_vocabulary import ControlVocabulary
+from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.texts import Texts
-from seed_oss.server.turn import Conversation, num_renderings
+from seed_oss.server.turn import Conversation, num_renderings, prepare
+from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, app, engine, run
 from tests.server.fake_engine import FakeEngine, Script
 from tests.server.raw_call import RawCall
@@ -157,6 +160,29 @@ def test_a_long_history_counts_as_often_as_it_is_rendered() -> None:
     assert num_renderings(Conversation(said)) == 6
     assert num_renderings(Conversation(said * 100)) == 33
     assert num_renderings(Conversation(said, takes_turns=False)) == num_renderings(Conversation(ASK)) == 1
+
+
+def test_each_text_of_a_history_is_encoded_once(monkeypatch: Any) -> None:
+    encoded: list[str] = []
+    encode_all = ControlVocabulary._encode_all
+
+    def counted(self: ControlVocabulary, texts: list[str]) -> Any:
+        encoded.extend(texts)
+        return encode_all(self, texts)
+
+    def ask(*, takes_turns: bool) -> tuple[int, ...]:
+        wanted = Conversation(messages, takes_turns=takes_turns)
+        return prepare(texts, memory, "me", wanted, SamplingParams()).prompt_ids
+
+    texts = Texts(seed_tokenizer())
+    messages = [one for turn in "abcdef" for one in history({"content": f"It is {turn}."})]
+    memory = ConversationMemory(texts, None, 10**6)
+    memory.remember("me", WrittenAnswer((1,), (), (2,), None, ()))
+    monkeypatch.setattr(ControlVocabulary, "_encode_all", counted)
+    ids = ask(takes_turns=True)
+    assert len(encoded) == len(set(encoded))
+    assert ids == ask(takes_turns=False)
+    assert encoded.count("user\nAnd 3 + 3?") == 1 + 6  # nothing is kept for the next prompt
 
 
 def test_calls_are_compared_as_values() -> None:

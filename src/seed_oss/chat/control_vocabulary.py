@@ -1,6 +1,8 @@
 """The added tokens of a tokenizer: found in text, and kept out of text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,21 @@ from seed_oss.errors import TokenizerError
 _UNKNOWN = "\U0010fffd"  # the cutter's word for everything between added tokens; a private-use character
 _MAX_CUTS = 32
 _SURROGATES = dict.fromkeys(range(55296, 57344), 65533)
+_Encoded = tuple[list[int], list[int]]  # ids, and the character that each starts at
+_encoded_before: ContextVar[dict[tuple[int, str], _Encoded] | None] = ContextVar("_encoded_before", default=None)
+
+
+@contextmanager
+def each_text_once() -> Iterator[None]:
+    """Within it, in this thread, a text that has been encoded is not encoded again: for prompts with the same messages.
+
+    What is kept is forgotten at its end, so that the time another prompt takes says nothing of this one.
+    """
+    token = _encoded_before.set({})
+    try:
+        yield
+    finally:
+        _encoded_before.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +129,15 @@ class ControlVocabulary:
             )
         return token_id
 
-    def _encode_texts(self, texts: list[str]) -> list[tuple[list[int], list[int]]]:
+    def _encode_texts(self, texts: list[str]) -> list[_Encoded]:
+        before = _encoded_before.get()
+        if before is None:
+            return self._encode_all(texts)
+        new = list({text: None for text in texts if (id(self), text) not in before})
+        before.update(zip([(id(self), text) for text in new], self._encode_all(new), strict=True))
+        return [before[id(self), text] for text in texts]
+
+    def _encode_all(self, texts: list[str]) -> list[_Encoded]:
         with backend_errors("the text cannot be encoded"):
             encodings = self._twin.encode_batch([without_surrogates(text) for text in texts], add_special_tokens=False)
         return [
@@ -122,7 +147,7 @@ class ControlVocabulary:
             for text, encoding in zip(texts, encodings, strict=True)
         ]
 
-    def _encode_apart(self, text: str, encoding: Encoding) -> tuple[list[int], list[int]]:
+    def _encode_apart(self, text: str, encoding: Encoding) -> _Encoded:
         """Encode a text whose words include a control token's: some vocabularies list these among ordinary tokens.
 
         The text is cut inside each such word, and what is left is encoded by itself.

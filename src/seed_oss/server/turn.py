@@ -9,6 +9,7 @@ from typing import Any
 
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import Piece
+from seed_oss.chat.control_vocabulary import each_text_once
 from seed_oss.chat.normalize import normalize_chat
 from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.stream_parser import StreamParser
@@ -141,7 +142,8 @@ def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted
     def render(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> Sequence[int]:
         return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
 
-    return memory.prompt(namespace, wanted.messages, render, reuse_reasoning=wanted.reuse_reasoning)
+    with each_text_once():
+        return memory.prompt(namespace, wanted.messages, render, reuse_reasoning=wanted.reuse_reasoning)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
