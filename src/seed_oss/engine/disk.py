@@ -30,69 +30,20 @@ from seed_oss.cache import BlockTensors, PagedCache
 from seed_oss.engine.batch import BlockStore, BlockTransfer
 from seed_oss.errors import ConfigError, InputError, SeedOssError
 from seed_oss.files import open_model_file
+from seed_oss.files.kept_secret import kept_secret, unusable, write_new
 
 SECRET_FILE = "secret"
-SECRET_LEN = 32
 _SUFFIX = ".safetensors"
 _MAX_PENDING = 64  # blocks on their way to the disk; what comes beyond is not kept
 _IDENTITY = re.compile(r"[0-9a-f]{40}")
 _BLOCK = re.compile(r"[0-9a-f]{64}\.safetensors")
 _PART = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{8})?\.part")
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _LOG = logging.getLogger(__name__)
 
 
 def folder_secret(folder: Path) -> bytes:
-    """The secret of a cache folder, made with it if it is new.
-
-    Raises:
-        ConfigError: the folder cannot be used, others may write in it, or may read the secret.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.name != "nt" and folder.stat().st_mode & stat.S_IWOTH:
-            raise ConfigError("cache_dir may be written by everybody; chmod 700 it, or give another folder")
-        path = folder / SECRET_FILE
-        if not path.exists():
-            _make_secret(path)
-        secret = _read_secret(path)
-    except OSError as error:
-        raise _unusable(error) from None
-    if len(secret) != SECRET_LEN:
-        raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} is damaged; remove the folder's content")
-    return secret
-
-
-def _unusable(error: OSError) -> ConfigError:
-    return ConfigError(f"cache_dir cannot be used ({error.strerror}); give a folder that can be written")
-
-
-def _read_secret(path: Path) -> bytes:
-    mode = path.stat().st_mode
-    if not stat.S_ISREG(mode):
-        return b""
-    if os.name != "nt" and mode & 0o077:
-        raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} may be read by others; chmod 600 it, or remove it")
-    with path.open("rb") as file:
-        return file.read(SECRET_LEN + 1)
-
-
-def _make_secret(path: Path) -> None:
-    """All of it or nothing, and the one that came first where two make it."""
-    temporary = path.with_name(f".{SECRET_FILE}-{secrets.token_hex(4)}")
-    try:
-        _write_new(temporary, os.urandom(SECRET_LEN))
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _write_new(path: Path, data: bytes) -> None:
-    """A file that only its owner may read; one that is there, or a link, is not written to."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
+    """The secret of a cache folder, made with it if it is new; raises what `kept_secret` raises."""
+    return kept_secret(folder, SECRET_FILE)
 
 
 class BlockFolder(BlockStore):
@@ -184,7 +135,7 @@ class BlockFolder(BlockStore):
                 raise ConfigError(f"cache_dir: its folder {self._folder.name!r} is a link; remove it")
             found = list(_files_in(self._folder))
         except OSError as error:
-            raise _unusable(error) from None
+            raise unusable(error) from None
         for _, size, path in sorted(found):
             if _BLOCK.fullmatch(path.name):
                 self._sizes[path.name] = size
@@ -205,7 +156,7 @@ class BlockFolder(BlockStore):
         self._make_room(len(data))
         temporary = self._folder / f"{name}.{secrets.token_hex(4)}.part"  # another engine may write the same block
         try:
-            _write_new(temporary, data)
+            write_new(temporary, data)
             temporary.replace(self._folder / name)
         except OSError:
             _unlink(temporary)  # half a block on a disk that is full
