@@ -93,6 +93,24 @@ def test_a_block_with_a_number_for_a_tensor_is_removed(tmp_path: Path, name: str
     assert (again.outputs, again.num_cached_tokens) == (first.outputs, 0)
 
 
+def test_of_a_file_of_any_size_no_more_is_read_than_a_block_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, sizes = answer(tmp_path), list[int]()
+    for path in blocks(tmp_path):
+        os.truncate(path, 2**30)
+    parse = load
+
+    def measured(data: bytes) -> Any:
+        sizes.append(len(data))
+        return parse(data)
+
+    monkeypatch.setattr("seed_oss.engine.disk.load", measured)
+    again = answer(tmp_path, cache_dir_bytes=2**40)
+    assert (again.outputs, again.num_cached_tokens) == (first.outputs, 0)
+    assert 0 < max(sizes) < 2**20
+
+
 def test_a_block_that_another_engine_removes_while_it_is_read_costs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

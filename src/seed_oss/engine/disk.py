@@ -34,6 +34,7 @@ from seed_oss.files.kept_secret import kept_secret, unusable, write_new
 
 SECRET_FILE = "secret"
 _SUFFIX = ".safetensors"
+_OTHER_BYTES = 2**16  # of a file, beside keys and values: header, tokens and checksum
 _MAX_PENDING = 64  # blocks on their way to the disk; what comes beyond is not kept
 _IDENTITY = re.compile(r"[0-9a-f]{40}")
 _BLOCK = re.compile(r"[0-9a-f]{64}\.safetensors")
@@ -62,6 +63,7 @@ class BlockFolder(BlockStore):
 
     def __init__(self, folder: Path, identity: str, cache: PagedCache, max_bytes: int) -> None:
         self._folder, self._cache, self._max_bytes = folder / identity, cache, max_bytes
+        self._most_bytes = _bytes_of(cache.read_block(0)) + _OTHER_BYTES
         self._others = _blocks_of_others(folder, identity)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the one read last at the end
         self._lock = threading.Lock()
@@ -113,7 +115,8 @@ class BlockFolder(BlockStore):
 
     def _read(self, name: str) -> bytes:
         with open_model_file(self._folder, name) as file:
-            return file.read(self._sizes.get(name, 0) + 1)  # one that has grown is none of ours
+            most = min(self._sizes.get(name, 0), self._most_bytes)
+            return file.read(most + 1)  # one that has grown is none of ours
 
     def _touch(self, name: str) -> None:
         with self._lock:
@@ -204,6 +207,10 @@ def _unlink(path: Path) -> None:
     """Remove a file, if that can be done."""
     with suppress(OSError):
         path.unlink()
+
+
+def _bytes_of(block: BlockTensors) -> int:
+    return sum(one.nbytes for one in block if one is not None)
 
 
 def _name(digest: bytes) -> str:
