@@ -48,6 +48,9 @@ def test_a_message_comes_back_as_it_was_on_one_line(message: m.Command | m.Event
         {"is": "Tokens", "request_id": "r", "choice": 0, "token_ids": [5], "logprobs": 3},
         {"is": "Refused", "request_id": "r", "kind": "other", "message": ""},
         {"is": "Pulse", "num_steps": 1.5},
+        {"is": "Pulse", "num_steps": 1, "stats": {"num_running": "1"}},
+        {"is": "Pulse", "num_steps": 1, "stats": {"num_running": [1]}},
+        {"is": "Pulse", "num_steps": 1, "stats": {"num_running": None}},
         {"is": "Submit", "request_id": "r", "prompt_ids": [1], "params": []},
     ],
 )

@@ -310,6 +310,7 @@ def of_up_proj(folder: Path, part: str) -> torch.Tensor:
         ("scale", lambda found: found[:, 0].clone(), "up_proj.scale is torch.float32"),
         ("scale", lambda found: found * torch.nan, "up_proj.scale holds NaN"),
         ("scale", lambda found: -found, "up_proj.scale holds NaN, infinity or negative"),
+        ("scale", lambda found: torch.full_like(found, 3e38), "up_proj.scale makes numbers beyond torch.float32"),
         ("packed", lambda found: found.view(torch.uint8), "up_proj.packed is torch.uint8"),
         ("packed", lambda found: found[:16].clone(), "up_proj.packed is torch.float8_e4m3fn"),
         ("packed", lambda found: (found.float() * torch.nan).to(found.dtype), "up_proj.packed holds NaN"),
@@ -320,3 +321,28 @@ def test_files_that_are_damaged(saved: Path, part: str, change: Any, message: st
     damaged(saved, **{part: change(of_up_proj(saved, part))})
     with pytest.raises(CheckpointError, match=message):
         load(saved)
+
+
+def test_numbers_that_the_dtype_does_not_hold(saved: Path) -> None:
+    damaged(saved, scale=torch.full_like(of_up_proj(saved, "scale"), 1e4))
+    with pytest.raises(CheckpointError, match=r"up_proj.scale makes numbers beyond torch\.float16"):
+        load(saved, dtype="float16")
+
+
+@pytest.mark.usefixtures("device_with_float8")
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0, 3e38])
+def test_damaged_scales_on_a_device_with_products(saved: Path, value: float) -> None:
+    damaged(saved, scale=torch.full_like(of_up_proj(saved, "scale"), value))
+    with pytest.raises(CheckpointError, match=r"up_proj.scale holds NaN, infinity, negative"):
+        load(saved)
+
+
+def test_a_weight_beside_what_stands_for_it(saved: Path, plain: Path) -> None:
+    """Which of the two is meant cannot be known."""
+    for folder, part in ((saved, "weight"), (plain, "packed")):
+        file, name = folder / "model.safetensors", f"model.layers.0.mlp.up_proj.{part}"
+        save_file({**load_file(file), name: torch.ones(48, 32)}, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"up_proj.weight is stored beside .*up_proj.packed, .*up_proj.scale"):
+        load(saved)
+    with pytest.raises(CheckpointError, match=r"up_proj.packed is stored beside .*up_proj.weight"):
+        load(plain, quantization="int8")

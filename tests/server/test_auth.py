@@ -1,8 +1,10 @@
 """Keys, hosts, origins and request ids."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -247,6 +249,35 @@ def test_a_log_line_has_numbers_and_neither_keys_nor_paths_nor_texts() -> None:
     assert seen == [("unmatched", 200)]
     for text in (KEY, "secret", "nobody may read"):
         assert text not in lines.getvalue()
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_request_that_the_end_of_the_server_cuts_is_told_so_in_our_words(has_begun: bool) -> None:
+    sent: list[Any] = []
+    waits = asyncio.Event()
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        if has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        waits.set()
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def work() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        app = RequestLog(inner, log_to(Lines()), lambda *_: None)
+        task = asyncio.create_task(app(scope, waits.wait, send))  # type: ignore[arg-type]
+        await waits.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(work())
+    assert [message.get("status") for message in sent] == ([200] if has_begun else [503, None])
+    if not has_begun:
+        assert json.loads(sent[1]["body"])["error"]["code"] == "unavailable"
 
 
 def test_an_error_that_nobody_caught_is_a_500_and_logged_without_its_text() -> None:

@@ -317,6 +317,42 @@ def test_the_log_has_the_name_that_requests_use() -> None:
         assert server.listening["model"] == "tuned"
 
 
+@pytest.mark.parametrize("what", ["pipe", "folder", "open file", "open folder", "no folder"])
+def test_a_secret_that_is_none_or_not_ours_alone_is_refused(tmp_path: Path, what: str) -> None:
+    folder, file = tmp_path / "cache", tmp_path / "cache" / "namespace.secret"
+    namespace_secret(str(folder))
+    if what == "open folder":
+        folder.chmod(0o777)
+    elif what == "open file":
+        file.chmod(0o644)
+    else:
+        file.unlink()
+        if what == "pipe":
+            os.mkfifo(file, 0o600)
+        elif what == "folder":
+            file.mkdir()
+        else:
+            folder.rmdir()
+            folder.touch()
+    with pytest.raises(ConfigError, match="cache_dir"):
+        namespace_secret(str(folder))
+
+
+def test_a_secret_that_two_make_at_the_same_time_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists, others = Path.exists, list[bytes]()
+
+    def exists_not_yet(path: Path) -> bool:
+        found = exists(path)
+        if not found and not others and path.name == "namespace.secret":
+            others.append(b"")
+            others[0] = namespace_secret(str(tmp_path))
+        return found
+
+    monkeypatch.setattr(Path, "exists", exists_not_yet)
+    assert namespace_secret(str(tmp_path)) == others[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["namespace.secret"]
+
+
 def test_names_of_models(tmp_path: Path) -> None:
     assert model_name("ByteDance-Seed/Seed-OSS-36B-Instruct") == "ByteDance-Seed/Seed-OSS-36B-Instruct"
     assert model_name(str(tmp_path)) == tmp_path.name

@@ -1,6 +1,6 @@
 """The added tokens of a tokenizer: found in text, and kept out of text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _encoded_before: ContextVar[dict[tuple[int, str], _Encoded] | None] = ContextVar
 
 
 @contextmanager
-def each_text_once() -> Iterator[None]:
+def each_text_once() -> Generator[None]:
     """Within it, in this thread, a text that has been encoded is not encoded again: for prompts with the same messages.
 
     What is kept is forgotten at its end, so that the time another prompt takes says nothing of this one.

@@ -18,7 +18,7 @@ from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config import GenerationConfig
 from seed_oss.engine.blocks import BlockPool
 from seed_oss.engine.core import EngineCore
-from seed_oss.engine.disk import SECRET_LEN, BlockFolder, folder_secret
+from seed_oss.engine.disk import BlockFolder, folder_secret
 from seed_oss.engine.identity import cache_identity
 from seed_oss.engine.intake import Intake, ServedTasks
 from seed_oss.engine.limits import EngineLimits
@@ -34,6 +34,7 @@ from seed_oss.engine.sizing import EngineSize, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
 from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
+from seed_oss.files.kept_secret import SECRET_LEN
 from seed_oss.models import (
     AutoConfig,
     AutoModelForCausalLM,

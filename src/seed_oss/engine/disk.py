@@ -4,7 +4,8 @@
     FOLDER/IDENTITY/DIGEST.safetensors    one block: BlockTensors by name, its tokens, and a checksum of all of it
 
 IDENTITY stands for all that keys and values depend on beside tokens (see `identity.py`): another one is never looked
-into. A block that cannot be read is removed.
+into. A block that cannot be read is removed. Several engines may share a folder; what one of them removes the others
+compute again. Nothing of this is worth a step: whatever the disk says, the engine goes on.
 """
 
 import hashlib
@@ -12,9 +13,12 @@ import logging
 import os
 import queue
 import re
+import secrets
+import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -26,48 +30,21 @@ from seed_oss.cache import BlockTensors, PagedCache
 from seed_oss.engine.batch import BlockStore, BlockTransfer
 from seed_oss.errors import ConfigError, InputError, SeedOssError
 from seed_oss.files import open_model_file
+from seed_oss.files.kept_secret import kept_secret, unusable, write_new
 
 SECRET_FILE = "secret"
-SECRET_LEN = 32
 _SUFFIX = ".safetensors"
+_OTHER_BYTES = 2**16  # of a file, beside keys and values: header, tokens and checksum
 _MAX_PENDING = 64  # blocks on their way to the disk; what comes beyond is not kept
 _IDENTITY = re.compile(r"[0-9a-f]{40}")
+_BLOCK = re.compile(r"[0-9a-f]{64}\.safetensors")
+_PART = re.compile(r"[0-9a-f]{64}\.safetensors(\.[0-9a-f]{8})?\.part")
 _LOG = logging.getLogger(__name__)
 
 
 def folder_secret(folder: Path) -> bytes:
-    """The secret of a cache folder, made with it if it is new.
-
-    Raises:
-        ConfigError: the folder cannot be used, or others may read the secret.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = folder / SECRET_FILE
-        if not path.exists():
-            _make_secret(path)
-        if os.name != "nt" and path.stat().st_mode & 0o077:
-            raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} may be read by others; chmod 600 it, or remove it")
-        secret = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cache_dir cannot be used ({error.strerror}); give a folder that can be written") from None
-    if len(secret) != SECRET_LEN:
-        raise ConfigError(f"cache_dir: its file {SECRET_FILE!r} is damaged; remove the folder's content")
-    return secret
-
-
-def _make_secret(path: Path) -> None:
-    """All of it or nothing, and the one that came first where two make it."""
-    temporary = path.with_name(f".{SECRET_FILE}-{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(os.urandom(SECRET_LEN))
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    """The secret of a cache folder, made with it if it is new; raises what `kept_secret` raises."""
+    return kept_secret(folder, SECRET_FILE)
 
 
 class BlockFolder(BlockStore):
@@ -86,6 +63,7 @@ class BlockFolder(BlockStore):
 
     def __init__(self, folder: Path, identity: str, cache: PagedCache, max_bytes: int) -> None:
         self._folder, self._cache, self._max_bytes = folder / identity, cache, max_bytes
+        self._most_bytes = _bytes_of(cache.read_block(0)) + _OTHER_BYTES
         self._others = _blocks_of_others(folder, identity)
         self._sizes: OrderedDict[str, int] = OrderedDict()  # the one read last at the end
         self._lock = threading.Lock()
@@ -128,7 +106,7 @@ class BlockFolder(BlockStore):
             if tensors.pop("check").tolist() != expected or tensors.pop("token_ids").tolist() != [*transfer.token_ids]:
                 raise InputError("the checksum or the tokens are others")
             self._cache.write_block(transfer.block_id, BlockTensors(**tensors))
-        except (OSError, SafetensorError, SeedOssError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, SeedOssError, KeyError, TypeError, RuntimeError) as error:
             _LOG.warning("a block of the disk cache cannot be used and is removed: %s", error)
             self._remove(name)
             return False
@@ -137,39 +115,41 @@ class BlockFolder(BlockStore):
 
     def _read(self, name: str) -> bytes:
         with open_model_file(self._folder, name) as file:
-            return file.read(self._sizes.get(name, 0) + 1)  # one that has grown is none of ours
+            most = min(self._sizes.get(name, 0), self._most_bytes)
+            return file.read(most + 1)  # one that has grown is none of ours
 
     def _touch(self, name: str) -> None:
         with self._lock:
             if name in self._sizes:
                 self._sizes.move_to_end(name)
-        os.utime(self._folder / name)
+        with suppress(OSError):  # another engine may have removed it just now
+            os.utime(self._folder / name)
 
     def _remove(self, name: str) -> None:
         with self._lock:
             self._sizes.pop(name, None)
-        (self._folder / name).unlink(missing_ok=True)
+        _unlink(self._folder / name)
 
     def _look_around(self) -> None:
         """What an engine before has left, the block read last at the end."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            found = [(entry.stat(follow_symlinks=False), entry.name) for entry in os.scandir(self._folder)]
+            if self._folder.is_symlink():
+                raise ConfigError(f"cache_dir: its folder {self._folder.name!r} is a link; remove it")
+            found = list(_files_in(self._folder))
         except OSError as error:
-            raise ConfigError(
-                f"cache_dir cannot be used ({error.strerror}); give a folder that can be written"
-            ) from None
-        for stat, name in sorted(found, key=lambda one: one[0].st_mtime_ns):
-            if name.endswith(_SUFFIX):
-                self._sizes[name] = stat.st_size
-            else:
-                (self._folder / name).unlink(missing_ok=True)  # what a kill left half written
+            raise unusable(error) from None
+        for _, size, path in sorted(found):
+            if _BLOCK.fullmatch(path.name):
+                self._sizes[path.name] = size
+            elif _PART.fullmatch(path.name):
+                _unlink(path)  # what a kill left half written
 
     def _write_all(self) -> None:
         while (item := self._pending.get()) is not None:
             try:
                 self._write(*item)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is written any more
                 _LOG.warning("a block could not be written to the disk cache: %s", error)
 
     def _write(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -177,11 +157,13 @@ class BlockFolder(BlockStore):
         if len(data) > self._max_bytes:
             return
         self._make_room(len(data))
-        temporary = self._folder / f"{name}.part"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        temporary.replace(self._folder / name)
+        temporary = self._folder / f"{name}.{secrets.token_hex(4)}.part"  # another engine may write the same block
+        try:
+            write_new(temporary, data)
+            temporary.replace(self._folder / name)
+        except OSError:
+            _unlink(temporary)  # half a block on a disk that is full
+            raise
         with self._lock:
             self._sizes[name] = len(data)
 
@@ -198,18 +180,37 @@ class BlockFolder(BlockStore):
                 gone.append(path)
                 total -= size
         for path in gone:
-            path.unlink(missing_ok=True)
+            _unlink(path)
 
 
 def _blocks_of_others(folder: Path, identity: str) -> OrderedDict[Path, int]:
     """Sizes of the blocks of other identities, as they are now; the one read last at the end."""
     try:
         caches = [one for one in os.scandir(folder) if one.is_dir(follow_symlinks=False) and one.name != identity]
-        blocks = [one for cache in caches if _IDENTITY.fullmatch(cache.name) for one in os.scandir(cache)]
-        found = [(one.stat(follow_symlinks=False), Path(one)) for one in blocks if one.name.endswith(_SUFFIX)]
+        found = [one for cache in caches if _IDENTITY.fullmatch(cache.name) for one in _files_in(Path(cache))]
     except OSError:  # there is none yet, or another engine is at work there
         return OrderedDict()
-    return OrderedDict((path, stat.st_size) for stat, path in sorted(found, key=lambda one: one[0].st_mtime_ns))
+    return OrderedDict((path, size) for _, size, path in sorted(found) if _BLOCK.fullmatch(path.name))
+
+
+def _files_in(folder: Path) -> Iterator[tuple[int, int, Path]]:
+    """Times, sizes and paths of the regular files in a folder, in which other engines may be at work."""
+    with os.scandir(folder) as entries:
+        for one in entries:
+            with suppress(FileNotFoundError):
+                found = one.stat(follow_symlinks=False)
+                if stat.S_ISREG(found.st_mode):
+                    yield found.st_mtime_ns, found.st_size, Path(one)
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file, if that can be done."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _bytes_of(block: BlockTensors) -> int:
+    return sum(one.nbytes for one in block if one is not None)
 
 
 def _name(digest: bytes) -> str:
@@ -229,5 +230,5 @@ def _check_of(tensors: dict[str, Tensor]) -> list[int]:
     check = hashlib.blake2b(digest_size=32)
     for name in sorted(tensors.keys() - {"check"}):
         check.update(name.encode())
-        check.update(tensors[name].contiguous().view(torch.uint8).numpy().data)
+        check.update(tensors[name].contiguous().flatten().view(torch.uint8).numpy().data)
     return list(check.digest())

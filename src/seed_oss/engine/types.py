@@ -13,8 +13,8 @@ def fits(value: Any, hint: Any) -> bool:
 
     Args:
         value: JSON with tuples in the place of lists, or an object.
-        hint: a class, a union, a Literal, `tuple[X, ...]`, a Mapping (whose content is not looked at), or Any. An int
-            is a float, and no bool is a number.
+        hint: a class, a union, a Literal, `tuple[X, ...]`, a Mapping from texts, or Any. An int is a float, and no
+            bool is a number.
     """
     return _check(hint)(value)
 
@@ -32,12 +32,16 @@ def _check(hint: Any) -> Check:
     if origin is tuple:
         return _all_of(_check(arguments[0]))
     if origin is not None and issubclass(origin, Mapping):
-        return lambda value: isinstance(value, Mapping)
+        return _mapping_of(_check(arguments[1]) if arguments else _check(Any))
     return _of_class(NoneType if hint is None else hint)
 
 
 def _all_of(check: Check) -> Check:
     return lambda value: isinstance(value, tuple) and all(map(check, value))  # type: ignore[arg-type]
+
+
+def _mapping_of(check: Check) -> Check:
+    return lambda value: isinstance(value, Mapping) and all(map(check, value.values()))  # type: ignore[arg-type]
 
 
 def _of_class(kind: type[Any]) -> Check:

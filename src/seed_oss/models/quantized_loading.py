@@ -21,6 +21,7 @@ from seed_oss.nn.quantized_linear import (
     quantized_modules,
     stored_tensors,
 )
+from seed_oss.ops.float8 import LARGEST
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.quant.foreign import foreign_format
 from seed_oss.quant.fp8 import (
@@ -421,9 +422,10 @@ def finish_quantized(
 
 def _check_scales(model: nn.Module, where: str) -> None:
     for name, module in float8_modules(model).items():
-        if not bool((module.scale.isfinite() & (module.scale >= 0)).all()):
+        if not bool(((module.scale * LARGEST).isfinite() & (module.scale >= 0)).all()):
             raise CheckpointError(
-                f"{where}: {name}.scale holds NaN, infinity or negative numbers; fetch or quantize the folder again"
+                f"{where}: {name}.scale holds NaN, infinity, negative numbers, or what makes infinity of a weight; "
+                "fetch or quantize the folder again"
             )
 
 

@@ -1,8 +1,8 @@
 """The endpoints of a model, and what stands around them."""
 
-import os
 import secrets
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from seed_oss.engine.client import EngineClient
 from seed_oss.errors import InputError, MissingFileError
+from seed_oss.files.kept_secret import SECRET_LEN, kept_secret
 from seed_oss.server.asgi import App
 from seed_oss.server.auth import OPEN_PATHS, ApiKeys, Gate, local_hosts
 from seed_oss.server.metrics import EngineView, Metrics
@@ -19,7 +20,6 @@ from seed_oss.server.request_log import JsonLog, RequestLog
 from seed_oss.server.settings import ServeSettings
 
 SECRET_FILE = "namespace.secret"
-_SECRET_BYTES = 32
 _HEADERS = ("authorization", "content-type", "x-api-key", "x-request-id", "anthropic-version")
 
 
@@ -127,25 +127,19 @@ def namespace_secret(cache_dir: str | None) -> bytes:
 
     Args:
         cache_dir: the folder of cached prompts, or None.
+
+    Raises:
+        ConfigError: the folder cannot be used, others may write in it, or may read the secret.
     """
     if cache_dir is None:
-        return secrets.token_bytes(_SECRET_BYTES)
+        return secrets.token_bytes(SECRET_LEN)
     folder = Path(cache_dir)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return _kept_secret(folder / SECRET_FILE)
+    _remove_cut(folder / SECRET_FILE)
+    return kept_secret(folder, SECRET_FILE)
 
 
-def _kept_secret(file: Path) -> bytes:
-    """Made once, by whoever is first; a file that is cut short is made anew."""
-    kept = file.read_bytes() if file.exists() else b""
-    if len(kept) == _SECRET_BYTES:
-        return kept
-    made = secrets.token_bytes(_SECRET_BYTES)
-    new = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(made)
-        opened.flush()
-        os.fsync(descriptor)
-    new.replace(file)
-    return made
+def _remove_cut(file: Path) -> None:
+    """A file that is cut short is made anew: only cached prompts are lost."""
+    with suppress(OSError):
+        if file.is_file() and file.stat().st_size != SECRET_LEN:
+            file.unlink()

@@ -1,5 +1,6 @@
 """A line of JSON per request, its id, and what becomes of errors that nobody else caught. Never prompts, never keys."""
 
+import asyncio
 import json
 import logging
 import os
@@ -112,6 +113,10 @@ class RequestLog:
             await self._app(scope, receive, answer.send)
         except Exception as error:  # noqa: BLE001 - one bad request costs only that request
             await self._fail(answer, error)
+        except asyncio.CancelledError:  # the server ends at once
+            if answer.status is None:
+                await respond_error(answer.send, 503, "the server is ending; ask another one")
+            raise
         finally:
             self._tell(scope, answer)
 

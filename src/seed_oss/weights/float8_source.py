@@ -94,7 +94,11 @@ class NumbersOfFloat8(WeightMaker):
         if not bool((scale.isfinite() & (scale >= 0)).all()):
             raise CheckpointError(f"{scale_name} holds NaN, infinity or negative numbers. {_REMEDY}")
         packed = self._stored.checked(self._room.read(source, self._stored.name))
-        return Made(numbers_of(packed, scale, self.spec.dtype), None)
+        numbers = numbers_of(packed, scale, self.spec.dtype)
+        for piece in numbers.view(-1).split(PIECE_VALUES):
+            if not bool(piece.isfinite().all()):
+                raise CheckpointError(f"{scale_name} makes numbers beyond {self.spec.dtype} of the weight. {_REMEDY}")
+        return Made(numbers, None)
 
 
 @final

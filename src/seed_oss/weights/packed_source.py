@@ -226,6 +226,9 @@ class PackedSource(WeightSource):
         makers: of the weights that are made.
         may_map: stored bytes may be used where they are in the file.
         ignored: names of stored tensors that are as good as not there.
+
+    Raises:
+        CheckpointError: a weight is stored, too, beside what it is made from.
     """
 
     def __init__(
@@ -239,11 +242,21 @@ class PackedSource(WeightSource):
         for maker in makers:
             for name in maker.inputs:
                 self._makers_of.setdefault(name, []).append(maker)
+        self._check_twice(source)
         self.specs = {
             **{name: spec for name, spec in source.specs.items() if name not in self._makers_of.keys() | ignored},
             **{maker.name: maker.spec for maker in makers},
         }
         self._lock = threading.Lock()
+
+    def _check_twice(self, source: WeightSource) -> None:
+        twice = next((name for name in self._makers if name in source.specs and name not in self._makers_of), None)
+        if twice is not None:
+            others = ", ".join(self._makers[twice].inputs)
+            raise CheckpointError(
+                f"{source.name}: {twice} is stored beside {others}, of which it would be made; the weights of two "
+                "files are mixed, fetch or quantize them again"
+            )
 
     def groups(self) -> list[list[str]]:
         """Those of the source; what is made from tensors of several groups makes a group of its own."""
