@@ -92,7 +92,7 @@ def served_names(settings: ServeSettings) -> tuple[str, ...]:
 
 def model_name(model: str) -> str:
     """What a model is called that was given no name: a hub id as it is, of a path the last part, links not followed."""
-    if not os.path.exists(model):  # noqa: PTH110 - Path's raises for a name that is too long
+    if not os.path.exists(model):
         return model
     return Path(os.path.normpath(Path(model).absolute())).name or "model"
 
