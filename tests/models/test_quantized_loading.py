@@ -1,6 +1,7 @@
 """Quantized models: made while loading, saved and loaded again, read from foreign files; refused where wrong."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seed_oss import SeedOssForCausalLM
-from seed_oss.errors import CheckpointError, ConfigError, InputError, SeedOssError, StateError, UnsupportedModelError
+from seed_oss.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    NumericalError,
+    SeedOssError,
+    StateError,
+    UnsupportedModelError,
+)
 from seed_oss.quant.quantize import quantize_
 from tests.factory import random_ids, tiny_checkpoint, tiny_model
 from tests.quant.foreign_files import gptq_tensors, random_numbers
@@ -168,6 +177,29 @@ def test_a_file_that_is_cut_off(saved: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError):
         load(saved)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+@pytest.mark.parametrize(("scheme", "position"), [("int4", 7), ("int4-min", 40), ("int8-channel", 31)])
+def test_scales_and_minimums_that_are_no_numbers(tmp_path: Path, scheme: str, position: int, bad: float) -> None:
+    """Named where the bytes are read; mapped ones where numbers are made of them, or a token is chosen by them."""
+    folder, name = tmp_path / "packed", "model.layers.1.mlp.up_proj"
+    plain = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM)
+    load(plain, quantization=scheme).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{name}.packed"].view(torch.float16)[0, position] = bad
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    said = rf"{name}\.packed holds NaN or infinity in its scales.*fetch or quantize it again"
+    with pytest.raises(CheckpointError, match=said):
+        load(folder, disable_mmap=True)
+    mapped = load(folder)
+    with pytest.raises(CheckpointError, match=said):
+        mapped.state_dict()[f"{name}.weight"]
+    with pytest.raises(CheckpointError, match=said):
+        mapped.save_pretrained(tmp_path / "numbers", dequantize=True)
+    assert not (tmp_path / "numbers").exists()
+    with pytest.raises(NumericalError, match="disable_mmap=True"):
+        mapped.generate(random_ids(1, 4), max_new_tokens=2)
 
 
 def test_a_missing_tensor(saved: Path) -> None:
