@@ -202,6 +202,43 @@ def test_scales_and_minimums_that_are_no_numbers(tmp_path: Path, scheme: str, po
         mapped.generate(random_ids(1, 4), max_new_tokens=2)
 
 
+@pytest.mark.parametrize("quantization", [None, "int4"])
+def test_a_bias_of_another_size_is_made_anew_where_that_is_wanted(tmp_path: Path, quantization: str | None) -> None:
+    folder, name = tmp_path / "model", "model.layers.0.self_attn.q_proj.bias"
+    plain = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM)
+    load(plain, quantization=None if quantization else "int4").save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load(folder, quantization=quantization)
+    with pytest.warns(UserWarning, match=name):
+        model = load(folder, quantization=quantization, ignore_mismatched_sizes=True)
+    assert not model.state_dict()[name].any()
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [lambda order: order[:-1].clone(), lambda order: order.long()])
+def test_an_order_of_columns_that_is_none_is_never_made_anew(tmp_path: Path, change: Any) -> None:
+    folder, name = tmp_path / "gptq", "model.layers.0.mlp.up_proj"
+    tiny_checkpoint(folder, SeedOssForCausalLM)
+    tensors = load_file(folder / "model.safetensors")
+    rows, columns = tensors.pop(f"{name}.weight").shape
+    numbers = random_numbers(rows, columns, 16, shuffled=True)
+    tensors.update({f"{name}.{part}": value for part, value in gptq_tensors(numbers).items()})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 16, "sym": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    load(folder).save_pretrained(tmp_path / "own")
+    tensors = load_file(tmp_path / "own" / "model.safetensors")
+    tensors[f"{name}.column_order"] = change(tensors[f"{name}.column_order"])
+    save_file(tensors, tmp_path / "own" / "model.safetensors", metadata={"format": "pt"})
+    for ignore in (False, True):
+        with pytest.raises(CheckpointError, match=rf"{name}\.column_order is .*it must be torch.int32 \[32\]"):
+            load(tmp_path / "own", ignore_mismatched_sizes=ignore)
+
+
 def test_a_missing_tensor(saved: Path) -> None:
     tensors = load_file(saved / "model.safetensors")
     del tensors["model.layers.1.mlp.up_proj.packed"]
