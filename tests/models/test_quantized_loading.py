@@ -1,6 +1,7 @@
 """Quantized models: made while loading, saved and loaded again, read from foreign files; refused where wrong."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seed_oss import SeedOssForCausalLM
-from seed_oss.errors import CheckpointError, ConfigError, InputError, SeedOssError, StateError, UnsupportedModelError
+from seed_oss.errors import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    NumericalError,
+    SeedOssError,
+    StateError,
+    UnsupportedModelError,
+)
 from seed_oss.quant.quantize import quantize_
 from tests.factory import random_ids, tiny_checkpoint, tiny_model
 from tests.quant.foreign_files import gptq_tensors, random_numbers
@@ -168,6 +177,66 @@ def test_a_file_that_is_cut_off(saved: Path) -> None:
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(CheckpointError):
         load(saved)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+@pytest.mark.parametrize(("scheme", "position"), [("int4", 7), ("int4-min", 40), ("int8-channel", 31)])
+def test_scales_and_minimums_that_are_no_numbers(tmp_path: Path, scheme: str, position: int, bad: float) -> None:
+    """Named where the bytes are read; mapped ones where numbers are made of them, or a token is chosen by them."""
+    folder, name = tmp_path / "packed", "model.layers.1.mlp.up_proj"
+    plain = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM)
+    load(plain, quantization=scheme).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[f"{name}.packed"].view(torch.float16)[0, position] = bad
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    said = rf"{name}\.packed holds NaN or infinity in its scales.*fetch or quantize it again"
+    with pytest.raises(CheckpointError, match=said):
+        load(folder, disable_mmap=True)
+    mapped = load(folder)
+    with pytest.raises(CheckpointError, match=said):
+        mapped.state_dict()[f"{name}.weight"]
+    with pytest.raises(CheckpointError, match=said):
+        mapped.save_pretrained(tmp_path / "numbers", dequantize=True)
+    assert not (tmp_path / "numbers").exists()
+    with pytest.raises(NumericalError, match="disable_mmap=True"):
+        mapped.generate(random_ids(1, 4), max_new_tokens=2)
+
+
+@pytest.mark.parametrize("quantization", [None, "int4"])
+def test_a_bias_of_another_size_is_made_anew_where_that_is_wanted(tmp_path: Path, quantization: str | None) -> None:
+    folder, name = tmp_path / "model", "model.layers.0.self_attn.q_proj.bias"
+    plain = tiny_checkpoint(tmp_path / "plain", SeedOssForCausalLM)
+    load(plain, quantization=None if quantization else "int4").save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="of another shape"):
+        load(folder, quantization=quantization)
+    with pytest.warns(UserWarning, match=name):
+        model = load(folder, quantization=quantization, ignore_mismatched_sizes=True)
+    assert not model.state_dict()[name].any()
+    assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("change", [lambda order: order[:-1].clone(), lambda order: order.long()])
+def test_an_order_of_columns_that_is_none_is_never_made_anew(tmp_path: Path, change: Any) -> None:
+    folder, name = tmp_path / "gptq", "model.layers.0.mlp.up_proj"
+    tiny_checkpoint(folder, SeedOssForCausalLM)
+    tensors = load_file(folder / "model.safetensors")
+    rows, columns = tensors.pop(f"{name}.weight").shape
+    numbers = random_numbers(rows, columns, 16, shuffled=True)
+    tensors.update({f"{name}.{part}": value for part, value in gptq_tensors(numbers).items()})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 16, "sym": False}
+    (folder / "config.json").write_text(json.dumps(config))
+    load(folder).save_pretrained(tmp_path / "own")
+    tensors = load_file(tmp_path / "own" / "model.safetensors")
+    tensors[f"{name}.column_order"] = change(tensors[f"{name}.column_order"])
+    save_file(tensors, tmp_path / "own" / "model.safetensors", metadata={"format": "pt"})
+    for ignore in (False, True):
+        with pytest.raises(CheckpointError, match=rf"{name}\.column_order is .*it must be torch.int32 \[32\]"):
+            load(tmp_path / "own", ignore_mismatched_sizes=ignore)
 
 
 def test_a_missing_tensor(saved: Path) -> None:

@@ -1,5 +1,6 @@
 """Packed bytes: the layout that the module describes, byte by byte, and back."""
 
+import math
 from itertools import product
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 from seed_oss.errors import CheckpointError, InputError
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat, dividing_group
-from seed_oss.ops.packing import pack, packed_bytes, record_bytes, unpack
+from seed_oss.ops.packing import has_finite_params, pack, packed_bytes, record_bytes, unpack
 
 FORMATS = [
     QuantFormat(bits, group, zero, dtype)  # type: ignore[arg-type]
@@ -114,3 +115,24 @@ def test_what_is_refused() -> None:
         GroupedWeight(
             QuantFormat(4, 4, "minimum"), torch.zeros(1, 4, dtype=torch.uint8), torch.zeros(1, 1, dtype=torch.float16)
         )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("zero", ["symmetric", "minimum", "point"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_params_that_are_no_numbers_are_found(bits: int, zero: str, dtype: str) -> None:
+    """Anywhere, wherever the bytes begin; integers and zero points may look like them."""
+    format = QuantFormat(bits, 8, zero, dtype)  # type: ignore[arg-type]
+    weight = random_weight(format, 70, 24)
+    weight.q.fill_(2**bits - 1)
+    if weight.zero_point is not None:
+        weight.zero_point.fill_(2**bits - 1)
+    for part in (weight.scale, weight.minimum):
+        if part is None:
+            continue
+        for place, bad in ((0, math.nan), (-1, math.inf), (100, -math.inf)):
+            packed = pack(weight)
+            assert has_finite_params(torch.cat((packed[:1], packed))[1:], format)
+            part.view(-1)[place], kept = bad, part.view(-1)[place].clone()
+            assert not has_finite_params(pack(weight), format)
+            part.view(-1)[place] = kept

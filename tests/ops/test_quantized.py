@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 
-from seed_oss.errors import InputError
+from seed_oss.errors import CheckpointError, InputError
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import pack
 from seed_oss.ops.quantized import (
@@ -120,6 +120,46 @@ def test_wrong_width_is_told() -> None:
     format = QuantFormat(4, 32)
     with pytest.raises(InputError, match=r"takes 64 columns"):
         quantized_linear(torch.zeros(2, 32), pack(random_weight(format, 8, 64)), format, (8, 64))
+    for wrong in (torch.tensor(1.0), torch.zeros(2, 64, dtype=torch.int64)):
+        with pytest.raises(InputError, match=r"takes 64 columns of floats"):
+            quantized_linear(wrong, pack(random_weight(format, 8, 64)), format, (8, 64))
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", ["shorter", "empty", "floats", "more rows", "elsewhere"])
+def test_a_packed_weight_that_is_none_is_not_read(instructions: str, name: str, gradient: bool) -> None:
+    """By direct calls, too, on whatever way the product takes."""
+    format, shape = QuantFormat(4, 32), (8, 64)
+    whole = pack(random_weight(format, *shape))
+    wrong = {"shorter": whole[:-1], "empty": whole[:0], "floats": whole.float(), "elsewhere": whole.to("meta")}
+    packed, shape = wrong.get(name, whole), (40, 64) if name == "more rows" else shape
+    error = InputError if name == "elsewhere" else CheckpointError
+    with pytest.raises(error):
+        quantized_linear(torch.zeros(2, 64, requires_grad=gradient), packed, format, shape)
+    with pytest.raises(error):
+        quantized_embedding(torch.tensor([0]), packed, format, shape)
+
+
+@pytest.mark.parametrize("bias", [torch.zeros(7), torch.zeros(8, dtype=torch.bfloat16), torch.zeros(1, 8)])
+def test_a_bias_that_is_none_is_not_read(instructions: str, bias: torch.Tensor) -> None:
+    format = QuantFormat(4, 32)
+    with pytest.raises(InputError, match=r"give fp32 \[8\]"):
+        quantized_linear(torch.zeros(2, 64), pack(random_weight(format, 8, 64)), format, (8, 64), bias)
+
+
+def test_weight_and_bias_may_lie_with_gaps(instructions: str) -> None:
+    format, x, bias = QuantFormat(4, 32), random_rows(3, 64), random_rows(40, seed=1)
+    packed = pack(random_weight(format, 40, 64))
+    wanted = quantized_linear(x, packed, format, (40, 64), bias)
+    gaps = packed.repeat_interleave(2)[::2], bias.repeat_interleave(2)[::2]
+    assert torch.equal(quantized_linear(x, gaps[0], format, (40, 64), gaps[1]), wanted)
+
+
+def test_ids_are_integers() -> None:
+    format = QuantFormat(4, 32)
+    for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool)):
+        with pytest.raises(InputError, match="they must be integers"):
+            quantized_embedding(wrong, pack(random_weight(format, 8, 64)), format, (8, 64))
 
 
 @pytest.mark.parametrize(("bits", "zero", "dtype"), FORMATS)

@@ -98,6 +98,43 @@ def test_the_peak_of_a_quantized_folder_is_what_was_planned(saved: Path) -> None
     check(run(RUN, saved.with_name("model-int8"), json.dumps(options)))
 
 
+FLOATS = """
+from safetensors.torch import load_file, save_file
+from seed_oss.models.quantize_folder import quantize_folder
+config = SeedOssConfig(
+    vocab_size=64, hidden_size=1024, intermediate_size=49152, num_hidden_layers=1, num_attention_heads=8,
+    num_key_value_heads=2, head_dim=128, max_position_embeddings=512,
+)
+torch.set_default_dtype(torch.bfloat16)
+model = SeedOssForCausalLM(config)
+if dtype == "ours":
+    model.save_pretrained(folder + "-plain")
+    quantize_folder(folder + "-plain", folder, "fp8")
+else:
+    config.quantization_config = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    model.save_pretrained(folder)
+    file, tensors = folder + "/model.safetensors", load_file(folder + "/model.safetensors")
+    for name in [name for name in tensors if "_proj.weight" in name]:
+        rows, columns = tensors[name].shape
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors[name + "_scale_inv"] = torch.ones(rows // 128, columns // 128, dtype=torch.float32)
+    save_file(tensors, file, metadata={"format": "pt"})
+    content = json.loads(open(folder + "/config.json").read()) | {"quantization_config": config.quantization_config}
+    open(folder + "/config.json", "w").write(json.dumps(content))
+print("{}")
+"""
+
+
+@pytest.mark.parametrize("kind", ["ours", "foreign"])
+def test_floats_in_8_bits_take_a_tensor_more_while_they_become_numbers(tmp_path: Path, kind: str) -> None:
+    """The largest of them, 48 MiB, is a sixth of all weights in bfloat16."""
+    run(FLOATS, tmp_path / "model", kind)
+    options = {"dtype": "bfloat16", "context": 16, "batch": 1, "chunk": 2048, "quantization": None}
+    measured = run(RUN, tmp_path / "model", json.dumps(options))
+    check(measured)
+    assert measured["plan"] > measured["weights"] + 48 * 2**20
+
+
 def check(measured: dict[str, int]) -> None:
     """The peak is within a tenth of the plan, and the plan is more than weights and cache."""
     assert measured["weights"] + measured["cache"] < measured["plan"]

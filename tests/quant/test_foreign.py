@@ -369,3 +369,10 @@ def test_fp8_file_is_dequantized() -> None:
     bare = {"up.weight": stored["up.weight"]}
     with pytest.raises(CheckpointError, match=r"up\.weight_scale_inv is missing .*; or up\.weight_scale is missing"):
         format.plan("up", (200, 300), bare)
+
+
+def test_a_module_that_fits_no_layout_is_named() -> None:
+    stored = awq_tensors(random_numbers(16, 64, 16))
+    headers = {f"up.{name}": value for name, value in stored.items()}
+    with pytest.raises(CheckpointError, match=r"^up: a weight \[16, 64\] does not fill words of 8 outputs"):
+        foreign_format({**AWQ, "group_size": 24}).plan("up", (16, 64), headers)

@@ -11,10 +11,12 @@ from seed_oss._version import __version__
 from seed_oss.cli import machine
 from seed_oss.cli.devices import describe_accelerator, device_names, why_no_cuda
 from seed_oss.cli.terminal import show_error
+from seed_oss.errors import InputError
 
 Section = dict[str, str]
 
 _ACCELERATORS = ("cuda", "xpu", "mps")
+_WRONG = "wrong: "
 
 
 def doctor(
@@ -65,6 +67,8 @@ def _problems(torch: ModuleType | str) -> list[str]:
             found.append(f"{package} {version} is too old; run: pip install '{package}>={lowest}'")
     if isinstance(torch, str):
         found.append(f"torch cannot be imported ({torch}); install it again")
+    elif _native().startswith(_WRONG):
+        found.append(_native().removeprefix(_WRONG))
     return found
 
 
@@ -131,7 +135,10 @@ def _fast_parts(torch: ModuleType | str) -> Section:
 def _native() -> str:
     from seed_oss.ops.native import instruction_set, why_not
 
-    reason = why_not()
+    try:
+        reason = why_not()
+    except InputError as error:  # SEED_OSS_OPS wants what is not there
+        return f"{_WRONG}{error}"
     return f"on: {instruction_set()}, for weights in 4 and 8 bits" if reason is None else f"off: {reason}"
 
 

@@ -228,5 +228,6 @@ def _no_number(row: int, new_token: int | None) -> NumericalError:
     where = "" if new_token is None else f" for new token {new_token}"
     return NumericalError(
         f"row {row} has no finite score to choose a token by{where}: its logits are NaN, or every token is forbidden; "
-        "load the model in bfloat16 or float32 if it is in float16, and check weights and logits processors"
+        "load the model in bfloat16 or float32 if it is in float16, and check weights and logits processors (loading a "
+        "quantized folder with disable_mmap=True checks it, and names a damaged tensor)"
     )

@@ -33,7 +33,7 @@ from seed_oss.quant.fp8 import (
 from seed_oss.quant.quantize import exchanged, float8_record, has_tied_head, kept_of, replace_module
 from seed_oss.quant.record import Float8Record, QuantizationRecord, is_own_format, read_record
 from seed_oss.quant.schemes import Scheme, plan_tensors, weight_shapes
-from seed_oss.weights import WeightSource, on_meta_device
+from seed_oss.weights import TensorSpec, WeightSource, on_meta_device
 from seed_oss.weights.dtypes import WEIGHT_DTYPES
 from seed_oss.weights.float8_source import NumbersOfFloat8, RoundedFloat8, RoundedScale, StoredFloat8
 from seed_oss.weights.gguf_source import GGUFBlocks, GGUFSource
@@ -239,6 +239,12 @@ def _stored_maker(
         )
     maker = StoredBytes(module, format, shape)
     maker.check(source.specs[maker.name])
+    order, wanted = source.specs.get(f"{module}.column_order"), TensorSpec(torch.int32, (shape[1],))
+    if order is not None and order != wanted:
+        raise CheckpointError(
+            f"{source.name}: {module}.column_order is {order.dtype} {list(order.shape)}; it must be {wanted.dtype} "
+            f"{list(wanted.shape)}; the file is damaged, fetch or quantize it again"
+        )
     return maker
 
 

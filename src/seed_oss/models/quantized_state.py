@@ -11,13 +11,15 @@ from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, sto
 from seed_oss.ops.float8 import FLOAT8
 from seed_oss.quant.fp8 import float8_modules, has_float8
 from seed_oss.quant.quantize import has_tied_head
-from seed_oss.weights.packed_source import stored_shape
+from seed_oss.weights.packed_source import check_params, stored_shape
 
 _BESIDE = (".column_order", ".scale")  # of packed weights
 
 
 class DequantizedState(Mapping[str, Tensor]):
     """The state dict of a quantized model under the plain model's names; each tensor is made when it is asked for.
+
+    One whose scales hold NaN or infinity, as in a damaged file that is mapped, is a CheckpointError then.
 
     Args:
         model: with quantized modules.
@@ -35,7 +37,11 @@ class DequantizedState(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         stored = self._names[name]
         module = self._modules.get(stored.rpartition(".")[0])
-        return module.weight if module is not None and stored.endswith(".packed") else self._stored[stored]
+        if module is None or not stored.endswith(".packed"):
+            return self._stored[stored]
+        if isinstance(module, QuantizedModule):
+            check_params(stored, module.packed, module.format)
+        return module.weight
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

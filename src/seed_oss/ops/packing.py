@@ -20,6 +20,8 @@ from seed_oss.ops.grouped_weight import PARAM_DTYPES, GroupedWeight, QuantFormat
 
 PACKING_VERSION = 1
 BLOCK_ROWS = 32
+_EXPONENTS = {"float16": (torch.int16, 0x7C00), "float32": (torch.int32, 0x7F800000)}  # all ones: NaN or infinity
+_PIECE_RECORDS = 1 << 14
 
 
 def record_bytes(format: QuantFormat) -> int:
@@ -52,6 +54,23 @@ def check_packed(packed: Tensor, format: QuantFormat, out_features: int, in_feat
             f"a packed weight [{out_features}, {in_features}] takes {wanted} bytes, and {packed.numel()} "
             f"{packed.dtype} are there"
         )
+
+
+def has_finite_params(packed: Tensor, format: QuantFormat) -> bool:
+    """Whether all scales and minimums are numbers. They alone are read, a tenth of the bytes or less.
+
+    Args:
+        packed: uint8 of whole records, see `check_packed`; contiguous.
+        format: what is packed.
+    """
+    dtype, exponent = _EXPONENTS[format.param_dtype]
+    num_bytes = dtype.itemsize * BLOCK_ROWS * (2 if format.zero == "minimum" else 1)
+    params = packed.view(-1, record_bytes(format))[:, :num_bytes]
+    for piece in params.split(_PIECE_RECORDS):
+        bits = piece.clone(memory_format=torch.contiguous_format).view(dtype)  # wherever the bytes begin in a file
+        if bool((bits & exponent == exponent).any()):
+            return False
+    return True
 
 
 def pack(weight: GroupedWeight) -> Tensor:

@@ -65,10 +65,15 @@ def quantized_linear(
     It is the op `seed_oss::quantized_linear` while something records, and a direct call otherwise, see ops.recording.
 
     Raises:
-        InputError: `x` has another number of columns.
+        InputError: `x` has another number of columns or is not floating, the bias has another shape or dtype, or they
+            are on several devices.
+        CheckpointError: `packed` has another dtype or number of bytes.
     """
-    if x.shape[-1] != shape[1]:
-        raise InputError(f"the input is {list(x.shape)}; a weight {list(shape)} takes {shape[1]} columns")
+    packed, bias = _checked_weight(x, packed, format, shape, bias)
+    if not x.dim() or x.shape[-1] != shape[1] or not x.is_floating_point():
+        raise InputError(
+            f"the input is {x.dtype} {list(x.shape)}; a weight {list(shape)} takes {shape[1]} columns of floats"
+        )
     if can_run(x, packed):
         return _linear_on_device(x, packed, format, shape, bias)
     if (x.device.type != "cpu" and not x.is_cuda) or (torch.is_grad_enabled() and x.requires_grad):
@@ -78,6 +83,19 @@ def quantized_linear(
     if x.is_cuda:
         return _linear_of_numbers(x, packed, format, shape, bias)
     return _linear_on_cpu(x, packed, format, shape, bias)
+
+
+def _checked_weight(
+    x: Tensor, packed: Tensor, format: QuantFormat, shape: tuple[int, int], bias: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias as the kernels may read them: of the right size, without gaps."""
+    check_packed(packed, format, *shape)
+    if bias is not None and (bias.dtype != torch.float32 or bias.shape != (shape[0],)):
+        raise InputError(f"the bias is {bias.dtype} {list(bias.shape)}; give fp32 [{shape[0]}]")
+    if packed.device != x.device or (bias is not None and bias.device != x.device):
+        others = [str(one.device) for one in (packed, bias) if one is not None]
+        raise InputError(f"the input is on {x.device}, the weight on {' and '.join(others)}; move them to one device")
+    return packed.contiguous(), None if bias is None else bias.contiguous()
 
 
 def _linear_on_cpu(
@@ -203,7 +221,12 @@ def quantized_embedding(ids: Tensor, packed: Tensor, format: QuantFormat, shape:
 
     Raises:
         IndexError: (on the CPU) an id is out of range.
+        InputError: `ids` are no integers, or on another device than `packed`.
+        CheckpointError: `packed` has another dtype or number of bytes.
     """
+    packed, _ = _checked_weight(ids, packed, format, shape)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise InputError(f"ids are {ids.dtype}; they must be integers")
     if can_run(ids, packed):
         return _embedding_on_device(ids, packed, format, shape)
     if ids.is_cuda and not torch.compiler.is_compiling():
@@ -257,8 +280,8 @@ def _quantized_embedding_op(
     ids: Tensor, packed: Tensor, shape: list[int], bits: int, group_size: int, zero: str, param_dtype: str
 ) -> Tensor:
     format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
-    check_packed(packed, format, shape[0], shape[1])
-    return _embedding_of_rows(ids, packed.contiguous(), format, (shape[0], shape[1]))
+    packed, _ = _checked_weight(ids, packed, format, (shape[0], shape[1]))
+    return _embedding_of_rows(ids, packed, format, (shape[0], shape[1]))
 
 
 @_quantized_embedding_op.register_fake
@@ -278,10 +301,7 @@ def _quantized_linear_op(
     param_dtype: str,
 ) -> Tensor:
     format = QuantFormat(bits, group_size, zero, param_dtype)  # type: ignore[arg-type]
-    check_packed(packed, format, shape[0], shape[1])
-    if bias is not None and (bias.dtype != torch.float32 or bias.shape != (shape[0],)):
-        raise InputError(f"the bias is {bias.dtype} {list(bias.shape)}; give fp32 [{shape[0]}]")
-    packed, bias = packed.contiguous(), None if bias is None else bias.contiguous()
+    packed, bias = _checked_weight(x, packed, format, (shape[0], shape[1]), bias)
     if x.device.type != "cpu":
         return quantized_linear(x, packed, format, (shape[0], shape[1]), bias).clone()
     return _linear_on_cpu(x, packed, format, (shape[0], shape[1]), bias).clone()

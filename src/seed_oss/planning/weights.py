@@ -1,6 +1,6 @@
 """Bytes of a model's weights in memory, part by part, for a dtype, a scheme, or as a checkpoint stores them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +12,9 @@ from seed_oss.ops.float8 import FLOAT8
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
 from seed_oss.planning.shapes import Part, TensorShape, model_tensors, part_of
+from seed_oss.quant.float8 import PIECE_VALUES
 from seed_oss.quant.foreign import foreign_format
+from seed_oss.quant.foreign_plan import ModulePlan
 from seed_oss.quant.fp8 import kept_from_float8
 from seed_oss.quant.schemes import FLOAT8_SCHEME, Scheme, plan_tensors
 from seed_oss.weights.source import TensorSpec
@@ -20,6 +22,7 @@ from seed_oss.weights.source import TensorSpec
 BIAS_BYTES = 4  # of quantized layers: fp32
 SCALE_BYTES = 4  # of a row in 8-bit floating point
 UNPACKED_BYTES = 2  # of a foreign weight while it is repacked: what is stored, and a byte for each integer
+FLOAT_PIECE_BYTES = 3 * 4 * PIECE_VALUES  # of foreign 8-bit floats on their way: numbers, scales, products
 OWN_SUFFIX = ".packed"
 LEAST_BYTE_BITS = 7.0  # of a weight in 8 bits and its scale; one in 4 bits has 6 at most
 MOST_PACKED_BITS = 12.0
@@ -57,7 +60,8 @@ class Form:
         weights: bytes of each part.
         formats: of linear layers and the embedding, by name without ".weight"; None for plain ones. One entry stands
             for all layers.
-        loading_bytes: on the way, beside all weights: the largest one before it is packed.
+        loading_bytes: on the way, beside all weights: the largest one before it is packed, or as 8-bit floating point
+            before it is numbers.
         may_reorder: columns may be in another order, which the fused layers do not know.
         is_float8: weights of the layers are 8-bit floating point, and activations are rounded to it.
     """
@@ -182,7 +186,8 @@ def _stored_float8_form(
     sizes: dict[Part, int] = dict.fromkeys(("embedding", "layers", "head", "other"), 0)
     for name, spec in numbers.items():
         sizes[part_of(name)] += spec.num_bytes // spec.dtype.itemsize * dtype.itemsize
-    return Form(_stored_name(config), dtype, WeightBytes(**sizes), formats)
+    largest = max(spec.num_bytes for spec in numbers.values() if spec.dtype == FLOAT8)
+    return Form(_stored_name(config), dtype, WeightBytes(**sizes), formats, largest)
 
 
 def blocks_form(config: SeedOssConfig, blocks: Mapping[str, QuantFormat | None], dtype: torch.dtype) -> Form:
@@ -259,8 +264,13 @@ def _foreign_form(config: SeedOssConfig, stored: Mapping[str, TensorSpec], dtype
     plans = {module: foreign.plan(module, shape, stored) for module, shape in _matrices(tensors).items()}
     formats = {module: None if plan is None else plan.format for module, plan in plans.items()}
     reorders = any(plan is not None and plan.may_reorder for plan in plans.values())
-    unpacked = _largest_quantized(tensors, formats) * UNPACKED_BYTES
-    return Form(foreign.method, dtype, _weight_bytes(tensors, formats, dtype), formats, unpacked, reorders)
+    loading_bytes = max(_largest_quantized(tensors, formats) * UNPACKED_BYTES, _largest_floats(plans.values()))
+    return Form(foreign.method, dtype, _weight_bytes(tensors, formats, dtype), formats, loading_bytes, reorders)
+
+
+def _largest_floats(plans: Iterable[ModulePlan | None]) -> int:
+    sizes = [plan.shape[0] * plan.shape[1] for plan in plans if plan is not None and plan.format is None]
+    return max(sizes) + FLOAT_PIECE_BYTES if sizes else 0
 
 
 def _each_layer(tensor: TensorShape) -> list[TensorShape]:

@@ -84,7 +84,8 @@ def workspace_bytes(
         activations = (
             _torch(config, form, load, device, cache_bytes) + _unpacked(config, form) + _scaled(form, config, load)
         )
-    process = PROCESS_BYTES + (ROUNDING_BYTES if form.loading_bytes and device == "cpu" else 0)
+    is_rounded = form.is_quantized and form.loading_bytes > 0 and device == "cpu"
+    process = PROCESS_BYTES + (ROUNDING_BYTES if is_rounded else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
     return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), process)

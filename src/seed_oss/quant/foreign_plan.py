@@ -129,7 +129,7 @@ def _problem(layout: StoredLayout, module: str, shape: tuple[int, int], own: Map
         problem = layout_problem(layout, module, shape, own)
         strange = [suffix for suffix in own if suffix not in layout.specs(*shape)]
     except CheckpointError as error:
-        return str(error).removesuffix(f"; {REMEDY}")
+        return f"{module}: {str(error).removesuffix(f'; {REMEDY}')}"
     if problem is None and strange:
         return f"{module}.{strange[0]} has no place beside the other tensors of {module} ({layout.title})"
     return problem

@@ -160,7 +160,12 @@ def _get(model: nn.Module, name: str) -> Tensor:
 
 def _init_new(model: nn.Module, names: Iterable[str], target: Target, init_module: Callable[[nn.Module], None]) -> None:
     """Initialise the modules that hold these parameters; whatever else they hold is overwritten by loading."""
-    modules = {id(owner): owner for owner, _ in (_owner(model, name) for name in names)}
+    owners = [_owner(model, name) for name in names]
+    for owner, leaf in owners:
+        buffer = owner._buffers.get(leaf)
+        if buffer is not None:  # the bias of a quantized layer
+            assign(owner, leaf, target.empty_like(buffer).zero_())
+    modules = {id(owner): owner for owner, _ in owners}
     for module in modules.values():
         for leaf, parameter in list(module._parameters.items()):
             if parameter is not None:

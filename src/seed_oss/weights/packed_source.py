@@ -21,7 +21,7 @@ from torch import Tensor
 
 from seed_oss.errors import CheckpointError
 from seed_oss.ops.grouped_weight import GroupedWeight, QuantFormat
-from seed_oss.ops.packing import BLOCK_ROWS, packed_bytes
+from seed_oss.ops.packing import BLOCK_ROWS, has_finite_params, packed_bytes
 from seed_oss.quant.grids import Method
 from seed_oss.quant.packed_rows import pack_in_pieces, quantize_packed
 from seed_oss.quant.stored_layout import ForeignWeight
@@ -72,6 +72,24 @@ def stored_shape(format: QuantFormat, shape: tuple[int, int]) -> tuple[int, int]
     return num_blocks, num_bytes // num_blocks
 
 
+def check_params(name: str, packed: Tensor, format: QuantFormat) -> None:
+    """Raise where scales or minimums of a packed weight are no numbers.
+
+    Args:
+        name: of the tensor, for the message.
+        packed: its bytes.
+        format: what is packed.
+
+    Raises:
+        CheckpointError: NaN or infinity among them.
+    """
+    if not has_finite_params(packed, format):
+        raise CheckpointError(
+            f"{name} holds NaN or infinity in its scales{' or minimums' if format.zero == 'minimum' else ''}. The file "
+            "is damaged; fetch or quantize it again"
+        )
+
+
 @final
 class StoredBytes(WeightMaker):
     """A packed weight of our own format.
@@ -102,13 +120,16 @@ class StoredBytes(WeightMaker):
             )
 
     def make(self, source: WeightSource, may_map: bool) -> Made:
-        """Map the bytes, or read them."""
+        """Map the bytes, or read them; scales and minimums of what is read are looked at, which touches all pages."""
         found = source.mapped(self.name) if may_map else None
+        is_mapped = found is not None
         if found is None:
             found = torch.empty(source.specs[self.name].shape, dtype=torch.uint8, device="cpu")
             source.read_into(self.name, found)
         if found.numel() != self.spec.num_bytes:
             raise CheckpointError(f"{source.name} became shorter while it was being loaded; fetch it again")
+        if not is_mapped:
+            check_params(self.name, found, self.format)
         return Made(found.view(-1), self.format)
 
 

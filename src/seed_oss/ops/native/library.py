@@ -1,7 +1,8 @@
 """Finds and loads the native kernels.
 
 `SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2", "avx512" and "amx" force an
-instruction set (one that the processor lacks is an error). "amx" is "avx512" with tiles for many rows at a time.
+instruction set (one that the processor lacks is an error, as are kernels that are not there). "amx" is "avx512" with
+tiles for many rows at a time.
 """
 
 import ctypes
@@ -44,15 +45,30 @@ def library() -> ctypes.CDLL | None:
     """The kernels, or None where `why_not` says why.
 
     Raises:
-        InputError: `SEED_OSS_OPS` names something unknown, or instructions that this processor lacks.
+        InputError: `SEED_OSS_OPS` names something unknown, or instructions that this processor lacks, or the kernels
+            are not there to have them.
     """
     wanted = os.environ.get("SEED_OSS_OPS", "")
     if wanted not in ("", "reference", *INSTRUCTION_SETS):
         raise InputError(
             f"SEED_OSS_OPS is {wanted!r:.40}; it must be 'reference', {', '.join(INSTRUCTION_SETS)} or unset"
         )
+    if wanted == "reference":
+        return None
+    loaded = _loaded()
+    if loaded is None:
+        if wanted:
+            raise InputError(f"SEED_OSS_OPS is {wanted!r}, and the native kernels are {_reason()}; or unset it")
+        return None
+    if wanted and loaded.so_instruction_set(INSTRUCTION_SETS.index(wanted)) != INSTRUCTION_SETS.index(wanted):
+        raise InputError(f"SEED_OSS_OPS is {wanted!r}, which this processor or this build does not have; unset it")
+    return loaded
+
+
+def _loaded() -> ctypes.CDLL | None:
+    """The file, where it is one of this version and system."""
     path = _path()
-    if wanted == "reference" or path is None or sys.byteorder != "little":
+    if path is None or sys.byteorder != "little":
         return None
     try:
         loaded = ctypes.CDLL(str(path))
@@ -65,8 +81,6 @@ def library() -> ctypes.CDLL | None:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = arguments, c_int64 if name in _ANSWERS else None
-    if wanted and loaded.so_instruction_set(INSTRUCTION_SETS.index(wanted)) != INSTRUCTION_SETS.index(wanted):
-        raise InputError(f"SEED_OSS_OPS is {wanted!r}, which this processor or this build does not have; unset it")
     return loaded
 
 
@@ -75,16 +89,25 @@ def _path() -> Path | None:
     return found[0] if found else None
 
 
-def why_not() -> str | None:
-    """Why the kernels are not used, and what to do; None where they are."""
-    if library() is not None:
-        return None
-    if os.environ.get("SEED_OSS_OPS") == "reference":
-        return "SEED_OSS_OPS=reference is set"
+def _reason() -> str:
+    """Why there are none here, and what to do."""
     if _path() is None:
         remedy = "pip install --force-reinstall --no-deps seed-oss"
         return f"not built; install a C++ compiler, then the package again: {remedy}"
     return "built for another version or system; install the package again"
+
+
+def why_not() -> str | None:
+    """Why the kernels are not used, and what to do; None where they are.
+
+    Raises:
+        InputError: `SEED_OSS_OPS` wants what is not there, see `library`.
+    """
+    if library() is not None:
+        return None
+    if os.environ.get("SEED_OSS_OPS") == "reference":
+        return "SEED_OSS_OPS=reference is set"
+    return _reason()
 
 
 def instruction_set() -> str | None:
