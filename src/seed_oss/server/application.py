@@ -1,5 +1,6 @@
 """The endpoints of a model, and what stands around them."""
 
+import os
 import secrets
 import time
 from contextlib import suppress
@@ -92,7 +93,7 @@ def served_names(settings: ServeSettings) -> tuple[str, ...]:
 
 def model_name(model: str) -> str:
     """What a model is called that was given no name: a hub id as it is, of a path the last part, links not followed."""
-    if not os.path.exists(model):
+    if not os.path.exists(model):  # noqa: PTH110 - Path's raises for a name that is too long
         return model
     return Path(os.path.normpath(Path(model).absolute())).name or "model"
 
