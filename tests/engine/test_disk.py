@@ -84,11 +84,14 @@ def test_a_damaged_block_is_removed_and_computed_again(tmp_path: Path, how: str)
     assert answer(tmp_path).num_cached_tokens == 96
 
 
+@pytest.mark.parametrize("is_of_its_type", [True, False])
 @pytest.mark.parametrize("name", ["check", "token_ids", "keys"])
-def test_a_block_with_a_number_for_a_tensor_is_removed(tmp_path: Path, name: str) -> None:
+def test_a_block_with_a_number_for_a_tensor_is_removed(tmp_path: Path, name: str, is_of_its_type: bool) -> None:
     first = answer(tmp_path)
     for path in blocks(tmp_path):
-        path.write_bytes(save({**load(path.read_bytes()), name: torch.tensor(1, dtype=torch.uint8)}))
+        tensors = load(path.read_bytes())
+        dtype = tensors[name].dtype if is_of_its_type else torch.uint8
+        path.write_bytes(save({**tensors, name: torch.tensor(1, dtype=dtype)}))
     again = answer(tmp_path)
     assert (again.outputs, again.num_cached_tokens) == (first.outputs, 0)
 
