@@ -199,8 +199,7 @@ class Decoder : Attention {
 
     static void copy_rows(const Weight &w, int64_t block, const float *tile, int64_t t0, int64_t t1, float *out, int64_t stride) {
         for (int64_t t = t0; t < t1; t++)
-            std::memcpy(out + t * stride + block * kBlockRows, tile + (t - t0) * kBlockRows,
-                        static_cast<size_t>(rows_in(w, block)) * 4);
+            copy_tile_row(tile + (t - t0) * kBlockRows, rows_in(w, block), out + t * stride + block * kBlockRows);
     }
 
     void add_attended(const Layer &l, Phase *phase, Memory &memory) {

@@ -152,6 +152,9 @@ static inline void packed_tile(const Weight &w, const uint8_t *at, int64_t ahead
         for (int half = 0; half < 2; half++) store16(out + t * kBlockRows + 16 * half, total[t][half]);
 }
 
+#ifdef SEED_OSS_PANELS
+#include "panels.inl"
+#endif
 #ifdef SEED_OSS_TILES
 #include "tiles_amx.inl"
 #endif
@@ -165,6 +168,11 @@ static void packed_product(const Weight &w, int64_t block, const Acts &acts, int
 #ifdef SEED_OSS_TILES
     if (int64_t count = (t1 - t0) / kTileTokens * kTileTokens; count && acts.group % 4 == 0) {
         tiled_product<Kind, Zero, Wide>(w, data, block_len, acts, t0, count, out);
+        t0 += count, out += count * kBlockRows, ahead = block_len;
+    }
+#elif defined(SEED_OSS_PANELS)
+    if (int64_t count = (t1 - t0) / kMaxTile * kMaxTile; count >= kPanelTokens && acts.group % 4 == 0) {
+        unpacked_product<Kind, Zero, Wide>(w, data, block_len, acts, t0, count, out);
         t0 += count, out += count * kBlockRows, ahead = block_len;
     }
 #endif
@@ -390,6 +398,7 @@ template <int R, int64_t Kind>
 static inline void score_tile(const float *q, const float *columns, int64_t head_dim, float *scores, const uint8_t *ahead) {
     F16 total[R][2];
     for (int r = 0; r < R; r++) total[r][0] = total[r][1] = zero16();
+#pragma GCC unroll 4
     for (int64_t d = 0; d < head_dim; d++) {
         F16 k0 = load16(columns + 32 * d), k1 = load16(columns + 32 * d + 16);
         __builtin_prefetch(ahead + 32 * d * kv_width<Kind>());
@@ -522,12 +531,15 @@ static void attend_over(const Attend &a) {
     scores_of<Kind>(a, scores, columns);
     for (int64_t row = 0; row < a.rows; row++)
         softmax_row(a, row, scores + row * kChunkKeys, a.out + row * (a.head_dim + 2) + a.head_dim);
+    constexpr int kRows = kHasManyRegisters ? 6 : 4;
     int64_t row = 0;
-    for (; a.rows - row >= 4; row += 4) values_of<4, Kind>(a, scores + row * kChunkKeys, row);
+    for (; a.rows - row >= kRows; row += kRows) values_of<kRows, Kind>(a, scores + row * kChunkKeys, row);
     switch (a.rows - row) {
         case 1: values_of<1, Kind>(a, scores + row * kChunkKeys, row); break;
         case 2: values_of<2, Kind>(a, scores + row * kChunkKeys, row); break;
         case 3: values_of<3, Kind>(a, scores + row * kChunkKeys, row); break;
+        case 4: values_of<4, Kind>(a, scores + row * kChunkKeys, row); break;
+        case 5: values_of<5, Kind>(a, scores + row * kChunkKeys, row); break;
         default: break;
     }
 }

@@ -85,7 +85,7 @@ void linear_program(void *context, int64_t) {
             kernels().product(w, block, acts, t0, t1, tile);
             int64_t first = block * kBlockRows, rows = w.rows - first < kBlockRows ? w.rows - first : kBlockRows;
             for (int64_t t = t0; t < t1; t++)
-                std::memcpy(call.out + t * w.rows + first, tile + (t - t0) * kBlockRows, static_cast<size_t>(rows) * 4);
+                copy_tile_row(tile + (t - t0) * kBlockRows, rows, call.out + t * w.rows + first);
         });
     });
 }

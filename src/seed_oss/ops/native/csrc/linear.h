@@ -19,6 +19,12 @@ inline bool is_packed(const Weight &w) { return w.kind == kNibbles || w.kind == 
 
 inline int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
 
+// The first `count` of a token's 32 results. All of them are what there mostly is: then it is no call.
+inline void copy_tile_row(const float *tile, int64_t count, float *out) {
+    if (count == kBlockRows) std::memcpy(out, tile, kBlockRows * sizeof(float));
+    else std::memcpy(out, tile, static_cast<size_t>(count) * sizeof(float));
+}
+
 // Columns that share a scale of activations: 32, or less where a weight's groups want it; 0 for plain weights.
 inline int64_t act_group(const Weight &w) { return is_packed(w) ? common_divisor(w.group, 32) : 0; }
 

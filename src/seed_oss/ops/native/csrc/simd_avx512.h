@@ -1,5 +1,6 @@
 // Sixteen lanes in one register. Included inside a namespace, under a target with AVX-512 F, BW, DQ, VL and VNNI.
 
+#define SEED_OSS_PANELS
 constexpr bool kHasManyRegisters = true;  // some thirty, of sixteen lanes each
 
 struct F16 {
@@ -81,6 +82,10 @@ static inline int32_t reduce_int(I16 x) {
 }
 
 static inline B64 load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline void store_bytes(uint8_t *p, B64 x) { _mm512_store_si512(p, x); }  // p at a multiple of 64
+static inline B64 set1_byte(int32_t x) { return _mm512_set1_epi8(static_cast<char>(x)); }
+static inline B64 four_bytes(I16 x) { return _mm512_mullo_epi32(x.v, _mm512_set1_epi32(0x01010101)); }  // each below 256
+static inline B64 sub_bytes(B64 a, B64 b) { return _mm512_sub_epi8(a, b); }
 static inline B64 low_nibbles(B64 w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
 static inline B64 high_nibbles(B64 w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
 // acc[row] += sum over four columns of w[row, column] * a[column]; w unsigned, a signed

@@ -4,8 +4,6 @@
 // tiles 0 to 3: sums [16 tokens, 16 rows]    4, 5: activations [16 tokens, a unit]    6, 7: weights [unit / 4, 16 rows, 4]
 
 constexpr int64_t kTileTokens = 16;
-constexpr int64_t kPanelUnits = 24;  // units of columns that are unpacked at a time: as much as stays in the nearest cache
-constexpr int64_t kMaxUnit = 32;     // columns of a unit
 
 struct TileConfig {
     uint8_t palette, start_row, reserved[14];
@@ -22,36 +20,6 @@ static inline void configure_tiles(int64_t unit) {
     }
     _tile_loadconfig(&config);
 }
-
-// Some units of a block of 32 rows, as tiles take them: a byte per weight, each half of the rows by itself.
-template <int Kind, int Zero, bool Wide>
-struct Panel {
-    // Whether a weight less its zero fits into a byte with a sign; else it comes as it is, and its zero later.
-    static constexpr bool kIsSigned = Zero == kSymmetric || (Zero == kPoint && Kind == kNibbles);
-    using R = Record<Kind, Zero, Wide>;
-    alignas(64) uint8_t bytes[2][kPanelUnits][kMaxUnit * 16];
-    F16 scale[2][kPanelUnits], offset[2][kPanelUnits];
-
-    // Reads a unit; returns where the next one begins.
-    const uint8_t *unpack(int64_t i, const R &record, const uint8_t *at, int64_t quads, int64_t ahead) {
-        B64 zero[2];
-        for (int half = 0; half < 2; half++) {
-            scale[half][i] = record.scale[half];
-            offset[half][i] = record.offset[half];
-            zero[half] = Zero == kPoint ? _mm512_mullo_epi32(round_int(record.offset[half]).v, _mm512_set1_epi32(0x01010101))
-                                        : _mm512_set1_epi8(static_cast<char>(R::kMiddle));
-        }
-        for (int64_t quad = 0; quad < quads; quad++, at += R::kQuad) {
-            B64 first = load_bytes(at), second = Kind == kNibbles ? high_nibbles(first) : load_bytes(at + 64);
-            if (Kind == kNibbles) first = low_nibbles(first);
-            __builtin_prefetch(at + ahead);
-            if (Kind == kBytes) __builtin_prefetch(at + ahead + 64);
-            _mm512_store_si512(bytes[0][i] + 64 * quad, kIsSigned ? _mm512_sub_epi8(first, zero[0]) : first);
-            _mm512_store_si512(bytes[1][i] + 64 * quad, kIsSigned ? _mm512_sub_epi8(second, zero[1]) : second);
-        }
-        return at;
-    }
-};
 
 // Sums of unit number i. What a tile gives is only there some units later, so several are under way at a time.
 template <bool Signed>
@@ -89,8 +57,8 @@ struct Place {
 // totals [count, 32 rows] += the panel, which begins with unit `first` of the columns and has `units` of them
 template <int Kind, int Zero, bool Wide>
 static void add_panel(
-    const Panel<Kind, Zero, Wide> &panel, int64_t first, int64_t units, const Acts &acts, int64_t t0, int64_t count, float *totals) {
-    constexpr bool kIsSigned = Panel<Kind, Zero, Wide>::kIsSigned;
+    const Panel<Kind, Zero, Wide, false> &panel, int64_t first, int64_t units, const Acts &acts, int64_t t0, int64_t count, float *totals) {
+    constexpr bool kIsWhole = Panel<Kind, Zero, Wide, false>::kIsWhole;
     constexpr int64_t kAhead = 3;
     alignas(64) int32_t sums[4][kTileTokens * 16];
     const int64_t groups = acts.cols / acts.group, steps = count / kTileTokens * 2 * units, cols = acts.cols;
@@ -103,7 +71,7 @@ static void add_panel(
     int64_t at = t0 * groups + first;
     for (int64_t step = 0; step < steps + kAhead; step++) {
         if (step < steps) {
-            multiply_tiles<kIsSigned>(step, a, cols, weights, sums[step % 4]);
+            multiply_tiles<kIsWhole>(step, a, cols, weights, sums[step % 4]);
             a += acts.group;
             weights += kMaxUnit * 16;
             if (next.step(units)) {
@@ -118,7 +86,7 @@ static void add_panel(
         const int32_t *dots = sums[(step - kAhead) % 4];
         for (int t = 0; t < kTileTokens; t++) {
             I16 dot = {_mm512_load_si512(dots + 16 * t)};
-            F16 sum = unit_sum<kIsSigned ? kSymmetric : Zero>(dot, offset, scales, at + t * groups);
+            F16 sum = unit_sum<kIsWhole ? kSymmetric : Zero>(dot, offset, scales, at + t * groups);
             total[t] = add_unit<Zero>(total[t], sum, scale, offset, scales, at + t * groups);
         }
         at++;
@@ -134,20 +102,10 @@ static void add_panel(
 template <int Kind, int Zero, bool Wide>
 static void tiled_product(
     const Weight &w, const uint8_t *at, int64_t ahead, const Acts &acts, int64_t t0, int64_t count, float *out) {
-    using R = Record<Kind, Zero, Wide>;
-    Panel<Kind, Zero, Wide> panel;
-    const int64_t units = w.group / acts.group, quads = acts.group / 4, groups = acts.cols / acts.group;
     for (int64_t i = 0; i < count * kBlockRows; i += 16) store16(out + i, zero16());
     configure_tiles(acts.group);
-    R record;
-    const int64_t panels = (groups + kPanelUnits - 1) / kPanelUnits;
-    for (int64_t i = 0, left = 0; i < panels; i++) {
-        const int64_t first = i * groups / panels, end = (i + 1) * groups / panels;
-        for (int64_t unit = first; unit < end; unit++, left--) {
-            if (left == 0) record = R(at), at += R::kParam + R::kExtra, left = units;
-            at = panel.unpack(unit - first, record, at, quads, ahead);
-        }
-        add_panel(panel, first, end - first, acts, t0, count, out);
-    }
+    each_panel<Kind, Zero, Wide, false>(w, at, ahead, acts, [&](const auto &panel, int64_t first, int64_t units) {
+        add_panel(panel, first, units, acts, t0, count, out);
+    });
     _tile_release();
 }
