@@ -15,8 +15,8 @@ from common import RESULTS, arguments, commit, note
 from goals import engine_goals, said
 
 RUNS = {
-    "engines_demo_int4": "--model {model} --quantization int4,int4-min --peers transformers,llama.cpp,openvino",
-    "engines_1b": "--shape 1b --synthetic --quantization int4-sym,int8,bfloat16 --head-bits 4 "
+    "engines_demo_int4": "--model {model} --quantization int4,int4-min --llm --peers transformers,llama.cpp,openvino",
+    "engines_1b": "--shape 1b --synthetic --quantization int4-sym,int8,bfloat16 --head-bits 4 --llm "
     "--peers transformers,llama.cpp",
 }
 LARGE_RUNS = {"engines_36b": "--shape 36b --synthetic --quantization int4 --threads 2"}  # 22 GiB of memory

@@ -64,11 +64,12 @@ def test_a_shape_beside_peers_that_are_not_installed(monkeypatch: pytest.MonkeyP
         threads=(1,),
         trials=2,
         max_repeats=0,
+        with_llm=True,
     )
     document = run(options, notes.append)
     check_document(document)
-    (row,) = document["results"]
-    assert (row["engine"], row["weights"], row["first_token_s"]) == ("seed_oss", "int4, 4-bit head", None)
+    rows = [(row["engine"], row["weights"], row["first_token_s"]) for row in document["results"]]
+    assert rows == [(engine, "int4, 4-bit head", None) for engine in ("seed_oss", "seed_oss LLM")]
     assert [one["engine"] for one in document["not_run"]] == ["transformers", "llama.cpp", "openvino"]
     assert all("pip install 'seed-oss[bench]'" in one["why"] for one in document["not_run"])
     assert any("transformers is left out" in note for note in notes)

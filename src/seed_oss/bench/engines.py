@@ -18,11 +18,12 @@ from seed_oss.bench.shapes import SHAPES
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError, StateError
 
-OWN = "seed_oss"
+OWN, OWN_LLM = "seed_oss", "seed_oss LLM"
 PACKAGES = {"transformers": "transformers", "llama.cpp": "llama_cpp", "openvino": "openvino"}
 DISTRIBUTIONS = {"transformers": "transformers", "llama.cpp": "llama-cpp-python", "openvino": "openvino"}
 MODULES = {
     OWN: "seed_oss.bench.own_engine",
+    OWN_LLM: "seed_oss.bench.own_llm",
     "transformers": "seed_oss.bench.peers.transformers_engine",
     "llama.cpp": "seed_oss.bench.peers.llama_cpp_engine",
     "openvino": "seed_oss.bench.peers.openvino_engine",

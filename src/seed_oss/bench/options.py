@@ -47,6 +47,7 @@ class BenchOptions:
         max_repeats: of a trial that other programs disturbed.
         peer_python: another interpreter that has peers, or None.
         measures_start: also from process start to first token.
+        with_llm: also measure our weights in `LLM`, in a process of its own.
     """
 
     model: str = "demo"
@@ -61,6 +62,7 @@ class BenchOptions:
     max_repeats: int = 3
     peer_python: str | None = None
     measures_start: bool = True
+    with_llm: bool = False
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (("prompt_tokens", 1, 10**6), ("new_tokens", 2, 10**6), ("trials", 1, MAX_TRIALS)):

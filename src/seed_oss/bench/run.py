@@ -7,12 +7,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from seed_oss.bench import report
 from seed_oss.bench.cpu_time import CpuTime, foreign_share, is_clean, read_cpu_time
-from seed_oss.bench.engines import QUESTION, EngineSpec, Workshop, check_quantizations, check_stored, find_peer
+from seed_oss.bench.engines import OWN_LLM, QUESTION, EngineSpec, Workshop, check_quantizations, check_stored, find_peer
 from seed_oss.bench.options import BenchOptions, num_cpus
 from seed_oss.bench.process import EngineProcess, environment_for
 from seed_oss.bench.report import EngineResult, Limit
@@ -121,7 +122,8 @@ class Run:
         specs: list[EngineSpec] = []
         for weights in self.options.quantizations:
             self.note(f"preparing {weights}")
-            specs.append(self.workshop.own(weights))
+            own = self.workshop.own(weights)
+            specs += [own, replace(own, engine=OWN_LLM, can_start=False)] if self.options.with_llm else [own]
         for wish in self.options.peers:
             found = find_peer(wish.name, self.options.peer_python)
             if found is None:

@@ -70,6 +70,9 @@ def bench(
     start_up: Annotated[
         bool, typer.Option("--start-up/--no-start-up", help="Also measure from process start to first token.")
     ] = True,
+    llm: Annotated[
+        bool, typer.Option("--llm", help="Also measure the same weights in LLM, the engine of the server.")
+    ] = False,
     peer_python: PeerPythonOption = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.", show_default=False)
@@ -104,6 +107,7 @@ def bench(
         max_repeats=max_repeats,
         peer_python=None if peer_python is None else str(peer_python),
         measures_start=start_up,
+        with_llm=llm,
         peers=_split(peers),
     )
     from seed_oss.bench.plot import check_plot, write_plot
