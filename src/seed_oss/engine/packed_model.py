@@ -45,7 +45,8 @@ class PagedModel(PackedModel):
         adapters: Mapping[str, SeedOssModel] | None = None,
         mesh: DeviceMesh | None = None,
     ) -> None:
-        self._ranks = None if mesh is None else Ranks(mesh, decoder.device)
+        self._device = decoder.device  # asked for here: in quantized models it takes a walk over modules
+        self._ranks = None if mesh is None else Ranks(mesh, self._device)
         if mesh is not None and mesh.size() > 1 and store is not None:
             raise ConfigError(f"cache_dir is set, and mesh has {mesh.size()} ranks; on more than 1 leave cache_dir out")
         self._decoders: dict[str | None, SeedOssModel] = {None: decoder}
@@ -126,7 +127,7 @@ class PagedModel(PackedModel):
     def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Tensor:
         """Hidden states of rows that run through one decoder."""
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
-        device = self._decoder.device
+        device = self._device
         ids = torch.tensor([token for row, _ in rows for token in row.token_ids], device=device)
         positions = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
