@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from seed_oss import DynamicCache, QuantizedCache, SeedOssForCausalLM, StaticCache, quantize_
-from seed_oss.nn.fused import fuse_
+from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssForCausalLM, StaticCache, quantize_
+from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
+from seed_oss.nn.fused import fuse_, logits_of_rows
 from seed_oss.nn.fused_step import FusedStep
 from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
@@ -185,3 +186,47 @@ def test_a_copy_runs_its_own_weights(model: Any) -> None:
     other.lm_head.packed.copy_(blocks.roll(1, 0).reshape_as(other.lm_head.packed))
     assert answer(other, ids) != plain
     assert answer(model, ids) == plain
+
+
+@pytest.mark.parametrize("lengths", [(5,), (3, 40, 17, 9, 1, 2, 6, 8, 30, 4)])
+def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
+    model: Any, lengths: tuple[int, ...], instructions: str
+) -> None:
+    tables = [tuple(range(4 * row, 4 * row + 4)) for row in range(len(lengths))]
+    prompts = [random_ids(1, length + 1)[0] for length in lengths]
+    before = PackedRows(tuple(PackedSequence(0, n, table) for n, table in zip(lengths, tables, strict=True)))
+    now = PackedRows(tuple(PackedSequence(n, 1, table) for n, table in zip(lengths, tables, strict=True)))
+    tokens, positions = torch.stack([one[-1] for one in prompts]), torch.tensor(lengths)
+    found: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad():
+        for is_step in (False, True):
+            cache = PagedCache(model.config, 4 * len(lengths), 16, torch.bfloat16)
+            ids, places = torch.cat([one[:-1] for one in prompts]), torch.cat([torch.arange(n) for n in lengths])
+            model.model.run_packed(ids, places, PagedContext(cache, before))
+            context = PagedContext(cache, now)
+            if is_step:
+                both = step_of(model).run_packed(tokens, positions, context)
+                assert both is not None
+                found.append(both)
+            else:
+                hidden = model.model.run_packed(tokens, positions, context)
+                found.append((hidden, logits_of_rows(model.lm_head, hidden)))
+    assert all(map(torch.equal, *found))
+
+
+def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_rows: list[int] = []
+    run_packed = FusedStep.run_packed
+
+    def counting(self: FusedStep, tokens: Tensor, positions: Tensor, context: PagedContext) -> Any:
+        num_rows.append(len(tokens))
+        return run_packed(self, tokens, positions, context)
+
+    monkeypatch.setattr(FusedStep, "run_packed", counting)
+    llm = LLM(model, max_num_seqs=4, max_model_len=64)
+    num_rows.clear()  # of the check at the start
+    params = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
+    together = llm.generate([[5, 6, 7], [8, 9]], params, show_progress=False)
+    assert num_rows == [2] * 5
+    monkeypatch.setattr(FusedStep, "run_packed", lambda *_: None)
+    assert llm.generate([[5, 6, 7], [8, 9]], params, show_progress=False) == together

@@ -41,9 +41,11 @@ from seed_oss.models import (
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    SeedOssForCausalLM,
 )
 from seed_oss.models.quantized_state import is_quantized
 from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.nn.fused_step import FusedStep
 from seed_oss.nn.lora import adapted
 from seed_oss.ops.rope import length_variant
 from seed_oss.planning.memory import memory_bytes
@@ -183,10 +185,19 @@ def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _B
     secret, store = _disk(spec, model, cache)
     decoders = {name: adapted(model.base_model, one.low_ranks) for name, one in loras.items()}
     head = partial(logits_of_rows, getattr(model, head_name))
-    packed = PagedModel(model.base_model, head, cache, store, decoders, mesh)
+    packed = PagedModel(model.base_model, head, cache, store, decoders, mesh, _steps(model, decoders))
     pool = BlockPool(size.num_blocks, BLOCK_LEN, PrefixCache(secret))
     digests = {name: one.digest for name, one in loras.items()}
     return _Built(packed, pool, store, size, digests, _ready(spec, model, size, tasks, tuple(loras)))
+
+
+def _steps(model: Any, decoders: Mapping[str, Any]) -> dict[str | None, FusedStep]:
+    """What runs one token of each row in one call, of those decoders that it can run."""
+    if not isinstance(model, SeedOssForCausalLM):
+        return {}
+    every: dict[str | None, Any] = {None: model.base_model, **decoders}
+    made = {name: FusedStep.of(model, decoder, model.lm_head) for name, decoder in every.items()}
+    return {name: step for name, step in made.items() if step is not None}
 
 
 def _disk(spec: EngineSpec, model: Any, cache: PagedCache) -> tuple[bytes, BlockFolder | None]:

@@ -15,6 +15,7 @@ from seed_oss.engine.stepper import PackedModel, RowTraits
 from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
+from seed_oss.nn.fused_step import FusedStep
 from seed_oss.ops.triton import builder
 
 _LOG = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class PagedModel(PackedModel):
         adapters: what rows with an adapter run through instead of `decoder`, by its name.
         mesh: processes that all run what the first of them schedules, each with a model and a cache of its own that
             are equal; None runs here alone.
+        steps: by adapter, None for the model itself: what runs one token of each row in one call, logits included.
 
     Raises:
         ConfigError: the mesh does not go with the model, or with blocks on disk, which only one process reads.
@@ -44,7 +46,10 @@ class PagedModel(PackedModel):
         store: BlockFolder | None = None,
         adapters: Mapping[str, SeedOssModel] | None = None,
         mesh: DeviceMesh | None = None,
+        steps: Mapping[str | None, FusedStep] | None = None,
     ) -> None:
+        self._steps = steps or {}
+        self._stepped: tuple[Tensor, Tensor] | None = None  # hidden states of a step whose logits are known
         self._device = decoder.device  # asked for here: in quantized models it takes a walk over modules
         self._ranks = None if mesh is None else Ranks(mesh, self._device)
         if mesh is not None and mesh.size() > 1 and store is not None:
@@ -135,10 +140,19 @@ class PagedModel(PackedModel):
         if self._depends_on_length:
             each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
+        self._stepped = None
+        step = self._steps.get(adapter) if packed.num_tokens == len(rows) and lens is None else None
+        if step is not None:
+            self._stepped = step.run_packed(ids, torch.tensor(positions, device=device), context)
+        if self._stepped is not None:
+            return self._stepped[0]
         with builder().held():  # all layers of a step run the same kernels
             return self._decoders[adapter].run_packed(ids, torch.tensor(positions, device=device), context, lens)
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         """See PackedModel."""
         assert self._head is not None
-        return self._head(hidden).float()
+        if self._stepped is None or hidden is not self._stepped[0]:
+            return self._head(hidden if rows is None else hidden[list(rows)]).float()
+        logits = self._stepped[1]
+        return logits if rows is None or list(rows) == list(range(len(logits))) else logits[list(rows)]

@@ -59,8 +59,16 @@ class PackedModel(ABC):
         """
 
     @abstractmethod
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The head: `[n, hidden_size]` to float32 `[n, vocab_size]`; a row's bits do not depend on the others."""
+    def logits(self, hidden: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """The head; a row's bits do not depend on the others.
+
+        Args:
+            hidden: `[n, hidden_size]`, as `run` returned it.
+            rows: of it; None for all.
+
+        Returns:
+            float32 `[rows, vocab_size]`.
+        """
 
 
 @dataclass(frozen=True)
@@ -216,7 +224,7 @@ class Stepper:
             return {}
         counts = [1 + row.num_drafts for row, _ in due]
         wanted = [spans[row.key].stop - n + i for (row, _), n in zip(due, counts, strict=True) for i in range(n)]
-        logits = self._model.logits(hidden[wanted])
+        logits = self._model.logits(hidden, wanted)
         best: list[int] | None = None
         growths: dict[RowKey, Growth] = {}
         first = 0

@@ -108,7 +108,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=OneCall.renew)
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Whose tokens a call has, and where their keys and values are.
 
     Attributes:
@@ -183,7 +183,7 @@ class FusedLayers(SeedOssLayers):
         if self._is_plain_inference(hidden_states):
             table = self._current_table(is_step=rows.num_tokens == len(rows.sequences))
             if table is not None:
-                batch = _packed_batch(context.cache.rooms, rows, context.cache.block_len)
+                batch = packed_batch(context.cache.rooms, rows, context.cache.block_len)
                 return _run(table, batch, hidden_states, cos, sin)
         return None
 
@@ -288,30 +288,31 @@ def _is_plain_attention(context: DenseContext) -> bool:
     return is_boolean and not context.eager
 
 
-def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: AttentionMask = NO_MASK) -> _Batch:
+def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: AttentionMask = NO_MASK) -> Batch:
     """Equally long rows: each has one block, which is all of its memory."""
     batch, length = x.shape[:2]
     angle_step = 0 if cos.shape[0] == 1 else length
     sequences = _numbers((row * length, length, past, row, row * angle_step) for row in range(batch))
     tensor = None if mask.tensor is None else mask.tensor.contiguous()
     is_causal = tensor is None and (mask.is_causal or length == 1)
-    return _Batch(memory, sequences, array("q", range(batch)), tensor, is_causal)
+    return Batch(memory, sequences, array("q", range(batch)), tensor, is_causal)
 
 
-def _packed_batch(memory: list[Room], rows: PackedRows, block_len: int) -> _Batch:
+def packed_batch(memory: list[Room], rows: PackedRows, block_len: int) -> Batch:
+    """Sequences whose keys and values are in blocks."""
     sequences, blocks, first_row = array("q"), array("q"), 0
     for start, length, block_ids in rows.sequences:
         sequences.extend((first_row, length, start, len(blocks), first_row))
         blocks.extend(block_ids[: -(-(start + length) // block_len)])
         first_row += length
-    return _Batch(memory, sequences, blocks)
+    return Batch(memory, sequences, blocks)
 
 
 def _numbers(rows: Iterable[tuple[int, ...]]) -> "array[int]":
     return array("q", [number for row in rows for number in row])
 
 
-def _run(table: LayerTable, batch: _Batch, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _run(table: LayerTable, batch: Batch, hidden_states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """All layers over `[batch, length, hidden_size]`; the rows in it are those of the batch's sequences in order."""
     x = hidden_states.to(torch.float32, copy=True).contiguous()
     cos, sin = cos.float().contiguous(), sin.float().contiguous()
@@ -323,7 +324,7 @@ def _run(table: LayerTable, batch: _Batch, hidden_states: Tensor, cos: Tensor, s
     return x.to(hidden_states.dtype)
 
 
-def fill_in(table: LayerTable, batch: _Batch, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+def fill_in(table: LayerTable, batch: Batch, x: Tensor, cos: Tensor, sin: Tensor) -> None:
     """What the table's call is told of a batch. All tensors are contiguous and fp32 and must outlive the call."""
     keys, mask, call = batch.memory[0].keys, batch.mask, table.call
     table.point_to(batch.memory)

@@ -6,8 +6,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import Cache, query_offset
-from seed_oss.nn.fused import FusedLayers, FusedRMSNorm, OneCall, can_be_used, dense_batch, fill_in, has_hooks
+from seed_oss.cache import Cache, PagedContext, query_offset
+from seed_oss.nn.fused import (
+    Batch,
+    FusedLayers,
+    FusedRMSNorm,
+    OneCall,
+    can_be_used,
+    dense_batch,
+    fill_in,
+    has_hooks,
+    packed_batch,
+)
 from seed_oss.nn.fused_table import LayerTable
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from seed_oss.ops.native import library
@@ -70,17 +80,52 @@ class FusedStep:
             IndexError: a token that the vocabulary does not have.
         """
         start = query_offset(cache)
-        if not isinstance(start, int) or torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
+        if not isinstance(start, int):
             return None
-        table = self._layers.table_of_step()
+        table = self._table()
         rooms = None if table is None else cache.room(table.call.num_layers, 1, self._empty_keys(table, len(tokens)))
         if table is None or not can_be_used(rooms) or tokens.device.type != "cpu":
             return None
         x = torch.empty(len(tokens), 1, table.call.hidden)
-        logits = torch.empty(len(tokens), self._vocab_size)
         cos, sin = self._rotary.following(x, start)
-        batch = dense_batch(rooms, x, cos, start)
-        tokens, call, native = tokens.contiguous(), self._call, library()
+        logits = self._run(table, dense_batch(rooms, x, cos, start), tokens, x, cos, sin)
+        cache.advance(1)
+        return logits
+
+    def run_packed(self, tokens: Tensor, positions: Tensor, context: PagedContext) -> tuple[Tensor, Tensor] | None:
+        """Run the next token of each of several sequences.
+
+        Args:
+            tokens: int64 `[num_tokens]`, those of `context.rows` in order, one of each.
+            positions: int64 `[num_tokens]`.
+            context: where each sequence keeps its keys and values.
+
+        Returns:
+            Hidden states behind the last norm, fp32 `[num_tokens, hidden_size]`, and their logits, fp32 `[num_tokens,
+            vocab_size]`; None where the model has to be called instead, and nothing was done.
+
+        Raises:
+            IndexError: a token that the vocabulary does not have.
+        """
+        table = self._table()
+        if table is None or tokens.device.type != "cpu":
+            return None
+        x = torch.empty(1, len(tokens), table.call.hidden)
+        cos, sin = self._rotary.of_sequences(x, positions[None], None)
+        batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len)
+        return x[0], self._run(table, batch, tokens, x, cos, sin)
+
+    def _table(self) -> LayerTable | None:
+        """The layers' table, or None where something asks for the modules to be called."""
+        if torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
+            return None
+        return self._layers.table_of_step()
+
+    def _run(self, table: LayerTable, batch: Batch, tokens: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Logits; `x` is filled with the hidden states behind the last norm."""
+        logits = torch.empty(len(tokens), self._vocab_size)
+        tokens, cos, sin = tokens.contiguous(), cos.contiguous(), sin.contiguous()
+        call, native = self._call, library()
         assert native is not None
         with OneCall.lock:
             fill_in(table, batch, x, cos, sin)
@@ -88,7 +133,6 @@ class FusedStep:
             num_known = native.so_step(byref(call))
         if num_known < len(tokens):
             raise IndexError("index out of range in self")  # as torch's own embedding
-        cache.advance(1)
         return logits
 
     def _empty_keys(self, table: LayerTable, batch: int) -> Tensor:
