@@ -1,12 +1,16 @@
 """Where the time of a prompt and of a decoding step goes: the native calls, and Python with torch.
 
 The calls are timed inside `generate`, by a stand-in for the library of kernels. A step is one call; at two lengths of
-context it tells weights from attention: with few keys it reads weights alone. Beside them stands how long the machine
-takes to read those bytes, measured in the same run.
+context it tells weights from attention: with few keys it reads weights alone. A prompt is one call, too; its products
+and its attention are measured once more by themselves, each a call of its own that rounds what it is given and waits
+for threads, so together they may take longer than the whole. Beside them stands how long the machine takes to read
+the weights, measured in the same run.
 """
 
 import statistics
 import time
+from collections.abc import Callable
+from ctypes import byref
 from typing import Any
 
 import torch
@@ -71,6 +75,46 @@ def run(model: Any, timed: TimedLibrary, ids: torch.Tensor, new_tokens: int) -> 
     return prompt, steps
 
 
+def seconds_of(work: Callable[[], Any]) -> float:
+    """The median of three times."""
+    times: list[float] = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def products_alone(model: Any, native: Any, num_tokens: int, threads: int) -> float:
+    """Seconds of the products of all layers with a prompt's rows, as native calls of their own."""
+    from seed_oss.nn.quantized_linear import QuantizedLinear
+    from seed_oss.ops.quantized import weight_struct
+
+    calls: list[tuple[Any, torch.Tensor, torch.Tensor]] = []
+    for one in model.model.layers.modules():
+        if isinstance(one, QuantizedLinear):
+            x, out = torch.randn(num_tokens, one.shape[1]), torch.empty(num_tokens, one.shape[0])
+            calls.append((weight_struct(one.packed, one.format, *one.shape, one.bias), x, out))
+
+    def work() -> None:
+        for struct, x, out in calls:
+            native.so_linear(byref(struct), x.data_ptr(), num_tokens, out.data_ptr(), threads)
+
+    return seconds_of(work)
+
+
+def attention_alone(config: Any, num_tokens: int) -> float:
+    """Seconds of the attention of all layers over a prompt, keys and values in bfloat16, by the op."""
+    from seed_oss.ops.cached_attention import attend_cached
+
+    num_blocks, block_len = -(-num_tokens // 16), 16
+    query = torch.randn(num_tokens, config.num_attention_heads, config.head_dim)
+    keys = torch.randn(num_blocks, config.num_key_value_heads, block_len, config.head_dim).bfloat16()
+    table, starts, lengths = torch.arange(num_blocks)[None], torch.tensor([0]), torch.tensor([num_tokens])
+    arguments = query, keys, keys.clone(), None, None, table, starts, lengths
+    return seconds_of(lambda: [attend_cached(*arguments) for _ in range(config.num_hidden_layers)])
+
+
 def medians(trials: list[dict[str, float]]) -> dict[str, float]:
     """Of each part, in milliseconds."""
     return {name: milliseconds(statistics.median(trial[name] for trial in trials)) for name in trials[0]}
@@ -107,6 +151,11 @@ def main() -> None:
         for length in (8, options.prompt_tokens):
             ids = torch.randint(10, 40000, (1, length), generator=torch.Generator().manual_seed(length))
             parts = run(model, timed, ids, options.new_tokens)
+            alone = {
+                "products alone": products_alone(model, native, length, options.threads),
+                "attention alone": attention_alone(model.config, length),
+            }
+            parts = ({**alone, **parts[0]}, parts[1])
             for name, part in zip((f"prompt of {length}", f"step after {length}"), parts, strict=True):
                 found.setdefault(name, []).append(part)
         speeds.append(read)

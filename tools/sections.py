@@ -138,7 +138,10 @@ def where_time_goes() -> str:
         return f"No numbers here: {NOT_MEASURED} (`python benchmarks/where_time_goes.py`)."
     parts, limit = found["results"]["milliseconds"], found["results"]["reading_the_weights"]
     names = list(next(iter(parts.values())))
-    rows = [[f"{what} tokens", *(f"{row[name]:.2f}" for name in names)] for what, row in parts.items()]
+    rows = [
+        [f"{what} tokens", *(f"{row[name]:.2f}" if name in row else "" for name in names)]
+        for what, row in parts.items()
+    ]
     notes = (
         f"Milliseconds, {found['results']['weights']}. Reading the weights once takes "
         f"{limit['milliseconds']:.2f} at the {limit['read_gb_per_s']:.0f} GB/s of that run. "
