@@ -15,7 +15,16 @@ from typing import Any, NamedTuple, Self, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import AttentionContext, AttentionMask, Cache, DenseContext, PackedRows, PagedContext, Room
+from seed_oss.cache import (
+    AttentionContext,
+    AttentionMask,
+    Cache,
+    DenseContext,
+    PackedRows,
+    PagedContext,
+    Room,
+    query_offset,
+)
 from seed_oss.errors import StateError
 from seed_oss.nn.fused_table import LayerTable, add_low_ranks, are_known, make_table
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
@@ -161,12 +170,12 @@ class FusedLayers(SeedOssLayers):
             return super().forward(*arguments)
         is_whole = step is None and num_layers == len(self)
         if is_whole and self._is_plain_inference(hidden_states) and _is_plain_attention(context):
-            table = self._current_table(is_step=hidden_states.shape[1] == 1)
+            past = int(query_offset(context.cache))
+            table = self._current_table(is_step=hidden_states.shape[1] == 1 and past > 0)
             num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
             if table is not None and (table.is_packed or num_tokens <= MAX_NATIVE_ROWS):
                 memory = self._memory(table, hidden_states, context.cache)
                 if memory is not None:
-                    past = 0 if context.cache is None else int(context.cache.layer(0).length)
                     batch = dense_batch(memory, hidden_states, cos, past, context.mask)
                     return _run(table, batch, hidden_states, cos, sin)
         with together():
@@ -181,7 +190,7 @@ class FusedLayers(SeedOssLayers):
         """See SeedOssLayers.run_packed; None where something about the layers asks for torch."""
         rows = context.rows
         if self._is_plain_inference(hidden_states):
-            table = self._current_table(is_step=rows.num_tokens == len(rows.sequences))
+            table = self._current_table(is_step=all(start > 0 and length == 1 for start, length, _ in rows.sequences))
             if table is not None:
                 batch = _packed_batch(context.cache.rooms, rows, context.cache.block_len)
                 return _run(table, batch, hidden_states, cos, sin)
@@ -199,13 +208,23 @@ class FusedLayers(SeedOssLayers):
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
         if is_step and self._has_looked:
-            return None if any(map(has_hooks, self)) else self._table
+            if any(map(has_hooks, self)):
+                return None
+        else:
+            self._look()
+        table = self._table
+        if table is not None and not (is_step and table.has_current_copies()):
+            with OneCall.lock:
+                table.renew_copies()
+        return table
+
+    def _look(self) -> None:
+        """Make a table where there is none for the modules as they are now."""
         self._has_looked = True
         if any(map(has_hooks, self.modules())):
             self._table = None
         elif self._table is None or not self._table.is_current():
             self._table = self._made_table() if self.can_run(self) else None
-        return self._table
 
     def _made_table(self) -> LayerTable:
         table = make_table(self)
@@ -234,9 +253,23 @@ class FusedLayers(SeedOssLayers):
         """A copy makes its own table: this one has addresses in it."""
         return {**self.__dict__, "_table": None, "_has_looked": False}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _forget(self) -> None:
+        """Look at everything at the next call, though it be a step."""
         self._table, self._has_looked = None, False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._forget()
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()  # what is assigned now lies elsewhere
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; who trains changes weights, also in ways that are counted nowhere."""
+        if mode != self.training:
+            self._forget()
+        return super().train(mode)
 
 
 class FusedRMSNorm(SeedOssRMSNorm):
