@@ -43,7 +43,7 @@ from seed_oss.models import (
     AutoModelForTokenClassification,
 )
 from seed_oss.models.quantized_state import is_quantized
-from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.nn.fused import fused, logits_of_rows
 from seed_oss.nn.lora import adapted
 from seed_oss.ops.rope import length_variant
 from seed_oss.planning.memory import memory_bytes
@@ -174,7 +174,7 @@ def _lora(name: str, folder: str, model: Any) -> Any:
 
 
 def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _Built:
-    model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
+    model: Any = fused(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
     _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
     loras = {name: _lora(name, folder, model) for name, folder in spec.lora_folders.items()}
     dtype = _cache_dtype(spec, model)

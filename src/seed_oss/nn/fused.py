@@ -9,8 +9,9 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from ctypes import byref
-from typing import Any, NamedTuple, Self, TypeGuard
+from typing import Any, NamedTuple, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ from seed_oss.ops.norm import rms_norm_rows
 from seed_oss.ops.recording import wants_graph
 from seed_oss.ops.rows import in_slabs
 
+_Module = TypeVar("_Module", bound=nn.Module)
+
 MAX_HEAD_DIM = 256
 NO_MASK = AttentionMask(None, is_causal=True)
 _CACHE_KINDS = {torch.bfloat16: CACHE_BFLOAT16, torch.float32: CACHE_FLOAT32, torch.int8: CACHE_INT8}
@@ -63,6 +66,37 @@ def fuse_(model: nn.Module) -> nn.Module:
             setattr(parent, name, FusedLayers(list(layers)).eval())
             _swap_norm(parent, FusedRMSNorm)
     return model
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A model that shares all parameters with this one and runs its layers as `fuse_` makes them; this one stays.
+
+    Args:
+        model: any model or head of the family, in eval mode.
+
+    Returns:
+        The second one, or the model itself where it is fused already.
+
+    Raises:
+        StateError: it is in training mode.
+    """
+    if runs_natively(model):
+        return model
+    twin = with_own_children(model)
+    for path in [name for name, module in model.named_modules() if isinstance(module, SeedOssLayers)]:
+        parent = twin
+        for name in path.split(".")[:-1]:
+            child = with_own_children(parent.get_submodule(name))
+            setattr(parent, name, child)
+            parent = child
+    return fuse_(twin)
+
+
+def with_own_children(module: _Module) -> _Module:
+    """The same module once more: its parameters and children are shared, and its children may be exchanged."""
+    twin = copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def unfuse_(model: nn.Module) -> nn.Module:
