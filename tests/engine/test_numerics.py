@@ -10,6 +10,8 @@ import torch
 from seed_oss import AutoModelForCausalLM, SamplingParams, SeedOssForCausalLM, quantize_
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.self_check import is_batch_invariant
+from seed_oss.nn.fused import FusedLayers, fuse_, fused
+from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
 
 NUM_NEW = 24
@@ -18,9 +20,9 @@ GREEDY = SamplingParams(temperature=0, max_tokens=NUM_NEW, min_tokens=NUM_NEW)
 
 
 def small_model(dtype: str) -> Any:
-    """A model whose heads the kernels take."""
+    """A model whose heads the kernels take; quantized, fused as a loaded one is."""
     model = tiny_model(SeedOssForCausalLM, head_dim=16, hidden_size=64, max_position_embeddings=256)
-    return quantize_(model, dtype) if dtype in ("int4", "int8") else model.to(getattr(torch, dtype))
+    return fuse_(quantize_(model, dtype)) if dtype in ("int4", "int8") else model.to(getattr(torch, dtype))
 
 
 def gaps(model: Any, prompt: list[int], answer: tuple[int, ...]) -> list[float]:
@@ -109,3 +111,18 @@ def test_frequencies_that_depend_on_length_are_settled_when_a_request_comes(rope
     assert [one.num_cached_tokens for one in again] == [32, 32]
     assert again[0].outputs == first.outputs
     assert first.outputs[0].token_ids[:8] != again[1].outputs[0].token_ids
+
+
+@pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
+def test_a_model_that_was_handed_in_is_not_changed() -> None:
+    """What it gives by itself stays torch's own, while the engine runs its layers natively."""
+    model = small_model("float32")
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    engine = LLM(model, max_num_seqs=2)
+    assert engine.generate(PROMPTS[:1], GREEDY)
+    assert all(one is modules[name] for name, one in model.named_modules())
+    assert all(one is parameters[name] for name, one in model.named_parameters())
+    twin = fused(model)
+    assert type(twin.get_submodule("model.layers")) is FusedLayers
+    assert all(one is parameters[name] for name, one in twin.named_parameters())
+    assert fused(twin) is twin

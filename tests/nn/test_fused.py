@@ -188,6 +188,90 @@ def test_new_weights_are_noticed(model: Any) -> None:
     assert torch.equal(logits(model, ids), after)
 
 
+def bfloat16_model() -> Any:
+    return fuse_(tiny_model(SeedOssForCausalLM, **SHAPE).to(torch.bfloat16).requires_grad_(False))
+
+
+def changed_state(model: Any) -> dict[str, Tensor]:
+    """Everything the native call points to, in other numbers."""
+    return {
+        name: 1.5 * value if name.startswith("model.layers") else value for name, value in model.state_dict().items()
+    }
+
+
+def load_in_place(model: Any, state: dict[str, Tensor]) -> None:
+    model.load_state_dict(state)
+
+
+def assign(model: Any, state: dict[str, Tensor]) -> None:
+    model.load_state_dict(state, assign=True)
+
+
+def copy_(model: Any, state: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.copy_(state[name])
+
+
+def copy_to_data(model: Any, state: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.data.copy_(state[name])  # which torch counts nowhere
+
+
+def set_data(model: Any, state: dict[str, Tensor]) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.data = state[name]
+
+
+def make(dtype: torch.dtype, state: dict[str, Tensor]) -> Any:
+    model = fuse_(tiny_model(SeedOssForCausalLM, **SHAPE).to(dtype).requires_grad_(False))
+    model.load_state_dict(state)
+    return model
+
+
+CHANGES = (load_in_place, assign, copy_, copy_to_data, set_data)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("length", [1, 5])
+def test_weights_that_change_in_place_are_noticed(dtype: torch.dtype, change: Any, length: int) -> None:
+    model, ids = fuse_(tiny_model(SeedOssForCausalLM, **SHAPE).to(dtype).requires_grad_(False)), random_ids(1, length)
+    before, state = logits(model, ids), changed_state(model)
+    expected = logits(make(dtype, state), ids)
+    assert not torch.equal(before, expected)
+    with torch.no_grad():
+        change(model, state)
+    assert torch.equal(logits(model, ids), expected)
+
+
+@pytest.mark.parametrize("change", [load_in_place, assign, copy_])
+def test_they_are_noticed_in_a_step_behind_older_tokens(change: Any) -> None:
+    model, ids = bfloat16_model(), random_ids(1, 5)
+    caches = [DynamicCache(config=model.config) for _ in range(2)]
+    for cache in caches:
+        logits(model, ids, past_key_values=cache)
+    state = changed_state(model)
+    expected = logits(make(torch.bfloat16, state), ids[:, :1], past_key_values=caches[0])
+    with torch.no_grad():
+        change(model, state)
+    assert torch.equal(logits(model, ids[:, :1], past_key_values=caches[1]), expected)
+
+
+def test_an_optimizer_and_a_model_of_inference_tensors_are_noticed() -> None:
+    ids, model = random_ids(1, 5), fuse_(tiny_model(SeedOssForCausalLM, **SHAPE).to(torch.bfloat16))
+    before = logits(model, ids)
+    model.train()(ids, labels=ids).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.5).step()
+    after = logits(model.eval(), ids)
+    assert not torch.equal(after, before)
+    assert torch.equal(after, logits(make(torch.bfloat16, model.state_dict()), ids))
+    with torch.inference_mode():
+        model = bfloat16_model()
+        before, state = logits(model, ids), changed_state(model)
+        load_in_place(model, state)
+    assert torch.equal(logits(model, ids), logits(make(torch.bfloat16, state), ids))
+
+
 def test_threads_share_a_model(model: Any) -> None:
     prompts = [random_ids(1, length) for length in (3, 60, 17, 130)]
 

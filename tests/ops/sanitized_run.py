@@ -33,6 +33,11 @@ def packed(rng: np.random.Generator, bits: int, group: int, zero: int, wide: int
 
 
 def weight(structs: Any, rng: np.random.Generator, kept: list[Any], rows: int, cols: int, how: tuple[int, ...]) -> Any:
+    """(bits, group, zero, wide), or (kind,) of a plain matrix."""
+    if len(how) == 1:
+        data, bias = np.ones((rows, cols), np.uint16 if how == BFLOAT16 else np.float32), np.ones(rows, np.float32)
+        kept += [data, bias]
+        return structs.WeightStruct(address(data), address(bias), rows, cols, how[0], 0, 0, 0)
     bits, group, zero, wide = how
     data, bias = packed(rng, bits, group, zero, wide, rows, cols), rng.normal(size=rows).astype(np.float32)
     kept += [data, bias]
@@ -89,21 +94,81 @@ def run_sampling(library: Any, rng: np.random.Generator) -> None:
         assert (above == np.where(x < 0, np.float32(-9), x)).all()
 
 
+def run_parts(library: Any, rng: np.random.Generator) -> None:
+    """What a layer is made of besides products and attention, each by itself."""
+    for count, cols in ((1, 16), (3, 37), (7, 96)):
+        x, added = (rng.normal(size=(count, cols)).astype(np.float32) for _ in range(2))
+        norm, out = np.ones(cols, np.float32), np.empty((count, cols), np.float32)
+        library.so_rms_norm(address(x), address(norm), 1e-6, count, cols, address(out))
+        assert np.allclose(out, x / np.sqrt((x * x).mean(1, keepdims=True) + 1e-6), atol=1e-4)
+        both = x + added
+        library.so_add_rms_norm(address(x), address(added), address(norm), 1e-6, count, cols, address(out))
+        assert (x == both).all()
+        library.so_silu_mul(address(x), address(added), x.size)
+        assert np.allclose(x, both / (1 + np.exp(-both)) * added, atol=1e-4)
+    for count, group, groups in ((1, 32, 2), (3, 4, 5), (7, 40, 1), (5, 64, 3)):
+        x, shape = rng.normal(size=(count, group * groups)).astype(np.float32), (count, groups)
+        q, scale, sums = np.empty(x.shape, np.int8), np.empty(shape, np.float32), np.empty(shape, np.int32)
+        library.so_quantize(address(x), count, x.shape[1], group, address(q), address(scale), address(sums))
+        assert (q.reshape(count, groups, group).sum(2, dtype=np.int32) == sums).all()
+        assert np.isfinite(scale).all()
+    for size in (1, 63, 131072, 300001):
+        data = np.ones(size, np.uint8)
+        library.so_read(address(data), size, 3)
+
+
+def run_cache(library: Any, structs: Any, rng: np.random.Generator, kind: int) -> None:
+    """Rotated keys and values to their slots, then queries over them."""
+    count, block_len, past, kept = 5, 16, 300, list[Any]()
+    num_blocks = -(-(past + count) // block_len)
+    layers, blocks = layers_of(structs, rng, kept, num_blocks, block_len, kind), rng.permutation(num_blocks)
+    tokens = np.arange(past, past + count)
+    slots = blocks[tokens // block_len] * block_len + tokens % block_len
+    cos, sin = (np.full((count, HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
+    keys, values = (rng.normal(size=(count, KV_HEADS, HEAD_DIM)).astype(np.float32) for _ in range(2))
+    queries = rng.normal(size=(count, HEADS, HEAD_DIM)).astype(np.float32)
+    for x, heads in ((keys, KV_HEADS), (queries, HEADS)):
+        out = np.empty_like(x)
+        library.so_rotate(address(x), address(cos), address(sin), count, heads, HEAD_DIM, address(out))
+        x[:] = out
+    sizes, strides = (
+        (count, KV_HEADS, HEAD_DIM, kind, block_len),
+        (KV_HEADS * block_len * HEAD_DIM, block_len * HEAD_DIM),
+    )
+    layer = layers[0]
+    for x, to, scales in ((keys, layer.keys, layer.key_scales), (values, layer.values, layer.value_scales)):
+        library.so_store(address(x), address(slots), *sizes, *strides, to, scales)
+    sequences, out = np.array([(0, count, past, 0, 0)], np.int64), np.empty_like(queries)
+    call = call_of(structs, layers, sequences, blocks, block_len, cache_kind=kind, is_causal=1)
+    library.so_attend(ctypes.byref(call), address(queries), address(out))
+    assert np.isfinite(out).all()
+
+
 VOID = ctypes.c_void_p
+BFLOAT16, FLOAT32 = (2,), (3,)
+NIBBLES, BYTES = (4, 32, 0, 0), (8, 32, 1, 1)
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, INTER, VOCAB = 64, 6, 2, 16, 96, 45
 SIZES = {"q": (96, 64), "k": (32, 64), "v": (32, 64), "o": (64, 96), "gate": (96, 64), "up": (96, 64), "down": (64, 96)}
+MIXED = dict(zip(SIZES, (BYTES, BFLOAT16, FLOAT32, NIBBLES, BYTES, NIBBLES, BFLOAT16), strict=True))
 CACHE_DTYPES = (np.uint16, np.float32, np.int8)
 
 
 def layers_of(
-    structs: Any, rng: np.random.Generator, kept: list[Any], num_blocks: int, block_len: int, kind: int
+    structs: Any,
+    rng: np.random.Generator,
+    kept: list[Any],
+    num_blocks: int,
+    block_len: int,
+    kind: int,
+    how: dict[str, tuple[int, ...]] | None = None,
+    rank: int = 0,
 ) -> Any:
-    """Two layers with keys and values `[num_blocks, kv_heads, block_len, head_dim]`."""
+    """Two layers with keys and values `[num_blocks, kv_heads, block_len, head_dim]`; rank > 0 adds to most weights."""
     layers = (structs.LayerStruct * 2)()
     shape = (num_blocks, KV_HEADS, block_len, HEAD_DIM)
     for layer in layers:
         for name, (rows, cols) in SIZES.items():
-            setattr(layer, name, weight(structs, rng, kept, rows, cols, (4, 32, 0, 0)))
+            setattr(layer, name, weight(structs, rng, kept, rows, cols, (how or {}).get(name, NIBBLES)))
         norms = [np.ones(HIDDEN, np.float32) for _ in range(2)]
         cache = [np.zeros(shape, CACHE_DTYPES[kind]) for _ in range(2)]
         scales = [np.zeros(shape[:3], np.float32) for _ in range(2)]
@@ -112,6 +177,11 @@ def layers_of(
         layer.keys, layer.values = (address(one) for one in cache)
         if kind == 2:
             layer.key_scales, layer.value_scales = (address(one) for one in scales)
+        for place, (name, (rows, cols)) in enumerate(SIZES.items() if rank else ()):
+            if name != "k":
+                a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((rank, cols), (rows, rank)))
+                kept += [a, b]
+                layer.low_ranks[place] = structs.LowRankStruct(address(a), address(b))
     return layers
 
 
@@ -140,9 +210,11 @@ def run_decoder(library: Any, structs: Any, rng: np.random.Generator, batch: int
         assert np.isfinite(x).all()
 
 
-def run_step(library: Any, structs: Any, rng: np.random.Generator, batch: int, past: int) -> None:
+def run_step(
+    library: Any, structs: Any, rng: np.random.Generator, batch: int, past: int, how: dict[str, tuple[int, ...]] | None
+) -> None:
     kept: list[Any] = []
-    layers = layers_of(structs, rng, kept, batch, past + 1, 0)
+    layers = layers_of(structs, rng, kept, batch, past + 1, 0, how)
     cos, sin = (np.full((1, HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
     sequences = np.array([(row, 1, past, row, 0) for row in range(batch)], np.int64)
     blocks, norm = np.arange(batch), np.ones(HIDDEN, np.float32)
@@ -157,12 +229,20 @@ def run_step(library: Any, structs: Any, rng: np.random.Generator, batch: int, p
     assert np.isfinite(logits).all()
 
 
-def run_paged(library: Any, structs: Any, rng: np.random.Generator, parts: list[tuple[int, int]], kind: int) -> None:
+def run_paged(
+    library: Any,
+    structs: Any,
+    rng: np.random.Generator,
+    parts: list[tuple[int, int]],
+    kind: int,
+    how: dict[str, tuple[int, ...]] | None = None,
+    rank: int = 0,
+) -> None:
     """Sequences of (cached, new) tokens, each block where its sequence needs it, none to spare."""
     block_len, kept = 16, list[Any]()
     num_blocks = [-(-(past + length) // block_len) for past, length in parts]
     blocks = rng.permutation(sum(num_blocks)).astype(np.int64)
-    layers = layers_of(structs, rng, kept, len(blocks), block_len, kind)
+    layers = layers_of(structs, rng, kept, len(blocks), block_len, kind, how, rank)
     rows = np.cumsum([0, *(length for _, length in parts)])
     tables = np.cumsum([0, *num_blocks])
     sequences = np.array(
@@ -171,7 +251,7 @@ def run_paged(library: Any, structs: Any, rng: np.random.Generator, parts: list[
     x = rng.normal(size=(rows[-1], HIDDEN)).astype(np.float32)
     cos, sin = (np.full((rows[-1], HEAD_DIM), value, np.float32) for value in (0.6, 0.8))
     call = call_of(structs, layers, sequences, blocks, block_len, cos=address(cos), sin=address(sin), x=address(x))
-    call.cache_kind, call.is_causal = kind, 1
+    call.cache_kind, call.is_causal, call.rank = kind, 1, rank
     library.so_decoder(ctypes.byref(call))
     assert np.isfinite(x).all()
 
@@ -193,7 +273,16 @@ def main() -> None:
     doubles = [ctypes.c_double] * 2
     library.so_top_p.argtypes = (VOID, *[ctypes.c_int64] * 3, *doubles, VOID, ctypes.c_int64)
     library.so_fill_below.argtypes = (VOID, *[ctypes.c_int64] * 3, VOID, ctypes.c_double, VOID, ctypes.c_int64)
-    ours = ("so_draw", "so_top_p", "so_fill_below")
+    numbers = [ctypes.c_int64] * 7
+    library.so_quantize.argtypes = (VOID, *numbers[:3], VOID, VOID, VOID)
+    library.so_rms_norm.argtypes = (VOID, VOID, ctypes.c_double, *numbers[:2], VOID)
+    library.so_add_rms_norm.argtypes = (VOID, VOID, VOID, ctypes.c_double, *numbers[:2], VOID)
+    library.so_rotate.argtypes = (VOID, VOID, VOID, *numbers[:3], VOID)
+    library.so_store.argtypes = (VOID, VOID, *numbers, VOID, VOID)
+    library.so_silu_mul.argtypes, library.so_attend.argtypes = (VOID, VOID, ctypes.c_int64), (VOID, VOID, VOID)
+    library.so_read.argtypes, library.so_read.restype = (VOID, *numbers[:2]), ctypes.c_int64
+    parts = ("so_quantize", "so_rms_norm", "so_add_rms_norm", "so_rotate", "so_store", "so_silu_mul", "so_attend")
+    ours = ("so_draw", "so_top_p", "so_fill_below", *parts)
     for name in ("so_linear", "so_embedding", "so_decoder", "so_argmax", "so_log_sum_exp", "so_top_k", *ours):
         getattr(library, name).restype = None
     library.so_instruction_set.argtypes, library.so_instruction_set.restype = (ctypes.c_int64,), ctypes.c_int64
@@ -201,16 +290,22 @@ def main() -> None:
     seen = {library.so_instruction_set(level) for level in (0, 1, 2, 3)}
     for level in seen:
         library.so_instruction_set(level)
+        run_parts(library, rng)
         run_products(library, structs, rng)
         run_logits(library, rng)
         run_sampling(library, rng)
         for batch, length, past in ((1, 1, 0), (2, 1, 300), (1, 3, 255), (2, 13, 250)):
             run_decoder(library, structs, rng, batch, length, past)
         for batch, past in ((1, 0), (3, 300), (9, 255)):
-            run_step(library, structs, rng, batch, past)
+            for how in (None, MIXED, dict.fromkeys(SIZES, BFLOAT16)):
+                run_step(library, structs, rng, batch, past, how)
         for kind in range(3):
             run_paged(library, structs, rng, [(300, 1), (0, 3), (255, 2)], kind)
             run_paged(library, structs, rng, [(0, 30), (5000, 1), (17, 1), (250, 13), (3, 1)], kind)
+            run_cache(library, structs, rng, kind)
+        for rank, how in ((3, None), (8, MIXED), (0, MIXED), (0, dict.fromkeys(SIZES, FLOAT32))):
+            run_paged(library, structs, rng, [(300, 1), (0, 3)], 0, how, rank)
+            run_paged(library, structs, rng, [(0, 30), (40, 1)], 0, how, rank)
     sys.stdout.write(f"clean {sorted(seen)}\n")
 
 

@@ -18,6 +18,7 @@ from seed_oss.ops.quantized import quantized_linear
 from tests.ops.test_packing import random_weight
 
 NATIVE = Path(native.__file__).parent
+PLACES = os.pathsep.join((str(Path(__file__).parents[2]), str(NATIVE.parents[2])))  # of the tests, and of the package
 FORMAT = QuantFormat(4, 32)
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.why_not()}")
 WARNINGS_ARE_ERRORS = ["-Wall", "-Wextra", "-Werror"]
@@ -58,7 +59,24 @@ def test_a_fork_starts_threads_of_its_own() -> None:
         "if child == 0:\n    os._exit(0 if torch.equal(product(), first) else 1)\n"
         "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))"
     )
-    assert run_python(code, PYTHONPATH=str(Path(__file__).parents[2])).returncode == 0
+    assert run_python(code, PYTHONPATH=PLACES).returncode == 0
+
+
+@needs_library
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on address space, and /proc")
+def test_fewer_threads_do_where_no_more_can_be_started() -> None:
+    """Whatever keeps a thread from starting: here there is no room for its stack."""
+    code = (
+        "import resource, threading, torch\nfrom tests.ops.test_native_library import product\n"
+        "torch.set_num_threads(1)\nfirst = product()\ntorch.set_num_threads(3)\n"
+        "size = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "threading.stack_size(64 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + (1 << 20), resource.RLIM_INFINITY))\n"
+        "try:\n    threading.Thread(target=print).start()\nexcept RuntimeError:\n    print('no threads')\n"
+        "raise SystemExit(0 if torch.equal(product(), first) else 1)"
+    )
+    done = run_python(code, PYTHONPATH=PLACES)
+    assert (done.returncode, done.stdout) == (0, "no threads\n"), done.stderr
 
 
 @needs_library

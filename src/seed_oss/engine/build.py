@@ -44,7 +44,7 @@ from seed_oss.models import (
     SeedOssForCausalLM,
 )
 from seed_oss.models.quantized_state import is_quantized
-from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.nn.fused import fused, logits_of_rows
 from seed_oss.nn.fused_step import FusedStep
 from seed_oss.nn.lora import adapted
 from seed_oss.ops.rope import length_variant
@@ -176,7 +176,7 @@ def _lora(name: str, folder: str, model: Any) -> Any:
 
 
 def _built(spec: EngineSpec, loaded: LoadedModel, mesh: DeviceMesh | None) -> _Built:
-    model: Any = fuse_(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
+    model: Any = fused(loaded.model) if loaded.model.device.type == "cpu" else loaded.model
     _, head_name, tasks = _KINDS.get(type(model).__name__, _KINDS["SeedOssForCausalLM"])
     loras = {name: _lora(name, folder, model) for name, folder in spec.lora_folders.items()}
     dtype = _cache_dtype(spec, model)

@@ -9,13 +9,23 @@ import os
 import threading
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from ctypes import byref
-from typing import Any, NamedTuple, Self, TypeGuard
+from typing import Any, NamedTuple, Self, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from seed_oss.cache import AttentionContext, AttentionMask, Cache, DenseContext, PackedRows, PagedContext, Room
+from seed_oss.cache import (
+    AttentionContext,
+    AttentionMask,
+    Cache,
+    DenseContext,
+    PackedRows,
+    PagedContext,
+    Room,
+    query_offset,
+)
 from seed_oss.errors import StateError
 from seed_oss.nn.fused_table import LayerTable, add_low_ranks, are_known, make_table
 from seed_oss.nn.layers import LayerStep, SeedOssLayers
@@ -29,6 +39,8 @@ from seed_oss.ops.native.structs import CACHE_BFLOAT16, CACHE_FLOAT32, CACHE_INT
 from seed_oss.ops.norm import rms_norm_rows
 from seed_oss.ops.recording import wants_graph
 from seed_oss.ops.rows import in_slabs
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 MAX_HEAD_DIM = 256
 NO_MASK = AttentionMask(None, is_causal=True)
@@ -54,6 +66,37 @@ def fuse_(model: nn.Module) -> nn.Module:
             setattr(parent, name, FusedLayers(list(layers)).eval())
             _swap_norm(parent, FusedRMSNorm)
     return model
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A model that shares all parameters with this one and runs its layers as `fuse_` makes them; this one stays.
+
+    Args:
+        model: any model or head of the family, in eval mode.
+
+    Returns:
+        The second one, or the model itself where it is fused already.
+
+    Raises:
+        StateError: it is in training mode.
+    """
+    if runs_natively(model):
+        return model
+    twin = with_own_children(model)
+    for path in [name for name, module in model.named_modules() if isinstance(module, SeedOssLayers)]:
+        parent = twin
+        for name in path.split(".")[:-1]:
+            child = with_own_children(parent.get_submodule(name))
+            setattr(parent, name, child)
+            parent = child
+    return fuse_(twin)
+
+
+def with_own_children(module: _Module) -> _Module:
+    """The same module once more: its parameters and children are shared, and its children may be exchanged."""
+    twin = copy(module)
+    twin._modules = dict(module._modules)
+    return twin
 
 
 def unfuse_(model: nn.Module) -> nn.Module:
@@ -161,12 +204,12 @@ class FusedLayers(SeedOssLayers):
             return super().forward(*arguments)
         is_whole = step is None and num_layers == len(self)
         if is_whole and self._is_plain_inference(hidden_states) and _is_plain_attention(context):
-            table = self._current_table(is_step=hidden_states.shape[1] == 1)
+            past = int(query_offset(context.cache))
+            table = self._current_table(is_step=hidden_states.shape[1] == 1 and past > 0)
             num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
             if table is not None and (table.is_packed or num_tokens <= MAX_NATIVE_ROWS):
                 memory = self._memory(table, hidden_states, context.cache)
                 if memory is not None:
-                    past = 0 if context.cache is None else int(context.cache.layer(0).length)
                     batch = dense_batch(memory, hidden_states, cos, past, context.mask)
                     return _run(table, batch, hidden_states, cos, sin)
         with together():
@@ -181,7 +224,7 @@ class FusedLayers(SeedOssLayers):
         """See SeedOssLayers.run_packed; None where something about the layers asks for torch."""
         rows = context.rows
         if self._is_plain_inference(hidden_states):
-            table = self._current_table(is_step=rows.num_tokens == len(rows.sequences))
+            table = self._current_table(is_step=all(start > 0 and length == 1 for start, length, _ in rows.sequences))
             if table is not None:
                 batch = packed_batch(context.cache.rooms, rows, context.cache.block_len)
                 return _run(table, batch, hidden_states, cos, sin)
@@ -199,13 +242,23 @@ class FusedLayers(SeedOssLayers):
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
         if is_step and self._has_looked:
-            return None if any(map(has_hooks, self)) else self._table
+            if any(map(has_hooks, self)):
+                return None
+        else:
+            self._look()
+        table = self._table
+        if table is not None and not (is_step and table.has_current_copies()):
+            with OneCall.lock:
+                table.renew_copies()
+        return table
+
+    def _look(self) -> None:
+        """Make a table where there is none for the modules as they are now."""
         self._has_looked = True
         if any(map(has_hooks, self.modules())):
             self._table = None
         elif self._table is None or not self._table.is_current():
             self._table = self._made_table() if self.can_run(self) else None
-        return self._table
 
     def _made_table(self) -> LayerTable:
         table = make_table(self)
@@ -234,9 +287,23 @@ class FusedLayers(SeedOssLayers):
         """A copy makes its own table: this one has addresses in it."""
         return {**self.__dict__, "_table": None, "_has_looked": False}
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+    def _forget(self) -> None:
+        """Look at everything at the next call, though it be a step."""
         self._table, self._has_looked = None, False
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._forget()
         return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._forget()  # what is assigned now lies elsewhere
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; who trains changes weights, also in ways that are counted nowhere."""
+        if mode != self.training:
+            self._forget()
+        return super().train(mode)
 
 
 class FusedRMSNorm(SeedOssRMSNorm):

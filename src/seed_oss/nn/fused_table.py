@@ -37,6 +37,39 @@ _PARTS = {
 _KINDS = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32}
 
 
+@dataclass
+class _Copied:
+    """A tensor of the model that the kernels read a copy of, in fp32 or in one piece."""
+
+    source: Tensor
+    data: Tensor
+    version: int | None
+
+    def is_current(self) -> bool:
+        """Whether nobody wrote to the source since; of an inference tensor this cannot be told."""
+        return self.version == _version(self.source)
+
+    def renew(self) -> None:
+        """Copy again."""
+        self.version = _version(self.source)
+        self.data.copy_(self.source.detach())
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a dictionary of a module held under a name, and where its numbers were."""
+
+    owner: dict[str, Any]
+    name: str
+    value: nn.Module | Tensor | None
+    address: int
+
+    def is_current(self) -> bool:
+        """Whether it is still there, at the same address."""
+        value = self.owner.get(self.name)
+        return value is self.value and self.address == _address(value)
+
+
 @dataclass(frozen=True)
 class LayerTable:
     """What the native call knows of the layers.
@@ -46,8 +79,9 @@ class LayerTable:
         layers: their structures.
         is_packed: every weight is quantized.
         like: an empty tensor `[1, kv_heads, 0, head_dim]`.
-        sources: (dictionary, name, module or tensor) of all that the structures point to.
-        kept: tensors made for them.
+        sources: all that the structures point to.
+        kept: tensors that have to live as long as the structures.
+        copied: those of them that are copies of a source.
         rooms: keys and values that they point to.
     """
 
@@ -55,8 +89,9 @@ class LayerTable:
     layers: Any
     is_packed: bool
     like: Tensor
-    sources: list[tuple[dict[str, Any], str, nn.Module | Tensor | None]]
+    sources: list[_Source]
     kept: list[Tensor]
+    copied: list[_Copied]
     rooms: list[Room]
 
     def point_to(self, memory: list[Room]) -> None:
@@ -71,7 +106,42 @@ class LayerTable:
 
     def is_current(self) -> bool:
         """Whether the layers still hold the modules and tensors that the structures point to."""
-        return all(owner.get(name) is value for owner, name, value in self.sources)
+        return all(source.is_current() for source in self.sources)
+
+    def has_current_copies(self) -> bool:
+        """Whether no source of a copy has a newer version; what is written to its `.data` is not counted."""
+        return all(copied.is_current() for copied in self.copied)
+
+    def renew_copies(self) -> None:
+        """Copy again what the structures point to copies of; no call may run meanwhile."""
+        with torch.inference_mode():  # where they may have been made
+            for copied in self.copied:
+                copied.renew()
+
+    def add(self, owner: dict[str, Any], name: str) -> Any:
+        """Remember what a dictionary has under a name, and give it back."""
+        value = owner.get(name)
+        self.sources.append(_Source(owner, name, value, _address(value)))
+        return value
+
+    def add_data(self, owner: dict[str, Any], name: str, dtype: torch.dtype | None = None) -> Tensor | None:
+        """The numbers of a tensor in one piece and in a dtype, or None where there is none."""
+        tensor = self.add(owner, name)
+        if tensor is None:
+            return None
+        data = tensor.detach().to(dtype or tensor.dtype).contiguous()
+        self.kept.append(data)
+        if data.data_ptr() != tensor.data_ptr():
+            self.copied.append(_Copied(tensor, data, _version(tensor)))
+        return data
+
+
+def _version(tensor: Tensor) -> int | None:
+    return None if tensor.is_inference() else tensor._version
+
+
+def _address(value: Any) -> int:
+    return value.data_ptr() if isinstance(value, Tensor) else 0
 
 
 def are_known(layers: nn.ModuleList) -> bool:
@@ -125,15 +195,14 @@ def make_table(layers: nn.ModuleList) -> LayerTable:
         eps=modules[0].input_layernorm.variance_epsilon,
     )
     like = torch.empty(1, kv_heads, 0, attention.head_dim)
-    table = LayerTable(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [])
-    for name, layer, struct in zip(layers._modules, modules, structs, strict=True):
-        table.sources.append((layers._modules, name, layer))
-        table.sources.extend((layer._modules, part, getattr(layer, part)) for part in _PARTS)
+    table = LayerTable(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [], [])
+    for name, struct in zip(layers._modules, structs, strict=True):
+        layer = table.add(layers._modules, name)
+        for part in _PARTS:
+            table.add(layer._modules, part)
         for field, path in _PROJECTIONS.items():
             parent, _, child = path.rpartition(".")
-            owner = layer.get_submodule(parent)._modules
-            table.sources.append((owner, child, owner[child]))
-            setattr(struct, field, _weight_of(layer.get_submodule(path), table))
+            setattr(struct, field, _weight_of(table.add(layer.get_submodule(parent)._modules, child), table))
         struct.input_norm = _float_pointer(layer.input_layernorm._parameters, "weight", table)
         struct.post_norm = _float_pointer(layer.post_attention_layernorm._parameters, "weight", table)
     return table
@@ -147,23 +216,15 @@ def _weight_of(module: Any, table: LayerTable) -> WeightStruct:
     tensors = module._buffers if isinstance(module, QuantizedLinear) else module._parameters
     bias = _float_pointer(tensors, "bias", table)
     if isinstance(module, QuantizedLinear):
-        table.sources.append((module._buffers, "packed", module.packed))
-        struct = weight_struct(module.packed, module.format, *module.shape)
+        packed: Any = table.add_data(tensors, "packed")
+        struct = weight_struct(packed, module.format, *module.shape)
         struct.bias = bias
         return struct
-    weight = module.weight
-    table.sources.append((module._parameters, "weight", weight))
-    data = weight.detach().contiguous()
-    table.kept.append(data)
+    data: Any = table.add_data(tensors, "weight")
     return WeightStruct(data.data_ptr(), bias, *data.shape, _KINDS[data.dtype], 0, 0, 0)
 
 
 def _float_pointer(owner: dict[str, Any], name: str, table: LayerTable) -> int | None:
     """Address of a tensor in fp32, or None where there is none."""
-    tensor = owner.get(name)
-    table.sources.append((owner, name, tensor))
-    if tensor is None:
-        return None
-    data = tensor.detach().float().contiguous()
-    table.kept.append(data)
-    return data.data_ptr()
+    data = table.add_data(owner, name, torch.float32)
+    return None if data is None else data.data_ptr()

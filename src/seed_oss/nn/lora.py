@@ -1,7 +1,6 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside a model: its weights are shared, and stay as they are."""
 
 from collections.abc import Callable, Mapping
-from copy import copy
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seed_oss.cache import PagedContext
-from seed_oss.nn.fused import FusedLayers, logits_of_rows
+from seed_oss.nn.fused import FusedLayers, logits_of_rows, with_own_children
 from seed_oss.nn.layers import SeedOssLayers
 from seed_oss.ops.linear import batch_invariant_linear
 from seed_oss.ops.native import alone
@@ -114,7 +113,7 @@ def adapted(decoder: _Module, low_ranks: Mapping[str, LowRank]) -> _Module:
     Returns:
         The second one.
     """
-    twin: Any = _with_own_children(decoder)
+    twin: Any = with_own_children(decoder)
     old: Any = decoder.get_submodule("layers")
     layers = [_adapted_layer(layer, f"layers.{index}", low_ranks) for index, layer in enumerate(old)]
     fused = FusedLayers(list(old), _padded(len(old), low_ranks)).eval() if isinstance(old, FusedLayers) else None
@@ -135,19 +134,12 @@ def _padded(num_layers: int, low_ranks: Mapping[str, LowRank]) -> list[dict[str,
 
 
 def _adapted_layer(layer: nn.Module, name: str, low_ranks: Mapping[str, LowRank]) -> nn.Module:
-    twin = _with_own_children(layer)
+    twin = with_own_children(layer)
     for part in sorted(set(PROJECTIONS.values())):
-        setattr(twin, part, _with_own_children(layer.get_submodule(part)))
+        setattr(twin, part, with_own_children(layer.get_submodule(part)))
     for leaf, part in PROJECTIONS.items():
         path = f"{part}.{leaf}"
         setattr(twin.get_submodule(part), leaf, LoraLinear(layer.get_submodule(path), low_ranks.get(f"{name}.{path}")))
     mlp: Any = twin.get_submodule("mlp")
     mlp.act_fn = SteadyActivation(mlp.act_fn)
     return twin.eval()
-
-
-def _with_own_children(module: _Module) -> _Module:
-    """The same module once more: its parameters and children are shared, and its children may be exchanged."""
-    twin = copy(module)
-    twin._modules = dict(module._modules)
-    return twin
