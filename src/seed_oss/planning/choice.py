@@ -8,6 +8,7 @@ import torch
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.planning.advice import gib
+from seed_oss.planning.chunks import WHOLE, runs_whole
 from seed_oss.planning.devices import DeviceMemory, devices_here
 from seed_oss.planning.placing import Candidate, place
 from seed_oss.planning.weights import plain_form, scheme_form
@@ -15,7 +16,6 @@ from seed_oss.planning.workspace import PROCESS_BYTES, Load
 from seed_oss.quant.schemes import SCHEMES
 
 DEFAULT_CONTEXT = 4096
-DEFAULT_CHUNK = 2048
 QUANTIZED_SHARE = 0.75  # of the plain weights' bytes; fewer are quantized
 
 
@@ -23,7 +23,9 @@ def default_load(
     config: SeedOssConfig, *, batch: int = 1, context: int | None = None, chunk: int | None = None
 ) -> Load:
     """How much a model has to do where nobody says: one row of 4,096 tokens, or what it is made for if less."""
-    return Load(batch, context or min(DEFAULT_CONTEXT, config.max_position_embeddings), chunk or DEFAULT_CHUNK)
+    if chunk is None and runs_whole(config.rope_parameters["rope_type"]):
+        chunk = WHOLE
+    return Load(batch, context or min(DEFAULT_CONTEXT, config.max_position_embeddings), chunk)
 
 
 def choose_device(

@@ -54,7 +54,8 @@ def plan(
         dtype: of weights that are not quantized; "auto" is the one that loading would take.
         device: "cpu", "cuda" or "cuda:1"; None or "auto" for all that are here.
         memory: count with this many free bytes on each device; then it need not be here.
-        prefill_chunk: most new tokens of a row in one forward, as `generate(prefill_chunk_size=)`; 2,048 by default.
+        prefill_chunk: most new tokens of a row in one forward, as `generate(prefill_chunk_size=)`; by default as many
+            as it takes without one, 2,048, fewer in contexts beyond 65,536.
         measure_speed: measure this machine, for some seconds at most in the first call, and say how fast it will be.
         revision, cache_dir, token, local_files_only, subfolder: where to look, see `seed_oss.files.resolve_model`.
 
@@ -84,7 +85,7 @@ def plan(
         num_parameters=sum(tensor.num_elements for tensor in model_tensors(found.config)),
         context=load.context,
         batch=batch,
-        prefill_chunk=min(load.chunk, load.context),
+        prefill_chunk=load.chunk_len,
         devices=tuple(devices),
         placements=tuple(placements),
         best=best,

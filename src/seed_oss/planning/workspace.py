@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 from seed_oss.config import SeedOssConfig
+from seed_oss.planning.chunks import default_chunk_len
 from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form
 
@@ -25,22 +26,27 @@ class Load:
     Attributes:
         batch: rows.
         context: tokens of each row, prompt and answer together.
-        chunk: most new tokens of a row in one forward.
+        chunk: most new tokens of a row in one forward; None for as many as `generate` takes.
     """
 
     batch: int
     context: int
-    chunk: int
+    chunk: int | None = None
+
+    @property
+    def chunk_len(self) -> int:
+        """New tokens of a row in one forward."""
+        return min(self.context, default_chunk_len(self.context) if self.chunk is None else self.chunk)
 
     @property
     def num_new(self) -> int:
         """Tokens in one forward."""
-        return self.batch * min(self.chunk, self.context)
+        return self.batch * self.chunk_len
 
     @property
     def is_chunked(self) -> bool:
         """Whether a forward of several tokens meets cached ones."""
-        return self.chunk < self.context
+        return self.chunk_len < self.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,7 @@ def _scaled(form: Form, config: SeedOssConfig, load: Load) -> int:
 
 def _mask(load: Load, size: int) -> int:
     """Who attends to whom: only a chunk that is not the first one needs it."""
-    return load.num_new // load.batch * load.context * size if load.is_chunked else 0
+    return load.chunk_len * load.context * size if load.is_chunked else 0
 
 
 def _cache_room(config: SeedOssConfig, load: Load, device: str, cache_bytes: int) -> int:
