@@ -110,8 +110,8 @@ def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
 
 
 def _rounded(num_elements: int, group: int) -> int:
-    """Activations in 8 bits, with a scale and a sum per group."""
-    return num_elements + num_elements // group * 8
+    """Activations in 8 bits, with a scale, a sum and a scaled sum per group: ActRows of csrc/linear.h."""
+    return num_elements + num_elements // group * 3 * FLOAT
 
 
 def _torch(config: SeedOssConfig, form: Form, load: Load, device: str, cache_bytes: int) -> int:
