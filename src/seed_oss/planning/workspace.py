@@ -14,7 +14,6 @@ from seed_oss.planning.weights import Form
 
 FLOAT = 4
 PROCESS_BYTES = 8 * 2**20  # read buffers, stacks of threads, what torch keeps
-ROUNDING_BYTES = 128 * 2**20  # what rounding weights in pieces leaves with the allocator, however large the model is
 MIN_GROWTH = 256  # of DynamicCache
 HEAP_BYTES = 32 * 2**20  # smaller tensors share one heap, which has holes; larger ones are pages of their own
 
@@ -90,11 +89,9 @@ def workspace_bytes(
         activations = (
             _torch(config, form, load, device, cache_bytes) + _unpacked(config, form) + _scaled(form, config, load)
         )
-    is_rounded = form.is_quantized and form.loading_bytes > 0 and device == "cpu"
-    process = PROCESS_BYTES + (ROUNDING_BYTES if is_rounded else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
-    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), process)
+    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), PROCESS_BYTES)
 
 
 def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
