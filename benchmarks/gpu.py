@@ -1,9 +1,9 @@
 """Decoding and prompts on a CUDA device: shares of its memory's and its products' speed, transformers beside.
 
-Layers of Seed-OSS-36B's shape with random weights, fewer of them so that plain weights fit. Decoding at batch 1 is
-counted against one pass over the weights (layers and head) at the speed of reading that is measured in the same run;
-the prompt against the layers' multiplications at the speed of one large product in bfloat16. transformers decodes with
-its static cache and compiled step, and is left out where it is not installed. The first call of each engine builds
+Seed-OSS-36B's shape with random weights, all its layers where plain weights fit, else as many as do. Decoding at batch
+1 is counted against one pass over the weights (layers and head) at the speed of reading that is measured in the same
+run; the prompt against the layers' multiplications at the speed of one large product in bfloat16. transformers decodes
+with its static cache and compiled step, and is left out where it is not installed. The first call of each engine builds
 what it builds and is told apart. Models are there one at a time, so that they fit.
 
 Without a CUDA device the program says so and ends with status 2. `--device cpu` is for its own test.
@@ -21,13 +21,14 @@ import torch
 from common import Clock, arguments, note, report, rounded, summary
 
 NO_DEVICE = 2  # exit status
+FREE_SHARE = 0.9  # of the memory that is free: what compiling and measuring take is not in a plan
 
 
 def options() -> argparse.Namespace:
     """The command line."""
     parser = arguments(__doc__, trials=5)
     parser.add_argument("--shape", default="36b", help="of the layers, as in seed-oss bench")
-    parser.add_argument("--layers", type=int, default=8, help="how many of them")
+    parser.add_argument("--layers", type=int, help="how many of them; by default all that fit")
     parser.add_argument("--prompt", type=int, default=2048, help="prompt tokens")
     parser.add_argument("--new-tokens", type=int, default=256, help="tokens after them; the second half is counted")
     parser.add_argument("--weights", default="bfloat16,int4", help="bfloat16 and schemes of seed_oss.quantize_")
@@ -63,13 +64,36 @@ def limits(device: torch.device) -> dict[str, float]:
     return {"read_bytes_per_s": buffer.nbytes / reading, "flop_per_s": 2 * (2 * size) ** 3 / product}
 
 
-def config_of(given: argparse.Namespace) -> Any:
-    """The shape with fewer layers."""
+def free_bytes(device: torch.device) -> int:
+    """What a model may take there."""
+    from seed_oss.planning.devices import find_devices
+
+    (found,) = find_devices("cpu" if device.type == "cpu" else f"cuda:{device.index or 0}")
+    return int(FREE_SHARE * found.free_bytes)
+
+
+def config_of(given: argparse.Namespace, device: torch.device) -> Any:
+    """The shape, with as many layers as were asked for or fit."""
     from seed_oss.bench.shapes import shape_config
 
     config = shape_config(given.shape)
-    config.num_hidden_layers = given.layers
+    config.num_hidden_layers = given.layers or layers_that_fit(config, given, free_bytes(device))
     return config
+
+
+def layers_that_fit(config: Any, given: argparse.Namespace, memory: int) -> int:
+    """The most layers of the shape with which each model that is measured fits, in bytes on a device."""
+    import seed_oss
+
+    forms = given.weights.split(",") + ([] if given.no_peers else ["bfloat16"])
+    schemes = {"none" if form == "bfloat16" else form for form in forms}
+    fewer = config.copy()
+    for fewer.num_hidden_layers in range(config.num_hidden_layers, 0, -1):
+        context = given.prompt + given.new_tokens
+        asked = {"context": context, "memory": memory, "device": "cuda", "dtype": "bfloat16", "measure_speed": False}
+        if all(seed_oss.plan(fewer, quantization=scheme, **asked).best for scheme in schemes):
+            return fewer.num_hidden_layers
+    raise SystemExit(f"{memory} bytes are free, which not even one layer of {given.shape} fits into; give --layers")
 
 
 def our_model(config: Any, weights: str, device: torch.device) -> Any:
@@ -150,12 +174,13 @@ def with_shares(row: dict[str, Any], config: Any, found: dict[str, float], promp
     """Add what part of the limits a row reaches."""
     read = row["read_bytes_per_step"] * row["tokens_per_s"]["median"] / found["read_bytes_per_s"]
     flop = 2 * layer_weights(config) * prompt / row["prompt_s"]["median"] / found["flop_per_s"]
+    row = row | {"layers": config.num_hidden_layers}
     return row | {"decode_share_of_read": rounded(read), "prompt_share_of_product": rounded(flop)}
 
 
-def rows(given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def rows(config: Any, given: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Every engine's row, one model at a time."""
-    config, found = config_of(given), {}
+    found: dict[str, Any] = {}
     for weights in given.weights.split(","):
         note(f"seed-oss {weights} ...")
         model = our_model(config, weights, device)
@@ -179,15 +204,19 @@ def kernels() -> dict[str, Any]:
 
 def main() -> None:
     """Measure and report."""
+    from seed_oss.bench.shapes import shape_config
+
     given = options()
     device = torch.device(given.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         note("no CUDA device is at hand, so there is nothing to measure here")
         sys.exit(NO_DEVICE)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    config, found = config_of(given), limits(device)
-    measured = {key: with_shares(row, config, found, given.prompt) for key, row in rows(given, device).items()}
-    work = {key: getattr(given, key) for key in ("shape", "layers", "prompt", "new_tokens")}
+    config = config_of(given, device)
+    found = limits(device)
+    measured = {key: with_shares(row, config, found, given.prompt) for key, row in rows(config, given, device).items()}
+    work = {key: getattr(given, key) for key in ("shape", "prompt", "new_tokens")}
+    work |= {"layers": config.num_hidden_layers, "layers_of_shape": shape_config(given.shape).num_hidden_layers}
     results = {"device": name, "cuda": torch.version.cuda, "work": work, "limits": found, "engines": measured}
     report("gpu", results | {"kernels": kernels()}, given)
 

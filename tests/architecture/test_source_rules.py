@@ -7,7 +7,7 @@ import pytest
 
 from tests.architecture import rules
 from tests.architecture.rules import Rule
-from tests.architecture.source import name_of, python_files, tree_of
+from tests.architecture.source import ROOT, name_of, python_files, tree_of
 
 SHIPPED = ("src", "examples", "tools")
 ALL = ("src", "examples", "tools", "benchmarks", "tests")
@@ -109,3 +109,12 @@ def test_no_loose_ends() -> None:
 def test_no_path_of_one_machine() -> None:
     found = _lines_with(ONE_MACHINE, "src", "benchmarks", "examples", "tools")
     assert not found, "a path that exists on one machine only:\n" + "\n".join(found)
+
+
+def test_every_switch_of_the_large_runs_is_said_where_they_are_started() -> None:
+    """SEED_OSS_TRUST_FIRST is said by each failure that it repeats."""
+    texts = (path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "trust").glob("*.py"))
+    switches = {name for text in texts for name in re.findall(r"SEED_OSS_TRUST_[A-Z]+", text)}
+    said = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "CONTRIBUTING.md"))
+    assert "SEED_OSS_TRUST_LLAMA" in switches
+    assert {name for name in switches - {"SEED_OSS_TRUST_FIRST"} if name not in said} == set()

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-import seed_oss.generation.plan as plan
 from seed_oss import DynamicCache, StaticCache
 from seed_oss.errors import CacheFullError, InputError
+from seed_oss.planning import chunks
 from tests.factory import random_ids
 from tests.generation.helpers import left_padded, models, quietly
 
@@ -185,7 +185,7 @@ def test_chunks_continue_a_cache_and_a_static_one(model: Any) -> None:
 
 
 def test_long_prompts_run_in_chunks_by_default(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "MAX_CHUNK_LEN", 4)
+    monkeypatch.setattr(chunks, "MAX_CHUNK_LEN", 4)
     lengths: list[int] = []
     hook = model.model.layers[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
     try:
@@ -197,15 +197,15 @@ def test_long_prompts_run_in_chunks_by_default(model: Any, monkeypatch: pytest.M
     assert torch.equal(result, model.generate(IDS, max_new_tokens=3))
 
 
-@pytest.mark.parametrize(("total", "chunk"), [(1, 4096), (32_768, 4096), (131_072, 1024), (524_288, 256), (10**7, 256)])
+@pytest.mark.parametrize(("total", "chunk"), [(1, 2048), (65_536, 2048), (131_072, 1024), (524_288, 256), (10**7, 256)])
 def test_chunks_shrink_with_the_context(total: int, chunk: int) -> None:
-    assert plan.default_chunk_len(total) == chunk
+    assert chunks.default_chunk_len(total) == chunk
 
 
 def test_no_chunks_where_rotation_depends_on_the_length_of_a_forward(monkeypatch: pytest.MonkeyPatch) -> None:
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     both = models(rope_parameters=rope, max_position_embeddings=6)
-    monkeypatch.setattr(plan, "MAX_CHUNK_LEN", 4)
+    monkeypatch.setattr(chunks, "MAX_CHUNK_LEN", 4)
     results = [
         quietly(one.generate, IDS, max_new_tokens=8, output_logits=True, return_dict_in_generate=True) for one in both
     ]
@@ -215,7 +215,7 @@ def test_no_chunks_where_rotation_depends_on_the_length_of_a_forward(monkeypatch
 def test_the_whole_prompt_runs_at_once_where_its_outputs_are_returned(
     model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "MAX_CHUNK_LEN", 4)
+    monkeypatch.setattr(chunks, "MAX_CHUNK_LEN", 4)
     result = model.generate(IDS, max_new_tokens=3, output_hidden_states=True, return_dict_in_generate=True)
     assert result.hidden_states[0][0].shape == (2, 9, 32)
 

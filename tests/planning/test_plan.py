@@ -9,6 +9,8 @@ import torch
 import seed_oss
 from seed_oss import SeedOssForCausalLM, SeedOssForSequenceClassification
 from seed_oss.errors import InputError, MissingFileError
+from seed_oss.planning import chunks
+from seed_oss.planning.chunks import default_chunk_len
 from seed_oss.planning.memory import memory_bytes
 from seed_oss.planning.placing import longest_that_fits
 from seed_oss.planning.result import Placement
@@ -133,6 +135,32 @@ def test_a_device_that_is_not_here_needs_a_size():
 def test_wrong_arguments_are_typed_errors(options: dict[str, Any], message: str):
     with pytest.raises(InputError, match=message):
         seed_oss.plan("36b", measure_speed=False, **options)
+
+
+@pytest.mark.parametrize(("context", "chunk"), [(9, 9), (4096, 2048), (65_536, 2048), (131_072, 1024), (10**7, 256)])
+def test_chunks_are_those_of_generate(context: int, chunk: int):
+    config = tiny_config(max_position_embeddings=10**7)
+    assert seed_oss.plan(config, context=context, device="cpu", measure_speed=False).prefill_chunk == chunk
+    assert min(context, default_chunk_len(context)) == chunk
+
+
+def test_a_bound_on_chunks_holds_for_generate_and_its_plan(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(chunks, "MAX_CHUNK_LEN", 4)
+    model, lengths = tiny_model(SeedOssForCausalLM), []
+    with model.model.layers[0].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1])):
+        model.generate(torch.full((1, 9), 3), max_new_tokens=1)
+    assert lengths == [4, 4, 1]
+    assert seed_oss.plan(model.config, context=9, device="cpu", measure_speed=False).prefill_chunk == 4
+
+
+def test_a_prompt_that_is_rotated_by_its_length_is_planned_whole():
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    config = tiny_config(rope_parameters=rope, max_position_embeddings=8192)
+    plans = [
+        seed_oss.plan(config, context=8000, prefill_chunk=chunk, device="cpu", measure_speed=False)
+        for chunk in (None, 64)
+    ]
+    assert [plan.prefill_chunk for plan in plans] == [8000, 64]
 
 
 def test_a_missing_folder(tmp_path: Path):

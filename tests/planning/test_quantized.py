@@ -1,6 +1,7 @@
 """Bytes of quantized models in a plan: those of models that are really built, loaded or stored."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from seed_oss.errors import CheckpointError, InputError
 from seed_oss.models.quantize_folder import quantize_folder
 from seed_oss.nn.quantized_linear import stored_tensors
 from seed_oss.ops import float8
+from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.planning.result import Placement
+from seed_oss.planning.weights import scheme_form
+from seed_oss.planning.workspace import Load, workspace_bytes
 from seed_oss.quant import fp8
 from seed_oss.quant.gguf_blocks import GROUPED_FORMATS
 from seed_oss.quant.schemes import SCHEMES
-from tests.factory import tiny_checkpoint
+from tests.factory import tiny_checkpoint, tiny_config
 from tests.quant.foreign_files import gptq_tensors, random_numbers
 from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 
@@ -69,6 +73,24 @@ def test_what_is_quantized_is_not_quantized_again(tmp_path: Path) -> None:
     SeedOssForCausalLM.from_pretrained(plain, quantization="int8").save_pretrained(tmp_path / "packed")
     with pytest.raises(InputError, match="quantized already"):
         placed(tmp_path / "packed", quantization="int4")
+
+
+def test_rounded_activations_take_twelve_bytes_a_group() -> None:
+    """A scale, a sum and a scaled sum: of twice as many groups, twice of each."""
+    config = tiny_config(hidden_size=96, num_attention_heads=4, head_dim=16, intermediate_size=64)
+    form, load = scheme_form(config, SCHEMES["int8"], torch.float32, torch.float32), Load(1, 640)
+    sizes = [
+        workspace_bytes(
+            config,
+            replace(form, formats=dict.fromkeys(form.formats, QuantFormat(8, group))),
+            load,
+            device="cpu",
+            is_native=True,
+            cache_bytes=0,
+        ).activations
+        for group in (32, 16)
+    ]
+    assert sizes[1] - sizes[0] == load.num_new * 96 // 32 * 3 * 4
 
 
 def write_gptq(folder: Path) -> Path:

@@ -55,7 +55,9 @@ def plan(
     prefill_chunk: Annotated[
         int | None,
         typer.Option(
-            metavar="TOKENS", help="Most new tokens of a row in one pass; the default is 2048.", show_default=False
+            metavar="TOKENS",
+            help="Most new tokens of a row in one pass; the default is 2048, or less.",
+            show_default=False,
         ),
     ] = None,
     speed: Annotated[

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from seed_oss.cache import StaticCache
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
-from seed_oss.generation.plan import default_chunk_len
 from seed_oss.generation.token_log_probs import token_log_probs
+from seed_oss.planning.chunks import default_chunk_len, runs_whole
 
 CHUNK_ELEMENTS = 5 << 21  # logits alive at a time: 40 MiB in fp32, which malloc gives back; 32 MiB it may keep
 WHOLE_LEN = 8192  # longer prompts run in chunks where that saves memory; a chunk behind others needs a mask
@@ -196,8 +196,8 @@ def _hidden_states(model: Any, ids: Tensor, mask: Tensor | None, chunk_len: int 
 
 def chunks_save_memory(config: SeedOssConfig) -> bool:
     """Whether a token's keys and values in all layers are smaller than its activations in one layer."""
-    if config.rope_parameters["rope_type"] in ("dynamic", "longrope"):
-        return False  # these rotate by the length of a forward: several chunks would give other numbers
+    if runs_whole(config.rope_parameters["rope_type"]):
+        return False
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     attention = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     return cached < max(3 * config.intermediate_size, attention) + 2 * config.hidden_size

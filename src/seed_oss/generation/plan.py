@@ -31,9 +31,7 @@ from seed_oss.generation.speculation import (
 )
 from seed_oss.generation.steering import Steering, controls_per_row
 from seed_oss.generation.stopping import StoppingCriteriaList
-
-MAX_CHUNK_LEN = 4096  # bounds the activations of the prompt
-MAX_MASK_ENTRIES = 2**27  # bounds chunk x context, the size of the mask that a chunk behind others needs
+from seed_oss.planning.chunks import WHOLE, default_chunk_len, runs_whole
 
 
 @dataclass(frozen=True)
@@ -261,8 +259,6 @@ def _forward_options(
     cache: Cache | None,
     total_len: int,
 ) -> ForwardOptions:
-    # These rotate by the length of a forward: the first of several chunks would come out other than in one.
-    rotates_by_length = model.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
     keep = 1 if logits_to_keep is None else logits_to_keep
     if not isinstance(keep, int) or isinstance(keep, bool) or keep < 0:
         raise InputError(f"logits_to_keep is {keep!r}; generate() takes an integer >= 0")
@@ -270,15 +266,11 @@ def _forward_options(
     if chunk_len is not None and cache is None:
         raise InputError(f"prefill_chunk_size is {chunk_len} and use_cache is False; chunks need a cache")
     if chunk_len is None:
-        whole = cache is None or record.attentions or record.hidden_states or rotates_by_length
-        chunk_len = torch.iinfo(torch.int64).max if whole else default_chunk_len(total_len)
+        rope_type = model.config.rope_parameters["rope_type"]
+        whole = cache is None or record.attentions or record.hidden_states or runs_whole(rope_type)
+        chunk_len = WHOLE if whole else default_chunk_len(total_len)
     outputs = {"output_attentions": record.attentions, "output_hidden_states": record.hidden_states}
     return ForwardOptions(chunk_len, keep, {name: True for name, wanted in outputs.items() if wanted})
-
-
-def default_chunk_len(total_len: int) -> int:
-    """Most prompt tokens in one forward, for a context of `total_len` tokens."""
-    return min(MAX_CHUNK_LEN, max(MAX_MASK_ENTRIES // max(total_len, 1), 256))
 
 
 def _make_drafter(

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.ops.float8 import check_float8
 from seed_oss.planning.choice import choose_device
+from seed_oss.planning.model import PlannedModel
 from seed_oss.quant.schemes import Scheme, parse_scheme
 from seed_oss.weights import weight_dtype
 
@@ -208,19 +208,20 @@ def _as_device(value: Any) -> torch.device:
 
 
 def automatic_device(
-    num_bytes: int, config: SeedOssConfig | None = None, dtype: torch.dtype | None = None
+    num_bytes: int, model: PlannedModel, scheme: Scheme | None, dtype: torch.dtype | None
 ) -> torch.device:
-    """Where the planner puts a model: the first device on which it fits, accelerators before the CPU.
+    """Where the planner puts a model: the first device on which its plan fits, accelerators before the CPU.
 
     Args:
         num_bytes: of the weights, as they will be.
-        config: of the model, so that cache and workspace count, too.
+        model: as it is stored.
+        scheme: to quantize it with, or None.
         dtype: of what is not quantized.
 
     Raises:
-        InputError: the weights fit nowhere; the message says what would.
+        InputError: it fits nowhere; the message says what would.
     """
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if accelerator is not None and accelerator.type != "cuda":
         return accelerator  # it shares the memory of the CPU, or does not say how much is free
-    return choose_device(num_bytes, config, dtype)
+    return choose_device(num_bytes, model, scheme, dtype)

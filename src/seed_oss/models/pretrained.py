@@ -21,6 +21,8 @@ from seed_oss.models.quantized_loading import (
 )
 from seed_oss.models.quantized_state import dequantized_state, is_quantized, packed_state
 from seed_oss.nn.fused import fuse_
+from seed_oss.ops.grouped_weight import QuantFormat
+from seed_oss.planning.model import PlannedModel
 from seed_oss.quant.fp8 import has_float8, has_products
 from seed_oss.weights import (
     CheckpointSource,
@@ -283,6 +285,7 @@ def _load(
     cls: type[Any], source: WeightSource, config: SeedOssConfig, options: LoadOptions
 ) -> tuple[Any, dict[str, Any]]:
     """Build the model without memory, decide what fills what, then fill it."""
+    planned = PlannedModel(source.name, config.copy(), source.specs, _blocks(source))
     dtype = options.dtype or _default_dtype(config, source, options)
     config.dtype = dtype_name(dtype)
     layers_given = "num_hidden_layers" in options.overrides
@@ -290,7 +293,7 @@ def _load(
     device = options.device or _accelerator() or torch.device("cpu")
     model, quantized = _unfilled(cls, source, config, options, dtype, device)
     if options.device is None:
-        device = automatic_device(num_stored_bytes(model, dtype), config, dtype)
+        device = automatic_device(num_stored_bytes(model, dtype), planned, options.quantization, dtype)
         if has_float8(model) and not has_products(device):
             model, quantized = _unfilled(cls, source, config, options, dtype, device)
     source = source if quantized is None else quantized.source
@@ -336,6 +339,10 @@ def _unfilled(
         model, source, config, options.quantization, BASE_PREFIXES, dtype=dtype, may_map=options.may_map, device=device
     )
     return model, quantized
+
+
+def _blocks(source: WeightSource) -> Mapping[str, QuantFormat | None]:
+    return source.blocks if isinstance(source, GGUFSource) else {}
 
 
 def _accelerator() -> torch.device | None:

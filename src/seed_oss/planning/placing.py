@@ -15,7 +15,7 @@ from seed_oss.planning.model import PlannedModel
 from seed_oss.planning.result import CacheBytes, ExpectedSpeed, Placement
 from seed_oss.planning.roofline import LayerKind, Speeds, WeightKind
 from seed_oss.planning.shapes import has_language_head, model_tensors
-from seed_oss.planning.weights import Form, scheme_form
+from seed_oss.planning.weights import Form, blocks_form, scheme_form, stored_form
 from seed_oss.planning.workspace import PROCESS_BYTES, Load, WorkspaceBytes, workspace_bytes
 from seed_oss.quant.schemes import Scheme
 
@@ -67,6 +67,23 @@ def scheme_candidate(model: PlannedModel, scheme: Scheme, dtype: Any, kind: str)
     """
     form = scheme_form(model.config, scheme, model.quantized_dtype(dtype, kind), model.dtype(None))
     return Candidate(model.config, form, scheme.name)
+
+
+def stored_candidate(model: PlannedModel, dtype: Any, device: DeviceMemory) -> Candidate:
+    """A quantized checkpoint as it is stored, on a device.
+
+    Args:
+        model: quantized already.
+        dtype: of what is not, as asked for, "auto" included.
+        device: where.
+
+    Raises:
+        CheckpointError, ConfigError, UnsupportedModelError: See `stored_form`.
+    """
+    dtype = model.quantized_dtype(dtype, device.kind)
+    if model.blocks:
+        return Candidate(model.config, blocks_form(model.config, model.blocks, dtype))
+    return Candidate(model.config, stored_form(model.config, model.stored, dtype, has_float8=device.has_float8))
 
 
 def place(candidate: Candidate, device: DeviceMemory, load: Load, speeds: Speeds | None) -> Placement:

@@ -5,19 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from seed_oss.config import SeedOssConfig
 from seed_oss.errors import InputError
 from seed_oss.planning.advice import advise
 from seed_oss.planning.choice import default_load
 from seed_oss.planning.devices import DeviceMemory, find_devices
 from seed_oss.planning.model import PlannedModel, find_model
-from seed_oss.planning.placing import Candidate, place, scheme_candidate
+from seed_oss.planning.placing import Candidate, place, scheme_candidate, stored_candidate
 from seed_oss.planning.result import MeasuredSpeed, MemoryPlan, Placement
 from seed_oss.planning.roofline import Speeds, measure
 from seed_oss.planning.shapes import model_tensors
-from seed_oss.planning.weights import Form, blocks_form, plain_form, stored_form
+from seed_oss.planning.weights import plain_form
 from seed_oss.quant.schemes import parse_scheme
 
 DEFAULT_SCHEMES = ("int8", "int4", "int4-g128")
@@ -54,7 +52,8 @@ def plan(
         dtype: of weights that are not quantized; "auto" is the one that loading would take.
         device: "cpu", "cuda" or "cuda:1"; None or "auto" for all that are here.
         memory: count with this many free bytes on each device; then it need not be here.
-        prefill_chunk: most new tokens of a row in one forward, as `generate(prefill_chunk_size=)`; 2,048 by default.
+        prefill_chunk: most new tokens of a row in one forward, as `generate(prefill_chunk_size=)`; by default as many
+            as it takes without one, 2,048, fewer in contexts beyond 65,536.
         measure_speed: measure this machine, for some seconds at most in the first call, and say how fast it will be.
         revision, cache_dir, token, local_files_only, subfolder: where to look, see `seed_oss.files.resolve_model`.
 
@@ -84,7 +83,7 @@ def plan(
         num_parameters=sum(tensor.num_elements for tensor in model_tensors(found.config)),
         context=load.context,
         batch=batch,
-        prefill_chunk=min(load.chunk, load.context),
+        prefill_chunk=load.chunk_len,
         devices=tuple(devices),
         placements=tuple(placements),
         best=best,
@@ -128,17 +127,11 @@ def _candidates(model: PlannedModel, quantization: str | None, dtype: Any, devic
                 f"quantization is {quantization!r:.40}, and {model.name} is quantized already; leave it out, or plan "
                 "the original"
             )
-        return [Candidate(model.config, _stored(model, model.quantized_dtype(dtype, kind), device))]
+        return [stored_candidate(model, dtype, device)]
     is_plain = quantization is None or _is_plain(quantization)
     schemes = DEFAULT_SCHEMES if quantization is None else () if is_plain else (quantization,)
     plain = [Candidate(model.config, plain_form(model.config, model.dtype(dtype)))] if is_plain else []
     return plain + [scheme_candidate(model, parse_scheme(name), dtype, kind) for name in schemes]
-
-
-def _stored(model: PlannedModel, dtype: torch.dtype, device: DeviceMemory) -> Form:
-    if model.blocks:
-        return blocks_form(model.config, model.blocks, dtype)
-    return stored_form(model.config, model.stored, dtype, has_float8=device.has_float8)
 
 
 def _measured(device: DeviceMemory, candidates: Sequence[Candidate]) -> Speeds:

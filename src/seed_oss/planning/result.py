@@ -119,7 +119,7 @@ class MemoryPlan:
         num_parameters: of it.
         context: tokens of a row, prompt and answer together.
         batch: rows.
-        prefill_chunk: most new tokens of a row in one forward; give it to `generate(prefill_chunk_size=)`.
+        prefill_chunk: most new tokens of a row in one forward, as `generate` has it or `prefill_chunk_size=` tells it.
         devices: what was looked at.
         placements: every form on every device, the best fitting device first.
         best: the one that is suggested; None where none fits.

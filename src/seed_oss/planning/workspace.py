@@ -8,12 +8,12 @@ import math
 from dataclasses import dataclass
 
 from seed_oss.config import SeedOssConfig
+from seed_oss.planning.chunks import default_chunk_len
 from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form
 
 FLOAT = 4
 PROCESS_BYTES = 8 * 2**20  # read buffers, stacks of threads, what torch keeps
-ROUNDING_BYTES = 128 * 2**20  # what rounding weights in pieces leaves with the allocator, however large the model is
 MIN_GROWTH = 256  # of DynamicCache
 HEAP_BYTES = 32 * 2**20  # smaller tensors share one heap, which has holes; larger ones are pages of their own
 
@@ -25,22 +25,27 @@ class Load:
     Attributes:
         batch: rows.
         context: tokens of each row, prompt and answer together.
-        chunk: most new tokens of a row in one forward.
+        chunk: most new tokens of a row in one forward; None for as many as `generate` takes.
     """
 
     batch: int
     context: int
-    chunk: int
+    chunk: int | None = None
+
+    @property
+    def chunk_len(self) -> int:
+        """New tokens of a row in one forward."""
+        return min(self.context, default_chunk_len(self.context) if self.chunk is None else self.chunk)
 
     @property
     def num_new(self) -> int:
         """Tokens in one forward."""
-        return self.batch * min(self.chunk, self.context)
+        return self.batch * self.chunk_len
 
     @property
     def is_chunked(self) -> bool:
         """Whether a forward of several tokens meets cached ones."""
-        return self.chunk < self.context
+        return self.chunk_len < self.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,9 @@ def workspace_bytes(
         activations = (
             _torch(config, form, load, device, cache_bytes) + _unpacked(config, form) + _scaled(form, config, load)
         )
-    is_rounded = form.is_quantized and form.loading_bytes > 0 and device == "cpu"
-    process = PROCESS_BYTES + (ROUNDING_BYTES if is_rounded else 0)
     words = config.vocab_size if has_language_head(config) else config.num_labels
     logits = load.batch * words * (form.dtype.itemsize + 2 * FLOAT)
-    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), process)
+    return WorkspaceBytes(activations, logits, _cache_room(config, load, device, cache_bytes), PROCESS_BYTES)
 
 
 def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
@@ -104,8 +107,8 @@ def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
 
 
 def _rounded(num_elements: int, group: int) -> int:
-    """Activations in 8 bits, with a scale and a sum per group."""
-    return num_elements + num_elements // group * 8
+    """Activations in 8 bits, with a scale, a sum and a scaled sum per group: ActRows of csrc/linear.h."""
+    return num_elements + num_elements // group * 3 * FLOAT
 
 
 def _torch(config: SeedOssConfig, form: Form, load: Load, device: str, cache_bytes: int) -> int:
@@ -150,7 +153,7 @@ def _scaled(form: Form, config: SeedOssConfig, load: Load) -> int:
 
 def _mask(load: Load, size: int) -> int:
     """Who attends to whom: only a chunk that is not the first one needs it."""
-    return load.num_new // load.batch * load.context * size if load.is_chunked else 0
+    return load.chunk_len * load.context * size if load.is_chunked else 0
 
 
 def _cache_room(config: SeedOssConfig, load: Load, device: str, cache_bytes: int) -> int:
