@@ -3,10 +3,13 @@
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import pytest
+
 from seed_oss import SamplingParams
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.llm import LLM
-from seed_oss.engine.messages import AnswerForm, Ended, Refused, Submit
+from seed_oss.engine.messages import AnswerForm, Computed, Ended, Refused, Submit
+from seed_oss.engine.prompt_tasks import PromptLogProbs
 from tests.engine.test_llm import PROMPTS, llm
 
 FORM = AnswerForm(response_format={"type": "json_object"})
@@ -97,3 +100,18 @@ def test_an_id_may_come_again_only_after_its_request_has_ended() -> None:
     assert ends(core) == {"a": "length"}
     core.submit(Submit("a", PROMPTS[1], PARAMS))
     assert ends(core) == {"a": "length"}
+
+
+def test_log_probabilities_of_a_prompt_that_are_no_numbers_cost_their_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, _ = slow_core()
+    result = PromptLogProbs.result
+
+    def broken(task: PromptLogProbs, request_id: str) -> Computed:
+        task._own[-1] = float("nan") if request_id == "broken" else task._own[-1]
+        return result(task, request_id)
+
+    monkeypatch.setattr(PromptLogProbs, "result", broken)
+    params = SamplingParams(max_tokens=2, temperature=0, n=2, prompt_logprobs=1)
+    core.submit(Submit("broken", PROMPTS[1], params))
+    core.submit(Submit("fine", PROMPTS[1], params))
+    assert ends(core) == {"broken": "error", "fine": "length"}
