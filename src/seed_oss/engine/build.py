@@ -30,7 +30,7 @@ from seed_oss.engine.prefix_cache import PrefixCache
 from seed_oss.engine.prompt_tasks import PromptTasks
 from seed_oss.engine.scheduler import Scheduler
 from seed_oss.engine.self_check import is_batch_invariant
-from seed_oss.engine.sizing import EngineSize, size_engine
+from seed_oss.engine.sizing import EngineSize, mapped_bytes, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
 from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
@@ -210,7 +210,7 @@ def _cache_dtype(spec: EngineSpec, model: Any) -> torch.dtype:
 def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | None) -> EngineSize:
     """All ranks of a mesh decide alike, by the one that has the least memory."""
     is_cpu = model.device.type == "cpu"
-    free = memory_bytes()[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0]
+    free = memory_bytes(mapped_bytes(model))[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0]
     if mesh is not None:
         free = Ranks(mesh, model.device).least(_UNKNOWN if free is None else free)
     return size_engine(

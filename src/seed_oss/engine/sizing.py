@@ -1,10 +1,15 @@
 """How many blocks of keys and values an engine gets, and how long its requests may be."""
 
+from bisect import bisect
 from dataclasses import dataclass
+from itertools import chain
+
+from torch import nn
 
 from seed_oss.config import SeedOssConfig
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import ConfigError
+from seed_oss.planning.memory import mapped_ranges
 
 DEFAULT_BATCHED_TOKENS = 512
 _RESERVE_BYTES = 512 * 2**20  # for the interpreter, and for others on the machine
@@ -24,6 +29,23 @@ class EngineSize:
     num_blocks: int
     max_model_len: int
     max_num_batched_tokens: int
+
+
+def mapped_bytes(model: nn.Module) -> int:
+    """Bytes of a model's tensors that lie in mapped files; 0 where nobody knows.
+
+    Args:
+        model: on the CPU.
+    """
+    ranges = sorted(mapped_ranges())
+    firsts = [first for first, _ in ranges]
+    tensors = {one.data_ptr(): one for one in chain(model.parameters(), model.buffers()) if one.numel()}
+
+    def is_mapped(address: int) -> bool:
+        place = bisect(firsts, address) - 1
+        return place >= 0 and address < ranges[place][1]
+
+    return sum(one.numel() * one.element_size() for address, one in tensors.items() if is_mapped(address))
 
 
 def size_engine(
