@@ -30,7 +30,7 @@ from seed_oss.engine.prefix_cache import PrefixCache
 from seed_oss.engine.prompt_tasks import PromptTasks
 from seed_oss.engine.scheduler import Scheduler
 from seed_oss.engine.self_check import is_batch_invariant
-from seed_oss.engine.sizing import EngineSize, mapped_bytes, size_engine
+from seed_oss.engine.sizing import EngineSize, StepWork, mapped_bytes, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
 from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
@@ -215,7 +215,7 @@ def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | N
         free = Ranks(mesh, model.device).least(_UNKNOWN if free is None else free)
     return size_engine(
         spec,
-        model.config,
+        StepWork.of(model),
         block_bytes=block_bytes(model.config, BLOCK_LEN, dtype),
         block_len=BLOCK_LEN,
         free_bytes=free,

@@ -21,7 +21,7 @@ Logits = Callable[[Tensor], Tensor]
 """From hidden states `[n, hidden_size]` to float32 logits `[n, vocab]`."""
 
 _FRAME_BYTES = 1024  # of a result, beside what it says of each token
-_ROWS_AT_ONCE = 64  # of logits: 155,136 words of fp32 are 38 MiB
+ROWS_AT_ONCE = 64  # of logits: 155,136 words of fp32 are 38 MiB
 
 
 class PromptTask(ABC):
@@ -69,8 +69,8 @@ class PromptLogProbs(PromptTask):
         """See PromptTask."""
         num_known = len(self._own) - 1  # the next to look at is the hidden state of token `num_known`
         end = min(start + len(token_ids), len(self._prompt_ids) - 1)
-        for first in range(max(start, num_known), end, _ROWS_AT_ONCE):
-            last = min(first + _ROWS_AT_ONCE, end)
+        for first in range(max(start, num_known), end, ROWS_AT_ONCE):
+            last = min(first + ROWS_AT_ONCE, end)
             following = torch.tensor(self._prompt_ids[first + 1 : last + 1])
             logits = self._logits(hidden[first - start : last - start])
             own, top, ids = token_log_probs(logits, following.to(logits.device), self._num_top)
