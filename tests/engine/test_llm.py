@@ -1,6 +1,8 @@
 """The engine in this process: the same tokens as generate(), the same bits under any load."""
 
+import itertools
 import random
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -124,6 +126,15 @@ def _random_params(rng: random.Random) -> SamplingParams:
         {"temperature": 0, "prompt_lookup_num_tokens": 4},
     ]
     return SamplingParams(max_tokens=rng.randint(1, 80), logprobs=1, **rng.choice(kinds))
+
+
+def test_a_full_cache_costs_time_and_no_answer_however_long_it_takes() -> None:
+    crowded = llm(max_num_seqs=4, kv_cache_memory=_memory_of(num_blocks=8))
+    ticks = itertools.count(time.monotonic(), 30.0)
+    crowded.core._clock = lambda: next(ticks)
+    found = crowded.generate(PROMPTS[1:], SamplingParams(temperature=0, max_tokens=100, ignore_eos=True))
+    assert crowded.core.stats()["total_preemptions"] > 0
+    assert [len(one.outputs[0].token_ids) for one in found] == [100] * 4
 
 
 def test_equal_bits_alone_and_under_any_load() -> None:

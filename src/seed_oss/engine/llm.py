@@ -20,6 +20,8 @@ from seed_oss.engine.messages import AnswerForm, Submit
 from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.spec import EngineSpec
 
+_FOR_EVER_S = float(2**31)
+
 
 class LLM:
     """A model that answers many prompts at once, with continuous batching and a cache of prompts.
@@ -81,7 +83,8 @@ class LLM:
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
             lora=tuple(f"{name}={folder}" for name, folder in (lora or {}).items()),
-            queue_s=float(2**31),  # whoever hands in a list waits for all of it
+            queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
+            no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
