@@ -270,4 +270,6 @@ def _intake(loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Map
     variant = partial(length_variant, model.config)
     served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, adapters, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
+    if is_causal:
+        defaults.validate()
     return Intake(served, defaults, loaded.tokenizer, prompt_tasks)
