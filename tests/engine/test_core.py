@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from seed_oss import SamplingParams
+from seed_oss.engine import build
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.messages import AnswerForm, Computed, Ended, Refused, Submit
@@ -115,3 +116,13 @@ def test_log_probabilities_of_a_prompt_that_are_no_numbers_cost_their_request(mo
     core.submit(Submit("broken", PROMPTS[1], params))
     core.submit(Submit("fine", PROMPTS[1], params))
     assert ends(core) == {"broken": "error", "fine": "length"}
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_a_machine_on_which_batches_change_bits_is_told_of_loudly(
+    is_equal: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "is_batch_invariant", lambda *_: is_equal)
+    assert llm().core.ready().is_batch_invariant == is_equal
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert [("depend on what else is in a batch" in one) for one in warned] == ([] if is_equal else [True])
