@@ -142,7 +142,14 @@ HangOption = Annotated[
     float,
     _seconds("Restart an engine that is silent so long, or at a step so long and ten times the longest.", min=1.0),
 ]
-HealthOption = Annotated[float, _seconds("/health is 503 when the engine says nothing for so long.", min=1.0)]
+HealthOption = Annotated[
+    float,
+    _seconds(
+        "/health is 503 when the engine says nothing for so long, or is at a step for twice that and ten times the "
+        "longest.",
+        min=1.0,
+    ),
+]
 DrainOption = Annotated[float, _seconds("Time for open requests after a signal; a second one ends at once.", min=0.0)]
 QueueOption = Annotated[float, _seconds("Most time that a request waits for its turn.", min=0.1)]
 ProgressOption = Annotated[float, _seconds("A request ends when nothing comes of it for so long.", min=0.1)]
