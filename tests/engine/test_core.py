@@ -11,7 +11,9 @@ from seed_oss.engine.core import EngineCore
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.messages import AnswerForm, Computed, Ended, Refused, Submit
 from seed_oss.engine.prompt_tasks import PromptLogProbs
-from tests.engine.test_llm import PROMPTS, llm
+from seed_oss.engine.spec import EngineSpec
+from seed_oss.errors import InputError
+from tests.engine.test_llm import PROMPTS, llm, model
 
 FORM = AnswerForm(response_format={"type": "json_object"})
 PARAMS = SamplingParams(max_tokens=2, temperature=0)
@@ -126,3 +128,13 @@ def test_a_machine_on_which_batches_change_bits_is_told_of_loudly(
     assert llm().core.ready().is_batch_invariant == is_equal
     warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert [("depend on what else is in a batch" in one) for one in warned] == ([] if is_equal else [True])
+
+
+def test_answers_that_may_wait_are_a_setting() -> None:
+    spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, max_num_waiting=2)
+    core = build.build_core(spec, build.LoadedModel(model(), None))
+    for number in range(3):
+        core.submit(Submit(str(number), PROMPTS[1], PARAMS))
+    assert ends(core) == {"0": "length", "1": "length", "2": "overloaded"}
+    with pytest.raises(InputError, match="max_num_waiting is 0"):
+        EngineSpec("(loaded)", max_num_waiting=0)

@@ -254,6 +254,7 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
         max_model_len=size.max_model_len,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=size.max_num_batched_tokens,
+        max_num_waiting=spec.max_num_waiting,
         queue_timeout_s=spec.queue_s,
         progress_timeout_s=spec.no_progress_s,
         total_timeout_s=spec.total_s,
