@@ -51,7 +51,7 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     options += (
         "--body-timeout 2 --idle-timeout 3 --stream-keep-alive 4 --start-timeout 5 --health-timeout 6 --dtype bfloat16 "
     )
-    options += "--no-cache-turns"
+    options += "--no-cache-turns --max-num-waiting 11 --max-num-queued-tokens 1000"
     run("serve", "m", *options.split(), "--api-key-file", keys, "--cache-dir", tmp_path, "--cache-dir-size", "2GB")
     (settings,) = served
     spec, limits = settings.spec, settings.limits
@@ -65,6 +65,7 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     assert not settings.cache_turns
     assert (spec.model, spec.quantization, spec.threads, spec.dtype) == ("m", "int4", 2, "bfloat16")
     assert (spec.max_num_seqs, spec.max_model_len, spec.max_num_batched_tokens) == (3, 100, 64)
+    assert (spec.max_num_waiting, spec.max_num_queued_tokens) == (11, 1000)
     assert (spec.kv_cache_memory, spec.kv_cache_dtype) == (3 * 2**29, "int8")
     assert (spec.cache_dir, spec.cache_dir_bytes) == (str(tmp_path), 2 * 10**9)
     assert (spec.queue_s, spec.no_progress_s, spec.total_s, spec.stream_interval_s) == (7.0, 8.0, 10.0, 0.5)

@@ -7,11 +7,19 @@ from typing import Any
 
 import pytest
 
-from seed_oss import LLM, SamplingParams, SeedOssForCausalLM
+from seed_oss import (
+    LLM,
+    SamplingParams,
+    SeedOssForCausalLM,
+    SeedOssForQuestionAnswering,
+    SeedOssForSequenceClassification,
+    SeedOssForTokenClassification,
+)
 from seed_oss.chat.events import ContentDelta
 from seed_oss.engine.async_llm import AsyncLLM
 from seed_oss.errors import InputError
 from tests.factory import tiny_checkpoint
+from tests.lora import saved
 from tests.seed_tokenizer import seed_tokenizer
 
 VOCAB_SIZE = 400
@@ -60,6 +68,47 @@ def test_many_tasks_get_what_llm_answers_whole_and_in_pieces(folder: Path, whole
     assert vector == whole.embed("abc")[0].values
 
 
+def test_adapters_and_scores_are_those_of_llm(folder: Path, tmp_path: Path) -> None:
+    saved(tmp_path / "tuned", 1, SeedOssForCausalLM.from_pretrained(folder))
+    lora = {"tuned": tmp_path / "tuned"}
+    whole = LLM(folder, lora=lora)
+
+    async def run() -> Any:
+        async with AsyncLLM(str(folder), threads=1, lora=lora) as llm:
+            texts = [(await llm.generate("abc", GREEDY, adapter=name)).outputs for name in (None, "tuned")]
+            pieces = [piece async for piece in llm.stream("abc", GREEDY, adapter="tuned")]
+            said = (await llm.chat(ASK, GREEDY, adapter="tuned", thinking_budget=0)).messages
+            with pytest.raises(InputError, match="task is 'classify'"):
+                await llm.classify("abc")
+            numbers = await llm.score("abc", adapter="tuned"), await llm.embed("abc", adapter="tuned")
+            return texts, "".join(one.text for one in pieces), said, numbers
+
+    texts, text, said, numbers = asyncio.run(run())
+    assert texts == [whole.generate("abc", GREEDY, adapter=name)[0].outputs for name in (None, "tuned")]
+    assert text == texts[1][0].text
+    assert texts[0] != texts[1]
+    assert said == whole.chat(ASK, GREEDY, adapter="tuned", thinking_budget=0)[0].messages
+    assert numbers == (whole.score("abc", adapter="tuned")[0], whole.embed("abc", adapter="tuned")[0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (SeedOssForSequenceClassification, "classify"),
+        (SeedOssForTokenClassification, "classify_tokens"),
+        (SeedOssForQuestionAnswering, "find_answers"),
+    ],
+)
+def test_other_heads_answer_as_in_llm(kind: Any, name: str, tmp_path: Path) -> None:
+    tiny_checkpoint(tmp_path, kind)
+    expected = getattr(LLM(tmp_path), name)([[5, 6, 7]])[0]
+
+    async def talk(llm: AsyncLLM) -> Any:
+        return await getattr(llm, name)([5, 6, 7])
+
+    assert ask(tmp_path, talk) == expected
+
+
 def test_chats_as_messages_and_as_events(folder: Path, whole: LLM) -> None:
     expected = whole.chat(ASK, GREEDY, thinking_budget=0)[0]
 
@@ -86,6 +135,10 @@ def test_a_stream_that_is_left_ends_its_request(folder: Path) -> None:
 def test_what_cannot_be_is_said(folder: Path) -> None:
     with pytest.raises(InputError, match="max_num_sequences"):
         AsyncLLM(str(folder), max_num_sequences=3)
+    with pytest.raises(InputError, match="lora is no mapping"):
+        AsyncLLM(str(folder), lora=3)
+    with pytest.raises(InputError, match="max_num_seqs is 'three'"):
+        AsyncLLM(str(folder), max_num_seqs="three")
 
     async def talk(llm: AsyncLLM) -> None:
         with pytest.raises(InputError, match="prompt is empty"):

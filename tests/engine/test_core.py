@@ -3,11 +3,17 @@
 from concurrent.futures import Executor, Future
 from typing import Any
 
+import pytest
+
 from seed_oss import SamplingParams
+from seed_oss.engine import build
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.llm import LLM
-from seed_oss.engine.messages import AnswerForm, Ended, Refused, Submit
-from tests.engine.test_llm import PROMPTS, llm
+from seed_oss.engine.messages import AnswerForm, Computed, Ended, Refused, Submit
+from seed_oss.engine.prompt_tasks import PromptLogProbs
+from seed_oss.engine.spec import EngineSpec
+from seed_oss.errors import InputError
+from tests.engine.test_llm import PROMPTS, llm, model
 
 FORM = AnswerForm(response_format={"type": "json_object"})
 PARAMS = SamplingParams(max_tokens=2, temperature=0)
@@ -97,3 +103,38 @@ def test_an_id_may_come_again_only_after_its_request_has_ended() -> None:
     assert ends(core) == {"a": "length"}
     core.submit(Submit("a", PROMPTS[1], PARAMS))
     assert ends(core) == {"a": "length"}
+
+
+def test_log_probabilities_of_a_prompt_that_are_no_numbers_cost_their_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    core, _ = slow_core()
+    result = PromptLogProbs.result
+
+    def broken(task: PromptLogProbs, request_id: str) -> Computed:
+        task._own[-1] = float("nan") if request_id == "broken" else task._own[-1]
+        return result(task, request_id)
+
+    monkeypatch.setattr(PromptLogProbs, "result", broken)
+    params = SamplingParams(max_tokens=2, temperature=0, n=2, prompt_logprobs=1)
+    core.submit(Submit("broken", PROMPTS[1], params))
+    core.submit(Submit("fine", PROMPTS[1], params))
+    assert ends(core) == {"broken": "error", "fine": "length"}
+
+
+@pytest.mark.parametrize("is_equal", [True, False])
+def test_a_machine_on_which_batches_change_bits_is_told_of_loudly(
+    is_equal: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(build, "is_batch_invariant", lambda *_: is_equal)
+    assert llm().core.ready().is_batch_invariant == is_equal
+    warned = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert [("depend on what else is in a batch" in one) for one in warned] == ([] if is_equal else [True])
+
+
+def test_answers_that_may_wait_are_a_setting() -> None:
+    spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, max_num_waiting=2)
+    core = build.build_core(spec, build.LoadedModel(model(), None))
+    for number in range(3):
+        core.submit(Submit(str(number), PROMPTS[1], PARAMS))
+    assert ends(core) == {"0": "length", "1": "length", "2": "overloaded"}
+    with pytest.raises(InputError, match="max_num_waiting is 0"):
+        EngineSpec("(loaded)", max_num_waiting=0)

@@ -1,7 +1,10 @@
 """The engine in this process: the same tokens as generate(), the same bits under any load."""
 
+import itertools
 import random
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -82,6 +85,44 @@ def test_seeded_answers_are_those_of_generate_each_choice_with_its_own_noise(our
     assert len({tuple(answer) for answers in expected for answer in answers}) > 3
 
 
+@pytest.mark.parametrize(
+    "of_the_file",
+    [
+        {"epsilon_cutoff": 0.0025},
+        {"eta_cutoff": 0.05},
+        {"no_repeat_ngram_size": 1},
+        {"sequence_bias": [[[7], 9.0], [[7, 9], -20.0]]},
+        {"suppress_tokens": list(range(9, 200))},
+        {"begin_suppress_tokens": list(range(9, 390)), "renormalize_logits": True},
+        {"forced_bos_token_id": 11, "forced_eos_token_id": 12},
+        {"prompt_lookup_num_tokens": 3, "max_matching_ngram_size": 1},
+    ],
+)
+def test_what_the_models_file_sets_counts_as_in_generate(
+    of_the_file: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"do_sample": True, "seed": 11, "top_k": 0}]
+
+    def of_generate() -> list[list[list[list[int]]]]:
+        return [[generated(one, max_new_tokens=12, **kind) for one in PROMPTS[:2]] for kind in kinds]
+
+    plain = of_generate()
+    monkeypatch.setattr(model(), "generation_config", GenerationConfig(eos_token_id=2, **of_the_file))
+    engine, params = llm(max_num_seqs=4), [SamplingParams(temperature=0), SamplingParams(seed=11, top_k=0)]
+    found = [tokens(engine.generate(PROMPTS[:2], replace(one, max_tokens=12))) for one in params]
+    assert found == of_generate()
+    assert (found == plain) == ("prompt_lookup_num_tokens" in of_the_file)  # which changes none
+
+
+def test_a_models_file_that_generate_would_refuse_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model(), "generation_config", GenerationConfig(guidance_scale=3.0))
+    with pytest.raises(ConfigError, match="guidance_scale"):
+        llm()
+    monkeypatch.setattr(model(), "generation_config", GenerationConfig(forced_eos_token_id=VOCAB_SIZE))
+    with pytest.raises(InputError, match=f"forced_eos_token_id names token {VOCAB_SIZE}"):
+        llm().generate([PROMPTS[1]], SamplingParams(max_tokens=2))
+
+
 def test_a_request_without_a_seed_draws_anew() -> None:
     engine, params = llm(), SamplingParams(max_tokens=12, temperature=2.0)
     assert tokens(engine.generate([PROMPTS[0]], params)) != tokens(engine.generate([PROMPTS[0]], params))
@@ -124,6 +165,15 @@ def _random_params(rng: random.Random) -> SamplingParams:
         {"temperature": 0, "prompt_lookup_num_tokens": 4},
     ]
     return SamplingParams(max_tokens=rng.randint(1, 80), logprobs=1, **rng.choice(kinds))
+
+
+def test_a_full_cache_costs_time_and_no_answer_however_long_it_takes() -> None:
+    crowded = llm(max_num_seqs=4, kv_cache_memory=_memory_of(num_blocks=8))
+    ticks = itertools.count(time.monotonic(), 30.0)
+    crowded.core._clock = lambda: next(ticks)
+    found = crowded.generate(PROMPTS[1:], SamplingParams(temperature=0, max_tokens=100, ignore_eos=True))
+    assert crowded.core.stats()["total_preemptions"] > 0
+    assert [len(one.outputs[0].token_ids) for one in found] == [100] * 4
 
 
 def test_equal_bits_alone_and_under_any_load() -> None:

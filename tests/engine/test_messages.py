@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine import messages as m
-from seed_oss.errors import CheckpointError, ConfigError, InputError
+from seed_oss.engine.prompt_tasks import PromptTasks
+from seed_oss.errors import CheckpointError, ConfigError, InputError, StateError
 
 LOG_PROBS = m.LogProbs((None, -0.5), ((1, 2), ()), ((-1.5, -2.0), ()))
 FORM = m.AnswerForm(512, "hard", [{"type": "function", "function": {"name": "f"}}], "auto", {"type": "text"}, False)
@@ -118,3 +120,43 @@ def test_sampling_parameters_are_checked_when_they_are_made() -> None:
 def test_messages_load_no_torch() -> None:
     code = "import sys, seed_oss.engine.client, seed_oss.engine.messages; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_cannot_be_one_line_ends_its_choice_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(m, "MAX_MESSAGE_BYTES", 1000)
+    infinite = m.LogProbs((float("-inf"),), ((),), ((),))
+    events = [
+        m.Computed("long", ((0.123456789,) * 200,)),
+        m.Tokens("a", 1, (5,)),
+        m.Tokens("infinite", 2, (5,), infinite),
+        m.Computed("b", ((0.5,),)),
+    ]
+    long, plain, wrong, fine = [one for line in m.encode_events(events) for one in m.decode_events(line)]
+    assert (plain, fine) == (events[1], events[3])
+    for end, request_id, choice, said in ((long, "long", 0, "the limit is 1000"), (wrong, "infinite", 2, "no number")):
+        assert isinstance(end, m.Ended)
+        assert (end.request_id, end.choice, end.reason, end.kind) == (request_id, choice, "error", "internal")
+        assert said in (end.message or "")
+    with pytest.raises(StateError, match="the limit is 1000"):
+        list(m.encode_events([m.Pulse(1, {f"number {one}": 1.0 for one in range(200)})]))
+
+
+LONGEST = -2.2250738585072014e-308  # no float takes more characters
+
+
+@pytest.mark.parametrize(
+    ("task", "num_top", "num_labels"),
+    [("score", None, 1), ("score", 20, 1), ("generate", 20, 1), ("token_classify", None, 70)],
+)
+def test_results_of_a_prompt_that_is_taken_go_into_one_message(task: Any, num_top: int | None, num_labels: int) -> None:
+    params = SamplingParams(prompt_logprobs=num_top)
+    tasks = PromptTasks(lambda hidden: hidden, lambda hidden: hidden, num_labels)
+    with pytest.raises(InputError, match="the limit is") as refused:
+        tasks.of(m.Submit("r", (1,) * 3_000_000, params, task), (1,) * 3_000_000)
+    most = int(re.findall(r"limit is (\d+)", str(refused.value))[0])
+    assert tasks.of(m.Submit("r", (), params, task), (1,) * most) is not None
+    top = num_top or 0
+    few = most // 100
+    one = m.LogProbs((LONGEST,) * few, ((99_999_999,) * top,) * few, ((LONGEST,) * top,) * few)
+    full = m.Computed("r", ((LONGEST,) * num_labels,) * few) if task == "token_classify" else m.Computed("r", (), one)
+    assert 0.9 * m.MAX_MESSAGE_BYTES < 100 * len(m.encode(full)) < 1.001 * m.MAX_MESSAGE_BYTES

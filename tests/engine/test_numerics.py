@@ -1,6 +1,7 @@
 """Between the engine and generate(): the same tokens, or others only where two logits are nearly equal."""
 
 import sys
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from seed_oss import AutoModelForCausalLM, SamplingParams, SeedOssForCausalLM, quantize_
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.self_check import is_batch_invariant
+from seed_oss.generation.noise import gumbel_noise, split_seed
 from seed_oss.nn.fused import FusedLayers, fuse_, fused
 from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
@@ -25,21 +27,24 @@ def small_model(dtype: str) -> Any:
     return fuse_(quantize_(model, dtype)) if dtype in ("int4", "int8") else model.to(getattr(torch, dtype))
 
 
-def gaps(model: Any, prompt: list[int], answer: tuple[int, ...]) -> list[float]:
+def gaps(model: Any, prompt: list[int], answer: tuple[int, ...], seed: int | None = None) -> list[float]:
     """By how much generate's choice beats the engine's at the first token that differs; nothing where none does."""
+    drawn = {"do_sample": False} if seed is None else {"do_sample": True, "seed": seed, "top_k": 0}
     output: Any = model.generate(
         torch.tensor([prompt]),
         max_new_tokens=NUM_NEW,
         min_new_tokens=NUM_NEW,
-        do_sample=False,
         return_dict_in_generate=True,
         output_logits=True,
+        **drawn,
     )
     expected = output.sequences[0, len(prompt) :].tolist()
     for step, (ours, theirs) in enumerate(zip(answer, expected, strict=True)):
         if ours != theirs:
-            logits = output.logits[step][0]
-            return [float((logits[theirs] - logits[ours]) / logits[theirs].abs())]
+            sums = logits = output.logits[step][0]
+            if seed is not None:  # a draw is the highest sum of logit and noise
+                sums = logits + gumbel_noise(split_seed(seed), torch.tensor([0]), step, len(logits))[0]
+            return [float((sums[theirs] - sums[ours]) / logits[theirs].abs())]
     return []
 
 
@@ -52,16 +57,28 @@ def test_tokens_of_generate(dtype: str) -> None:
     ] * 4
 
 
-def test_in_bfloat16_other_tokens_come_only_at_near_ties(capsys: pytest.CaptureFixture[str]) -> None:
-    model = AutoModelForCausalLM.from_pretrained("demo", dtype=torch.bfloat16)
+DEMO: dict[str, tuple[str, dict[str, Any]]] = {
+    "bfloat16": ("demo", {"dtype": torch.bfloat16}),
+    "int8": ("demo", {"quantization": "int8"}),
+    "int4": ("demo-int4", {}),
+}
+
+
+@pytest.mark.parametrize("form", DEMO)
+def test_other_tokens_come_only_at_near_ties(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name, settings = DEMO[form]
+    model = AutoModelForCausalLM.from_pretrained(name, **settings)
     prompts = [[one * 97 + 11 * place + 5 for place in range(7 + one)] for one in range(6)]
-    found = LLM(model, max_num_seqs=4, max_model_len=64).generate(prompts, GREEDY)
-    differing = [
-        gap for prompt, one in zip(prompts, found, strict=True) for gap in gaps(model, prompt, one.outputs[0].token_ids)
+    seeds = [None, None, None, None, 7, 8]
+    params = [
+        replace(GREEDY, **({} if seed is None else {"temperature": 1, "top_k": 0, "seed": seed})) for seed in seeds
     ]
+    found = LLM(model, max_num_seqs=4, max_model_len=64).generate(prompts, params)
+    answers = zip(prompts, found, seeds, strict=True)
+    differing = [gap for prompt, one, seed in answers for gap in gaps(model, prompt, one.outputs[0].token_ids, seed)]
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{len(differing)} of {len(prompts)} answers of {NUM_NEW} tokens in bfloat16 leave generate's\n"
+            f"\n{len(differing)} of {len(prompts)} answers of {NUM_NEW} tokens in {form} leave generate's\n"
         )
     assert all(gap < 2**-6 for gap in differing)  # a few roundings of 8 bits
 

@@ -3,7 +3,7 @@
 import pytest
 
 from seed_oss.planning import memory
-from seed_oss.planning.memory import memory_bytes
+from seed_oss.planning.memory import mapped_ranges, memory_bytes
 
 KIB = 1024
 
@@ -23,6 +23,31 @@ def test_memory_knows_the_limit_of_a_container(
     }
     monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
     assert memory_bytes() == (expected[0] * KIB, expected[1] * KIB)
+
+
+@pytest.mark.parametrize(("limit", "available"), [("max", 600 - 80), ("500", 500 - (100 - 60 - 8) - 80)])
+def test_mapped_files_in_use_are_not_available_however_lately_they_were_read(
+    monkeypatch: pytest.MonkeyPatch, limit: str, available: int
+) -> None:
+    files = {
+        "/proc/meminfo": "MemTotal: 800 kB\nMemAvailable: 600 kB\n",
+        "/sys/fs/cgroup/memory.max": str(int(limit) * KIB) if limit.isdecimal() else limit,
+        "/sys/fs/cgroup/memory.current": str(100 * KIB),
+        "/sys/fs/cgroup/memory.stat": f"inactive_file {60 * KIB}\nactive_file {8 * KIB}\n",
+    }
+    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    assert memory_bytes(80 * KIB)[1] == available * KIB
+
+
+def test_ranges_of_mapped_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps = (
+        "7f10-7f20 rw-p 00000000 fe:01 77    /models/a file.safetensors\n"
+        "7f30-7f40 rw-p 00000000 00:00 0\n"
+        "7f50-7f60 rw-s 00000000 00:01 9    /dev/zero (deleted)\n"
+        "7f70-7f80 rw-p 00000000 00:00 0    [heap]\n"
+    )
+    monkeypatch.setattr(memory, "_read", lambda path: maps if path == "/proc/self/maps" else "")
+    assert mapped_ranges() == [(0x7F10, 0x7F20)]
 
 
 def test_memory_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:

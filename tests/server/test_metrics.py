@@ -177,6 +177,18 @@ def test_health_wants_a_fresh_word_of_the_engine(silence_s: float, expected: tup
     assert status_of(engine, "/ready") == (200, "ok")
 
 
+@pytest.mark.parametrize(
+    ("step_s", "longest_s", "expected"),
+    [(60.0, 1.0, (200, "ok")), (60.1, 6.0, (503, "stuck")), (60.1, 6.1, (200, "ok")), (100.0, 9.9, (503, "stuck"))],
+)
+def test_health_wants_steps_that_end(step_s: float, longest_s: float, expected: tuple[int, str]) -> None:
+    engine = Engine()
+    engine._pulse = Pulse(7, {}, step_s, longest_s)
+    assert status_of(engine, "/health") == expected
+    engine._pulse = None
+    assert status_of(engine, "/health") == (200, "ok")
+
+
 def test_an_engine_that_starts_and_one_that_failed() -> None:
     engine = Engine()
     engine.lose()

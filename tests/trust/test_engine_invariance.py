@@ -6,14 +6,18 @@
 
 import os
 import random
+import tempfile
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType
 
 from seed_oss import SamplingParams, SeedOssForCausalLM, quantize_
+from seed_oss.cache import block_bytes
 from seed_oss.engine.batch import ScheduledBatch
 from seed_oss.engine.build import LoadedModel, build_core
 from seed_oss.engine.core import EngineCore
@@ -21,20 +25,36 @@ from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import Ended, Event, Submit
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import EngineError
+from seed_oss.models.quantized_state import is_quantized
 from tests.factory import random_ids, tiny_model
+from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 
 CROWDS = int(os.environ.get("SEED_OSS_TRUST_INVARIANCE", "50"))
 FIRST = int(os.environ.get("SEED_OSS_TRUST_FIRST", "0"))
 CHUNKS = 5
-DTYPES = ("float32", "bfloat16", "int4", "int8")
-BLOCK_BYTES = 2 * 3 * 2 * 32 * 16
+PLAIN = ("float32", "bfloat16", "float16")
+PACKED = ("int4", "int4-sym", "int4-min", "int8", "int8-channel")
+DTYPES = (*PLAIN, *PACKED, "gguf")
 POISON = 159  # a token at which the model of a crowd fails
 
 
 @lru_cache
 def loaded(dtype: str) -> LoadedModel:
+    if dtype == "gguf":
+        return LoadedModel(_blocks_of_a_file(), None)
     model = tiny_model(SeedOssForCausalLM, head_dim=16, hidden_size=64, max_position_embeddings=512)
-    return LoadedModel(quantize_(model, dtype) if dtype in ("int4", "int8") else model.to(getattr(torch, dtype)), None)
+    return LoadedModel(quantize_(model, dtype) if dtype in PACKED else model.to(getattr(torch, dtype)), None)
+
+
+def _blocks_of_a_file() -> Any:
+    """A model whose weights are the blocks of 4 bits of a GGUF file, as they are."""
+    weights = random_weights()
+    places = {name: file_name_of(name, "seed_oss") for name in weights if "proj.weight" in name or "embed" in name}
+    recipe = Recipe(weights=weights, types=dict.fromkeys(places.values(), GGMLQuantizationType.Q4_0))
+    with tempfile.TemporaryDirectory() as folder:
+        model = SeedOssForCausalLM.from_pretrained(write_gguf(Path(folder) / "model.gguf", recipe))
+    assert is_quantized(model)
+    return model
 
 
 def engine(dtype: str, cache: str, **settings: Any) -> EngineCore:
@@ -113,7 +133,7 @@ def answers(found: Gathered) -> Any:
 def crowd(number: int) -> int:
     """One crowd; how many answers were compared."""
     rng = random.Random(number)
-    dtype, cache = rng.choice(DTYPES), rng.choice(("auto", "int8"))
+    dtype, cache = DTYPES[number % len(DTYPES)], rng.choice(("auto", "int8"))
     torch.set_num_threads(rng.choice((1, 2)))
     requests = [random_request(rng, index) for index in range(rng.randint(3, 9))]
     if rng.random() < 0.3:
@@ -124,10 +144,9 @@ def crowd(number: int) -> int:
         arrivals.setdefault(rng.choice((0, 0, 1, 5, 20)), []).append(one)
     gone = {rng.randint(1, 25): rng.choice(requests).request_id for _ in range(rng.randint(0, 2))}
     limits = {"max_num_seqs": rng.randint(3, 6), "max_num_batched_tokens": rng.choice((6, 17, 64, 300))}
-    itemsize = 1 if cache == "int8" else 4 if dtype == "float32" else 2
-    core = engine(
-        dtype, cache, kv_cache_memory=rng.choice((7, 9, 30)) * (BLOCK_BYTES * itemsize + 2 * 3 * 2 * 32 * 4), **limits
-    )
+    stored = torch.int8 if cache == "int8" else torch.float32 if dtype == "float32" else torch.bfloat16
+    memory = rng.choice((7, 9, 30)) * block_bytes(loaded(dtype).model.config, 32, stored)
+    core = engine(dtype, cache, kv_cache_memory=memory, **limits)
     _Failing(core, rng.randint(2, 30))
     found = run(core, arrivals, gone)
     torch.set_num_threads(1)

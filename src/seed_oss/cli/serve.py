@@ -96,6 +96,13 @@ MaxModelLenOption = Annotated[
 BatchedTokensOption = Annotated[
     int | None, _number("Most tokens of one step; the engine chooses otherwise.", "TOKENS", show_default=False)
 ]
+WaitingOption = Annotated[
+    int | None,
+    _number(
+        "Answers that wait for their turn; beyond there is 429. The default is four times --max-num-seqs.",
+        show_default=False,
+    ),
+]
 QueuedTokensOption = Annotated[
     int | None, _number("Most tokens of prompts that wait; beyond there is 429.", "TOKENS", show_default=False)
 ]
@@ -142,7 +149,14 @@ HangOption = Annotated[
     float,
     _seconds("Restart an engine that is silent so long, or at a step so long and ten times the longest.", min=1.0),
 ]
-HealthOption = Annotated[float, _seconds("/health is 503 when the engine says nothing for so long.", min=1.0)]
+HealthOption = Annotated[
+    float,
+    _seconds(
+        "/health is 503 when the engine says nothing for so long, or is at a step for twice that and ten times the "
+        "longest.",
+        min=1.0,
+    ),
+]
 DrainOption = Annotated[float, _seconds("Time for open requests after a signal; a second one ends at once.", min=0.0)]
 QueueOption = Annotated[float, _seconds("Most time that a request waits for its turn.", min=0.1)]
 ProgressOption = Annotated[float, _seconds("A request ends when nothing comes of it for so long.", min=0.1)]
@@ -194,6 +208,7 @@ def serve(
     max_num_seqs: MaxNumSeqsOption = 16,
     max_model_len: MaxModelLenOption = None,
     max_num_batched_tokens: BatchedTokensOption = None,
+    max_num_waiting: WaitingOption = None,
     max_num_queued_tokens: QueuedTokensOption = None,
     kv_cache_memory: CacheMemoryOption = None,
     kv_cache_dtype: CacheDTypeOption = "auto",
@@ -309,7 +324,7 @@ def _limits(given: Sequence[str]) -> dict[str, int]:
 
 _SAME = (
     *("model", "revision", "device", "quantization", "threads", "max_num_seqs", "max_model_len"),
-    *("max_num_batched_tokens", "max_num_queued_tokens", "kv_cache_dtype"),
+    *("max_num_batched_tokens", "max_num_waiting", "max_num_queued_tokens", "kv_cache_dtype"),
 )
 
 

@@ -76,6 +76,18 @@ _SAME = (
     "bad_words_ids",
     "prompt_lookup_num_tokens",
 )  # fields of the same name and meaning in GenerationConfig
+_MODEL_ONLY = (
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "no_repeat_ngram_size",
+    "sequence_bias",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "renormalize_logits",
+    "max_matching_ngram_size",
+)  # of GenerationConfig, which the model's files may set and a request may not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +95,9 @@ class SamplingParams:
     """Settings of one request; checked when made, never changed.
 
     What is None among the settings of sampling is taken from the model's generation_config.json, and where that says
-    nothing, from the defaults of OpenAI's API (temperature and top_p 1, all else off).
+    nothing, from the defaults of OpenAI's API (temperature and top_p 1, all else off). Cutoffs, forced and suppressed
+    tokens, `sequence_bias`, `no_repeat_ngram_size`, `renormalize_logits` and `max_matching_ngram_size` are always that
+    file's; its lengths, beams, stop strings and time limit are those of `generate` alone.
 
     Args:
         n: answers to the same prompt.
@@ -183,8 +197,9 @@ class SamplingParams:
         """
         given: dict[str, Any] = {name: getattr(self, name) for name in _SAME}
         settings = {name: getattr(model, name) if value is None else value for name, value in given.items()}
+        settings |= {name: getattr(model, name) for name in _MODEL_ONLY if model.is_set(name)}
         temperature = self._or_model("temperature", model, 1.0)
-        eos = () if self.ignore_eos else _as_ids(model.eos_token_id)
+        eos = () if self.ignore_eos else as_ids(model.eos_token_id)
         return GenerationConfig(
             **settings,
             do_sample=temperature > 0.0,
@@ -206,5 +221,6 @@ class SamplingParams:
         return getattr(model, name) if model.is_set(name) else default
 
 
-def _as_ids(ids: int | list[int] | None) -> tuple[int, ...]:
+def as_ids(ids: int | list[int] | None) -> tuple[int, ...]:
+    """Nothing, a token id, or a list of them, as a tuple."""
     return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

@@ -11,7 +11,7 @@ from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import Ended, Tokens
-from seed_oss.engine.outputs import ChatOutput, Completion, Delta, RequestOutput
+from seed_oss.engine.outputs import ChatOutput, Completion, Delta, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.stops import StopCutter
 from seed_oss.errors import TokenizerError
 
@@ -84,6 +84,23 @@ class Answers:
         message = AssistantMessage.from_events(events)
         is_cut = answer.finish_reason in _CUT_OFF and not message.ended
         return replace(message, truncated=message.truncated or "content") if is_cut else message
+
+
+def vector_of(found: Gathered) -> Vector:
+    """The one row of numbers that a prompt came to."""
+    return Vector(found.values[0], found.submit.prompt_ids)
+
+
+def token_vectors_of(found: Gathered) -> TokenVectors:
+    """The rows of numbers of a prompt's tokens."""
+    return TokenVectors(found.values, found.submit.prompt_ids)
+
+
+def score_of(found: Gathered) -> Score:
+    """How probable a prompt is."""
+    probs = found.prompt_logprobs
+    assert probs is not None
+    return Score(sum(value for value in probs.values if value is not None), probs, found.submit.prompt_ids)
 
 
 class TextReader:

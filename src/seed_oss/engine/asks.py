@@ -116,3 +116,18 @@ def adapters_of(adapter: Adapters, count: int) -> list[str | None]:
     if len(names) != count:
         raise InputError(f"adapter has {len(names)} entries for {count} prompts; give one name, or one for each")
     return names
+
+
+def lora_texts(lora: Any) -> tuple[str, ...]:
+    """Adapters as the engine's settings have them, from folders by name; texts are left as they are.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if lora is None:
+        return ()
+    if isinstance(lora, Mapping):
+        return tuple(f"{name}={folder}" for name, folder in cast("Mapping[str, Any]", lora).items())
+    if isinstance(lora, list | tuple) and all(isinstance(one, str) for one in cast("Sequence[Any]", lora)):
+        return tuple(cast("Sequence[str]", lora))
+    raise InputError("lora is no mapping from names to folders; write {'NAME': 'FOLDER'}")

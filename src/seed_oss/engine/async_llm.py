@@ -8,12 +8,12 @@ from typing import Any
 from seed_oss.chat.events import Event as ChatEvent
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.sampling import SamplingParams
-from seed_oss.engine.answers import Answers
-from seed_oss.engine.asks import Asks, Prompt, answer_form
+from seed_oss.engine.answers import Answers, score_of, token_vectors_of, vector_of
+from seed_oss.engine.asks import Asks, Prompt, answer_form, lora_texts
 from seed_oss.engine.client import RequestStream
 from seed_oss.engine.gathered import Gathered
-from seed_oss.engine.messages import AnswerForm, Ended, Ready, Submit, Tokens
-from seed_oss.engine.outputs import ChatOutput, Delta, RequestOutput, Vector
+from seed_oss.engine.messages import AnswerForm, Ended, Ready, Submit, Task, Tokens
+from seed_oss.engine.outputs import ChatOutput, Delta, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.process_client import ProcessClient, ProcessSettings
 from seed_oss.engine.process_main import engine_command
 from seed_oss.engine.spec import EngineSpec
@@ -28,18 +28,18 @@ class AsyncLLM:
     Args:
         model: a folder, a GGUF file, a hub id, or a named model such as "demo-int4".
         process: bounds of the engine's process.
-        **settings: fields of `EngineSpec`, the same as arguments of `LLM` (`quantization`, `max_num_seqs`, ...).
+        **settings: fields of `EngineSpec`, the same as arguments of `LLM` (`quantization`, `max_num_seqs`, ...), `lora`
+            as folders by their names.
 
     Raises:
-        InputError: an unknown setting.
+        InputError: an unknown setting, or one that cannot be.
     """
 
     def __init__(self, model: str, *, process: ProcessSettings | None = None, **settings: Any) -> None:
-        try:
-            spec = EngineSpec(model=str(model), **settings)
-        except TypeError:
-            known = ", ".join(name for name in EngineSpec.__dataclass_fields__ if name != "model")
-            raise InputError(f"settings of the engine are {known}; got {', '.join(settings)}") from None
+        known = [name for name in EngineSpec.__dataclass_fields__ if name != "model"]
+        if not settings.keys() <= set(known):
+            raise InputError(f"settings of the engine are {', '.join(known)}; got {', '.join(settings)}")
+        spec = EngineSpec(model=str(model), **{**settings, "lora": lora_texts(settings.get("lora"))})
         self._spec = spec
         self._client = ProcessClient(engine_command(spec), process)
         self._asks, self._answers = Asks(None), Answers(None)
@@ -76,23 +76,27 @@ class AsyncLLM:
         """End the engine, after what runs."""
         await self._client.close(drain=True)
 
-    async def generate(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> RequestOutput:
+    async def generate(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> RequestOutput:
         """Continue a prompt; see `LLM.generate`.
 
         Raises:
             InputError: a prompt or a setting that cannot be.
             EngineError: the engine failed, or is busy.
         """
-        found = await self._gather(self._submit(self._asks.encode(prompt), sampling_params))
+        found = await self._gather(self._submit(self._asks.encode(prompt), sampling_params, adapter))
         return self._answers.output(prompt, found)
 
-    async def stream(self, prompt: Prompt, sampling_params: SamplingParams | None = None) -> AsyncIterator[Delta]:
+    async def stream(
+        self, prompt: Prompt, sampling_params: SamplingParams | None = None, *, adapter: str | None = None
+    ) -> AsyncIterator[Delta]:
         """Continue a prompt, bit by bit; the last of each answer says why it ended.
 
         Raises:
             InputError, EngineError: see `generate`.
         """
-        submit = self._submit(self._asks.encode(prompt), sampling_params)
+        submit = self._submit(self._asks.encode(prompt), sampling_params, adapter)
         found, readers = Gathered(submit), {}
         async with await self._client.submit(submit) as events:
             async for event in events:
@@ -103,25 +107,35 @@ class AsyncLLM:
                     yield reader.feed(event) if isinstance(event, Tokens) else reader.finish(event)
 
     async def chat(
-        self, messages: Sequence[Mapping[str, Any]], sampling_params: SamplingParams | None = None, **form: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        **form: Any,
     ) -> ChatOutput:
         """Answer a conversation; see `LLM.chat` for the other arguments.
 
         Raises:
             InputError, TemplateError, EngineError: see `LLM.chat`.
         """
-        submit = self._chat_submit(messages, sampling_params, form)
+        submit = self._chat_submit(messages, sampling_params, adapter, form)
         return self._answers.chat_output(await self._gather(submit), form.get("tools"))
 
     async def stream_chat(
-        self, messages: Sequence[Mapping[str, Any]], sampling_params: SamplingParams | None = None, **form: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        adapter: str | None = None,
+        **form: Any,
     ) -> AsyncIterator[ChatEvent]:
         """The events of one answer, as they come: reasoning, content, tool calls; see `seed_oss.chat.StreamParser`.
 
         Raises:
             InputError, TemplateError, EngineError: see `LLM.chat`; `n` must be 1.
         """
-        submit = self._chat_submit(messages, sampling_params, form)
+        submit = self._chat_submit(messages, sampling_params, adapter, form)
         if submit.params.n != 1:
             raise InputError(f"n is {submit.params.n}; a stream of events is of one answer: call it for each")
         found = Gathered(submit)
@@ -135,17 +149,46 @@ class AsyncLLM:
                     for one in reader.feed(event.token_ids) if isinstance(event, Tokens) else reader.finish(event):
                         yield one
 
-    async def embed(self, prompt: Prompt, *, pooling: str = "last", normalize: bool = True) -> Vector:
+    async def embed(
+        self, prompt: Prompt, *, pooling: str = "last", normalize: bool = True, adapter: str | None = None
+    ) -> Vector:
         """A vector for a prompt; see `LLM.embed`."""
-        options = {"pooling": pooling, "normalize": normalize}
-        submit = replace(self._submit(self._asks.encode(prompt), None), task="embed", options=options)
-        found = await self._gather(submit)
-        return Vector(found.values[0], submit.prompt_ids)
+        return vector_of(await self._compute(prompt, "embed", adapter, {"pooling": pooling, "normalize": normalize}))
 
-    def _submit(self, ids: tuple[int, ...], params: SamplingParams | None, form: AnswerForm | None = None) -> Submit:
-        return Submit(str(next(self._numbers)), ids, params or SamplingParams(), form=form)
+    async def score(self, prompt: Prompt, *, adapter: str | None = None) -> Score:
+        """How probable a text is; see `LLM.score`."""
+        return score_of(await self._compute(prompt, "score", adapter))
 
-    def _chat_submit(self, messages: Any, params: SamplingParams | None, form: Mapping[str, Any]) -> Submit:
+    async def classify(self, prompt: Prompt, *, adapter: str | None = None) -> Vector:
+        """Scores of the labels; see `LLM.classify`."""
+        return vector_of(await self._compute(prompt, "classify", adapter))
+
+    async def classify_tokens(self, prompt: Prompt, *, adapter: str | None = None) -> TokenVectors:
+        """Scores of the labels of each token; see `LLM.classify_tokens`."""
+        return token_vectors_of(await self._compute(prompt, "token_classify", adapter))
+
+    async def find_answers(self, prompt: Prompt, *, adapter: str | None = None) -> TokenVectors:
+        """Scores of each token as start and end of the answer; see `LLM.find_answers`."""
+        return token_vectors_of(await self._compute(prompt, "question_answer", adapter))
+
+    async def _compute(
+        self, prompt: Prompt, task: Task, adapter: str | None, options: Mapping[str, Any] | None = None
+    ) -> Gathered:
+        submit = self._submit(self._asks.encode(prompt), None, adapter)
+        return await self._gather(replace(submit, task=task, options=options or {}))
+
+    def _submit(
+        self,
+        ids: tuple[int, ...],
+        params: SamplingParams | None,
+        adapter: str | None,
+        form: AnswerForm | None = None,
+    ) -> Submit:
+        return Submit(str(next(self._numbers)), ids, params or SamplingParams(), form=form, adapter=adapter)
+
+    def _chat_submit(
+        self, messages: Any, params: SamplingParams | None, adapter: str | None, form: Mapping[str, Any]
+    ) -> Submit:
         known = {
             "thinking_budget": None,
             "tools": None,
@@ -158,7 +201,7 @@ class AsyncLLM:
         if unknown:
             raise InputError(f"chat() got {', '.join(sorted(unknown))}; known: {', '.join(known)}")
         held = answer_form(**{**known, **form})
-        return self._submit(self._asks.render(messages, held), params, held)
+        return self._submit(self._asks.render(messages, held), params, adapter, held)
 
     async def _gather(self, submit: Submit) -> Gathered:
         found = Gathered(submit)

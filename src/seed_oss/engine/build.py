@@ -30,7 +30,7 @@ from seed_oss.engine.prefix_cache import PrefixCache
 from seed_oss.engine.prompt_tasks import PromptTasks
 from seed_oss.engine.scheduler import Scheduler
 from seed_oss.engine.self_check import is_batch_invariant
-from seed_oss.engine.sizing import EngineSize, size_engine
+from seed_oss.engine.sizing import EngineSize, StepWork, mapped_bytes, size_engine
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
 from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
@@ -221,12 +221,12 @@ def _cache_dtype(spec: EngineSpec, model: Any) -> torch.dtype:
 def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | None) -> EngineSize:
     """All ranks of a mesh decide alike, by the one that has the least memory."""
     is_cpu = model.device.type == "cpu"
-    free = memory_bytes()[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0]
+    free = memory_bytes(mapped_bytes(model))[1] if is_cpu else torch.cuda.mem_get_info(model.device)[0]
     if mesh is not None:
         free = Ranks(mesh, model.device).least(_UNKNOWN if free is None else free)
     return size_engine(
         spec,
-        model.config,
+        StepWork.of(model),
         block_bytes=block_bytes(model.config, BLOCK_LEN, dtype),
         block_len=BLOCK_LEN,
         free_bytes=free,
@@ -265,6 +265,7 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
         max_model_len=size.max_model_len,
         max_num_seqs=spec.max_num_seqs,
         max_num_batched_tokens=size.max_num_batched_tokens,
+        max_num_waiting=spec.max_num_waiting,
         queue_timeout_s=spec.queue_s,
         progress_timeout_s=spec.no_progress_s,
         total_timeout_s=spec.total_s,
@@ -276,8 +277,11 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
 def _intake(loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]) -> Intake:
     model = loaded.model
     is_causal = "generate" in ready.tasks
-    prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits)
+    num_labels = 2 if "question_answer" in ready.tasks else model.config.num_labels
+    prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits, num_labels)
     variant = partial(length_variant, model.config)
     served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, adapters, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
+    if is_causal:
+        defaults.validate()
     return Intake(served, defaults, loaded.tokenizer, prompt_tasks)

@@ -194,9 +194,15 @@ class EngineCore:
 
     def _tell(self, events: list[scheduled.Event], growths: Mapping[RowKey, Growth]) -> None:
         for event in events:
-            request = self._requests[event.key.request_id]
+            request = self._requests.get(event.key.request_id)
+            if request is None:  # its other rows ended with one that came before in this list
+                continue
             if isinstance(event, scheduled.Tokens):
-                self._tell_computed(request, event.key)
+                try:
+                    self._tell_computed(request, event.key)
+                except SeedOssError as error:
+                    self._tell(self._scheduler.abort(event.key.request_id, self._clock(), "error", str(error)), {})
+                    continue
                 growth = growths.get(event.key)
                 logprobs = None if growth is None else growth.logprobs
                 self._events.append(Tokens(*event.key, event.token_ids, logprobs))

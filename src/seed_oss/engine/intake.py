@@ -8,6 +8,7 @@ from functools import lru_cache
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config import GenerationConfig
+from seed_oss.config.sampling import as_ids
 from seed_oss.engine.batch import NewRow, RowKey
 from seed_oss.engine.generated_row import GeneratedRow
 from seed_oss.engine.messages import AnswerForm, Submit
@@ -131,6 +132,9 @@ class Intake:
         named = {
             "logit_bias": list(config.logit_bias or ()),
             "bad_words_ids": [one for word in config.bad_words_ids or () for one in word],
+            "sequence_bias": [one for ids, _ in config.sequence_bias or () for one in ids],
+            "forced_bos_token_id": as_ids(config.forced_bos_token_id),
+            "forced_eos_token_id": as_ids(config.forced_eos_token_id),
             "stop_token_ids": eos_ids(config),
         }
         for name, ids in named.items():

@@ -11,14 +11,16 @@ from typing import Any
 
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.sampling import SamplingParams
-from seed_oss.engine.answers import Answers
-from seed_oss.engine.asks import Adapters, Asks, Prompt, adapters_of, answer_form, as_prompts, for_each
+from seed_oss.engine.answers import Answers, score_of, token_vectors_of, vector_of
+from seed_oss.engine.asks import Adapters, Asks, Prompt, adapters_of, answer_form, as_prompts, for_each, lora_texts
 from seed_oss.engine.build import LoadedModel, build_core, load
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import AnswerForm, Submit
 from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.spec import EngineSpec
+
+_FOR_EVER_S = float(2**31)
 
 
 class LLM:
@@ -80,8 +82,9 @@ class LLM:
             kv_cache_dtype=kv_cache_dtype,
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
-            lora=tuple(f"{name}={folder}" for name, folder in (lora or {}).items()),
-            queue_s=float(2**31),  # whoever hands in a list waits for all of it
+            lora=lora_texts(lora),
+            queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
+            no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
@@ -203,7 +206,7 @@ class LLM:
         """
         options = {"pooling": pooling, "normalize": normalize}
         found = self._compute(prompts, "embed", show_progress, adapter, options)
-        return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
+        return [vector_of(one) for one in found]
 
     def score(
         self,
@@ -213,12 +216,7 @@ class LLM:
         adapter: str | None = None,
     ) -> list[Score]:
         """How probable texts are: the log-probabilities of their tokens, without the first."""
-        scores: list[Score] = []
-        for one in self._compute(prompts, "score", show_progress, adapter):
-            assert one.prompt_logprobs is not None
-            total = sum(value for value in one.prompt_logprobs.values if value is not None)
-            scores.append(Score(total, one.prompt_logprobs, one.submit.prompt_ids))
-        return scores
+        return [score_of(one) for one in self._compute(prompts, "score", show_progress, adapter)]
 
     def classify(
         self,
@@ -229,7 +227,7 @@ class LLM:
     ) -> list[Vector]:
         """Scores of the labels, for a checkpoint with a head for sequence classification."""
         found = self._compute(prompts, "classify", show_progress, adapter)
-        return [Vector(one.values[0], one.submit.prompt_ids) for one in found]
+        return [vector_of(one) for one in found]
 
     def classify_tokens(
         self,
@@ -240,7 +238,7 @@ class LLM:
     ) -> list[TokenVectors]:
         """Scores of the labels of each token, for a checkpoint with a head for token classification."""
         found = self._compute(prompts, "token_classify", show_progress, adapter)
-        return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
+        return [token_vectors_of(one) for one in found]
 
     def find_answers(
         self,
@@ -251,7 +249,7 @@ class LLM:
     ) -> list[TokenVectors]:
         """Scores of each token as start and end of the answer, for a checkpoint with a question-answering head."""
         found = self._compute(prompts, "question_answer", show_progress, adapter)
-        return [TokenVectors(one.values, one.submit.prompt_ids) for one in found]
+        return [token_vectors_of(one) for one in found]
 
     def _compute(
         self,

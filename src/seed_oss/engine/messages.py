@@ -18,7 +18,7 @@ from typing import Any, Literal, cast, get_args, get_type_hints
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.types import fits
-from seed_oss.errors import InputError
+from seed_oss.errors import InputError, StateError
 from seed_oss.files import parse_json
 
 Task = Literal["generate", "embed", "score", "classify", "token_classify", "question_answer"]
@@ -27,6 +27,7 @@ Kind = Literal["invalid", "overloaded", "unavailable", "internal"]
 """Whose fault an error is: the request's (400), the load's (429), a stopping engine's (503), ours (500)."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+MAX_FLOAT_BYTES, MAX_TOKEN_ID_BYTES = 25, 9  # as JSON, the comma included
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +260,12 @@ def encode(message: Command | Event) -> bytes:
 
 
 def encode_events(events: Iterable[Event]) -> Iterator[bytes]:
-    """Events as lines, plain tokens that follow each other as one."""
+    """Events as lines, plain tokens that follow each other as one; what cannot be one line ends its choice instead."""
     for is_plain, some in groupby(events, _is_plain):
         if is_plain:
             yield _line([(one.request_id, one.choice, one.token_ids) for one in cast("Iterable[Tokens]", some)])
         else:
-            yield from map(encode, some)
+            yield from map(_bounded, some)
 
 
 def decode(line: bytes) -> Command | Event:
@@ -285,6 +286,22 @@ def decode_events(line: bytes) -> list[Command | Event]:
 
 def _line(body: Any) -> bytes:
     return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _bounded(event: Event) -> bytes:
+    """A line that the other side takes: one that is too long, or has what is no number, would be the end of both."""
+    try:
+        line = encode(event)
+    except ValueError:
+        message = "the result has what is no number; check the weights, or load the model in bfloat16 or float32"
+    else:
+        if len(line) <= MAX_MESSAGE_BYTES:
+            return line
+        message = f"the result takes {len(line)} bytes; the limit is {MAX_MESSAGE_BYTES}; ask for less at once"
+    if isinstance(event, Ready | Pulse):  # of no request
+        raise StateError(message)
+    choice = event.choice if isinstance(event, Tokens | Ended) else 0
+    return encode(Ended(event.request_id, choice, "error", message, "internal"))
 
 
 def _parsed(line: bytes) -> Any:

@@ -6,14 +6,22 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from seed_oss.engine.messages import Computed, LogProbs, Submit
+from seed_oss.engine.messages import (
+    MAX_FLOAT_BYTES,
+    MAX_MESSAGE_BYTES,
+    MAX_TOKEN_ID_BYTES,
+    Computed,
+    LogProbs,
+    Submit,
+)
 from seed_oss.errors import InputError, NumericalError
 from seed_oss.generation.token_log_probs import token_log_probs
 
 Logits = Callable[[Tensor], Tensor]
 """From hidden states `[n, hidden_size]` to float32 logits `[n, vocab]`."""
 
-_ROWS_AT_ONCE = 64  # of logits: 155,136 words of fp32 are 38 MiB
+_FRAME_BYTES = 1024  # of a result, beside what it says of each token
+ROWS_AT_ONCE = 64  # of logits: 155,136 words of fp32 are 38 MiB
 
 
 class PromptTask(ABC):
@@ -61,8 +69,8 @@ class PromptLogProbs(PromptTask):
         """See PromptTask."""
         num_known = len(self._own) - 1  # the next to look at is the hidden state of token `num_known`
         end = min(start + len(token_ids), len(self._prompt_ids) - 1)
-        for first in range(max(start, num_known), end, _ROWS_AT_ONCE):
-            last = min(first + _ROWS_AT_ONCE, end)
+        for first in range(max(start, num_known), end, ROWS_AT_ONCE):
+            last = min(first + ROWS_AT_ONCE, end)
             following = torch.tensor(self._prompt_ids[first + 1 : last + 1])
             logits = self._logits(hidden[first - start : last - start])
             own, top, ids = token_log_probs(logits, following.to(logits.device), self._num_top)
@@ -145,16 +153,17 @@ class PromptTasks:
     Args:
         logits: the language-model head, or None.
         head: another head, or None.
+        num_labels: numbers that the other head gives for a token.
     """
 
-    def __init__(self, logits: Logits | None, head: Logits | None = None) -> None:
-        self._logits, self._head = logits, head
+    def __init__(self, logits: Logits | None, head: Logits | None = None, num_labels: int = 1) -> None:
+        self._logits, self._head, self._num_labels = logits, head, num_labels
 
     def of(self, submit: Submit, prompt_ids: Sequence[int]) -> PromptTask | None:
         """What follows the prompt of a request; None where nothing is asked of it.
 
         Raises:
-            InputError: an option that is unknown or has a wrong value.
+            InputError: an option that is unknown or has a wrong value, or a result that is too large for one message.
         """
         if submit.task == "embed":
             return _pooling(submit, len(prompt_ids))
@@ -164,9 +173,23 @@ class PromptTasks:
         if submit.task in ("generate", "score"):
             wanted = num_top is not None or submit.task == "score"
             assert self._logits is not None
-            return PromptLogProbs(prompt_ids, num_top or 0, self._logits) if wanted else None
+            if not wanted:
+                return None
+            per_token = 6 + MAX_FLOAT_BYTES + (num_top or 0) * (MAX_FLOAT_BYTES + MAX_TOKEN_ID_BYTES)
+            _check_size(f"prompt_logprobs is {num_top or 0}", len(prompt_ids), per_token)
+            return PromptLogProbs(prompt_ids, num_top or 0, self._logits)
         assert self._head is not None
+        if submit.task != "classify":
+            per_token = 3 + self._num_labels * MAX_FLOAT_BYTES
+            _check_size(f"a token has {self._num_labels} labels", len(prompt_ids), per_token)
         return TokenHead(len(prompt_ids), self._head, last_only=submit.task == "classify")
+
+
+def _check_size(said: str, num_tokens: int, per_token: int) -> None:
+    """Refuse a result that does not go into one message."""
+    most = (MAX_MESSAGE_BYTES - _FRAME_BYTES) // per_token
+    if num_tokens > most:
+        raise InputError(f"{said} and the prompt has {num_tokens} tokens; the limit is {most}; send less at once")
 
 
 def _pooling(submit: Submit, num_tokens: int) -> Pooling:

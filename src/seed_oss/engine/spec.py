@@ -14,6 +14,7 @@ _NUMBERS = (
     "max_num_seqs",
     "max_model_len",
     "max_num_batched_tokens",
+    "max_num_waiting",
     "max_num_queued_tokens",
     "kv_cache_memory",
 )
@@ -34,6 +35,7 @@ class EngineSpec:
         max_num_seqs: rows that run at the same time.
         max_model_len: most tokens of a prompt and its answer; None for the model's own limit.
         max_num_batched_tokens: most tokens of one step; None lets the engine choose.
+        max_num_waiting: most answers that wait for a row; None is four times `max_num_seqs`.
         max_num_queued_tokens: most tokens of prompts that wait; None lets the engine choose.
         kv_cache_memory: bytes of the cache of keys and values; None lets the engine choose.
         kv_cache_dtype: "auto", "float32", "bfloat16" or "int8".
@@ -56,6 +58,7 @@ class EngineSpec:
     max_num_seqs: int = 16
     max_model_len: int | None = None
     max_num_batched_tokens: int | None = None
+    max_num_waiting: int | None = None
     max_num_queued_tokens: int | None = None
     kv_cache_memory: int | None = None
     kv_cache_dtype: str = "auto"

@@ -5,16 +5,29 @@ import re
 from pathlib import Path
 
 
-def memory_bytes() -> tuple[int | None, int | None]:
-    """Total and available memory in bytes, limits of a container included; None where unknown."""
+def memory_bytes(num_mapped: int = 0) -> tuple[int | None, int | None]:
+    """Total and available memory in bytes, limits of a container included; None where unknown.
+
+    Args:
+        num_mapped: bytes of mapped files that are in use. The system counts their pages as available, whether they
+            have been read yet or not; here they are not.
+    """
     total, available = _linux_memory()
     if total is None:
         total = _posix_memory()
-    limit, used = _cgroup_memory()
+    if available is not None:
+        available = max(available - num_mapped, 0)
+    limit, used = _cgroup_memory(num_mapped)
     if limit is not None and (total is None or limit < total):
         total = limit
         available = limit - (used or 0) if available is None else min(available, limit - (used or 0))
     return total, available
+
+
+def mapped_ranges() -> list[tuple[int, int]]:
+    """Addresses of this process behind which there are files, each the first one and the one behind the last."""
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +/(?!dev/)", _read("/proc/self/maps"), re.MULTILINE)
+    return [(int(first, 16), int(end, 16)) for first, end in found]
 
 
 def _linux_memory() -> tuple[int | None, int | None]:
@@ -30,7 +43,7 @@ def _posix_memory() -> int | None:
         return None
 
 
-def _cgroup_memory() -> tuple[int | None, int | None]:
+def _cgroup_memory(num_mapped: int) -> tuple[int | None, int | None]:
     for folder, limit, used in (
         ("/sys/fs/cgroup", "memory.max", "memory.current"),
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -38,14 +51,20 @@ def _cgroup_memory() -> tuple[int | None, int | None]:
         text = _read(f"{folder}/{limit}").strip()
         if text.isdecimal():
             now = _read(f"{folder}/{used}").strip()
-            return int(text), max(int(now) - _file_cache(f"{folder}/memory.stat"), 0) if now.isdecimal() else None
+            if not now.isdecimal():
+                return int(text), None
+            return int(text), max(int(now) - _file_cache(f"{folder}/memory.stat", num_mapped > 0), 0) + num_mapped
     return None, None
 
 
-def _file_cache(path: str) -> int:
-    """Pages of files that nobody used lately: they count as used, and go as soon as memory is wanted."""
-    found = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(path), re.MULTILINE)
-    return int(found[1]) if found else 0
+def _file_cache(path: str, with_active: bool) -> int:
+    """Pages of files that nobody used lately: they count as used, and go as soon as memory is wanted.
+
+    `with_active`: those that somebody did, too, for what is in use is counted by itself.
+    """
+    found = re.findall(r"^((?:total_)?(?:in)?active_file) (\d+)$", _read(path), re.MULTILINE)
+    sizes = {name.removeprefix("total_"): int(size) for name, size in found}  # of a whole hierarchy, where it is said
+    return sizes.get("inactive_file", 0) + (sizes.get("active_file", 0) if with_active else 0)
 
 
 def _read(path: str) -> str:

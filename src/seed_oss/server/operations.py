@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from seed_oss.engine.messages import Pulse
+from seed_oss.engine.process_client import HANG_FACTOR
 from seed_oss.server.asgi import App, Receive, Scope, Send, respond, respond_error, state_of
 from seed_oss.server.metrics import EngineView, Metrics
 
+_STEP_FACTOR = 2.0
 _PATHS = ("/health", "/ready", "/metrics")
 
 
@@ -44,16 +47,17 @@ class Phase:
 class Operations:
     """ASGI middleware that answers these paths itself, also while the server drains; others get 503 then.
 
-    /health is 200 while the engine's process shows that it lives: it speaks every second, also in a step that takes
-    minutes; one whose step does not end is killed by its client. /ready is 200 while requests are taken: not while the
-    engine starts, is started again, or the server drains.
+    /health is 200 while the engine's process shows that it moves: it speaks every second, also in a step that takes
+    long, and a step does not take far longer than those before it. One whose step does not end is killed by its client.
+    /ready is 200 while requests are taken: not while the engine starts, is started again, or the server drains.
 
     Args:
         app: what answers all other paths.
         engine: what is looked at.
         metrics: for /metrics.
         phase: set by whoever ends the server.
-        max_silence_s: seconds without a word of the engine after which it is not healthy.
+        max_silence_s: seconds without a word of the engine after which it is not healthy. Nor is it at a step that
+            takes twice that, and ten times the longest one before.
     """
 
     def __init__(self, app: App, engine: EngineView, metrics: Metrics, phase: Phase, max_silence_s: float) -> None:
@@ -97,7 +101,15 @@ class Operations:
             return "failed"
         if engine.silence_s is None:
             return "starting"
-        return "ok" if engine.silence_s <= self._max_silence_s else "silent"
+        if engine.silence_s > self._max_silence_s:
+            return "silent"
+        return "stuck" if self._is_stuck(engine.pulse) else "ok"
+
+    def _is_stuck(self, pulse: Pulse | None) -> bool:
+        """Whether the engine is at a step that takes too long: its process says so from a thread beside it."""
+        if pulse is None:
+            return False
+        return pulse.step_s > max(_STEP_FACTOR * self._max_silence_s, HANG_FACTOR * pulse.longest_step_s)
 
     def readiness(self) -> str:
         """ "ok", or why no requests are taken."""
