@@ -88,6 +88,11 @@ class Api:
         ready = self.client.ready
         return min(self.served.context_length, self.served.context_length if ready is None else ready.max_model_len)
 
+    @property
+    def num_at_once(self) -> int:
+        """Answers of one request that are in the engine's hands together: those that run, and as many again."""
+        return 2 * self.ready.max_num_seqs
+
     def model_names(self) -> list[str]:
         """Whatever requests may ask for: the model's names, and adapters."""
         ready = self.client.ready
@@ -213,13 +218,13 @@ class Api:
         )
 
     async def start(self, request: Request, submits: Sequence[Submit]) -> tuple[Runs, RunEvent | None]:
-        """Hand requests in, and wait a while for the first event, so that a refusal is no stream yet.
+        """Hand requests in, as there is room, and wait a while for the first event, so that a refusal is no stream yet.
 
         Raises:
             ApiError: refused.
             ClientGoneError: nobody waits any more.
         """
-        runs = Runs(self.client, submits)
+        runs = Runs(self.client, submits, at_once=self.num_at_once)
         try:
             return runs, await unless_gone(request, self._first(runs))
         except BaseException:
