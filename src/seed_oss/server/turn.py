@@ -17,7 +17,7 @@ from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import MAX_LOOKED_AT, RememberedPrompt, TurnUse, not_taken
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
@@ -25,6 +25,7 @@ from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 
 _CUT = ("length", "grammar_error")
+_MAX_ANSWERS_COUNTED = 64  # of most histories a beginning is remembered that is not rendered again
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def num_renderings(wanted: Conversation) -> int:
     if wanted.goes_on or not wanted.takes_turns:
         return 1
     num_answers = sum(one.get("role") == "assistant" for one in wanted.messages)
-    return 1 + min(num_answers, MAX_LOOKED_AT) // 2
+    return 1 + min(num_answers, _MAX_ANSWERS_COUNTED) // 2
 
 
 def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
