@@ -9,9 +9,11 @@ import pytest
 
 from seed_oss.chat.control_vocabulary import ControlVocabulary
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.server import memory as server_memory
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, num_renderings, prepare
+from seed_oss.server.work import WorkPool
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, app, engine, run
 from tests.server.fake_engine import FakeEngine, Script
@@ -153,6 +155,57 @@ def test_nobody_waits_while_another_conversation_is_rendered() -> None:
         finally:
             go_on.set()
         assert first.result(20).ids[0] == 9
+
+
+def test_an_answer_that_nobody_had_time_to_read_is_read_by_the_next_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkPool, "later", lambda *_: None)
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history({"content": "Four.", "reasoning_content": "Two and  two."})}
+    bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, "me"), (CHAT, again, "me"))
+    followed(client, is_known=True)
+
+
+def test_a_prompt_waits_for_an_answer_that_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = engine()
+    memory = ConversationMemory(Texts(client.tokenizer), None, 1000)
+    prompt, answer = client.encode("ask"), client.encode("Four.<seed:eos>")
+    begun, go_on = threading.Event(), threading.Event()
+    parse = server_memory.parse
+
+    def slow(*args: Any, **more: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return parse(*args, **more)
+
+    def render(messages: Any, is_answered: bool) -> list[int]:
+        return [*prompt, *(answer if len(messages) > 1 else ()), *((9,) if len(messages) > 2 else ())]
+
+    monkeypatch.setattr(server_memory, "parse", slow)
+    memory.take("me", WrittenAnswer(tuple(prompt), (), tuple(answer), None, ()))
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(memory.read_pending, "me")
+        assert begun.wait(20)
+        asking = threads.submit(
+            lambda: memory.prompt("me", history({"content": "Four."}), render, reuse_reasoning=False)
+        )
+        memory.prompt("you", history({"content": "Four."}), render, reuse_reasoning=False)  # has nothing to wait for
+        go_on.set()
+        assert [turn.missed for turn in asking.result(20).turns] == [None]
+        reading.result(20)
+
+
+def test_an_answer_that_cannot_be_read_costs_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **more: Any) -> Any:
+        raise ValueError("a prompt that nobody may read")
+
+    monkeypatch.setattr(server_memory, "parse", broken)
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history({"content": "Four."})}
+    bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, "me"), (CHAT, again, "me"))
+    assert "could not be remembered: ValueError" in caplog.text
+    assert "nobody may read" not in caplog.text
 
 
 def test_a_long_history_counts_as_often_as_it_is_rendered() -> None:

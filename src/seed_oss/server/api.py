@@ -60,9 +60,10 @@ class Api:
         return await self._pool.run(work, num_chars)
 
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
-        """Keep an answer for the next prompt of its conversation, when there is time."""
+        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""
         owner = namespace(request)
-        self._pool.later(lambda: self.memory.remember(owner, answer))
+        self.memory.take(owner, answer)
+        self._pool.later(lambda: self.memory.read_pending(owner))
 
     @property
     def ready(self) -> Ready:

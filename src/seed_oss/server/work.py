@@ -1,6 +1,7 @@
 """What would hold up the event loop, done in a few threads."""
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
@@ -63,9 +64,9 @@ class WorkPool:
         return future
 
     def later(self, work: Callable[[], object]) -> None:
-        """Do some work when there is time for it; not at all where too much is waiting."""
-        if self._room.acquire(blocking=False):
-            self._threads.submit(work).add_done_callback(lambda _: self._room.release())
+        """Do some work when there is time for it, unless nothing more is taken; it does not count as waiting."""
+        with contextlib.suppress(RuntimeError):  # after `close`
+            self._threads.submit(work)
 
     def close(self) -> None:
         """Take no more work."""
