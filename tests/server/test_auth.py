@@ -50,6 +50,23 @@ def test_whatever_is_not_open_needs_a_key(path: str) -> None:
     assert echo.paths == []
 
 
+@pytest.mark.parametrize(
+    ("gate", "type_", "status"),
+    [
+        (Gate(Echo(), keys()), "authentication_error", 401),
+        (Gate(Echo(), None, frozenset(("other",))), "permission_error", 403),
+        (Gate(Echo(), None, frozenset(("localhost",))), "permission_error", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_clients_of_anthropic_are_told_in_their_shape(gate: Gate, type_: str, status: int, path: str) -> None:
+    response = asyncio.run(ask(gate, path, "POST", headers={"origin": "https://example.org"}))
+    assert response.status_code == status
+    assert (response.json()["type"], response.json()["error"]["type"]) == ("error", type_)
+    other = asyncio.run(ask(gate, "/v1/messages-else", "POST", headers={"origin": "https://example.org"}))
+    assert error_of(other)["code"] == response.json()["error"]["code"]
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ready"])
 def test_open_paths_answer_without_a_key_but_only_to_get(path: str) -> None:
     gate = Gate(Echo(), keys())

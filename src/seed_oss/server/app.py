@@ -18,7 +18,8 @@ from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.completions import CompletionRequest, completions
 from seed_oss.server.embeddings import EmbeddingRequest, embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
-from seed_oss.server.messages import anthropic_error, count_tokens, create_message
+from seed_oss.server.framing import shaped
+from seed_oss.server.messages import count_tokens, create_message
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.models import get_model, list_models
 from seed_oss.server.openapi import DescribedApp, path_parameters, request_body, responses
@@ -132,8 +133,7 @@ async def _render_http(request: Request, error: Exception) -> Response:
 
 
 def _rendered(request: Request, error: ApiError, headers: Mapping[str, str]) -> Response:
-    is_anthropic = request.url.path.startswith("/v1/messages")
-    return JSONAnswer(anthropic_error(error) if is_anthropic else error.body, error.status, headers)
+    return JSONAnswer(shaped(error.body, error.status, request.url.path), error.status, headers)
 
 
 async def _render_internal(request: Request, error: Exception) -> Response:

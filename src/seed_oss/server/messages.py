@@ -14,6 +14,7 @@ from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
 from seed_oss.server.api import Api
 from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.framing import shaped
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
 from seed_oss.server.served import MAX_COUNTED_CHARS
@@ -22,15 +23,6 @@ from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids
 
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-}
 _OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -63,12 +55,6 @@ async def count_tokens(api: Api, request: Request) -> Response:
     return JSONAnswer({"input_tokens": num_tokens})
 
 
-def anthropic_error(error: ApiError) -> dict[str, Any]:
-    """An error as Anthropic's clients read it, and OpenAI's too."""
-    body = error.body["error"]
-    return {"type": "error", "error": {**body, "type": _TYPES.get(error.status, body["type"])}}
-
-
 def _count(texts: Texts, wanted: Conversation) -> int:
     with refusing():
         normalize_chat(wanted.messages, wanted.tools, strict=True)
@@ -76,7 +62,7 @@ def _count(texts: Texts, wanted: Conversation) -> int:
 
 
 def _last(error: ApiError) -> bytes:
-    return _event("error", anthropic_error(error))
+    return _event("error", shaped(error.body, error.status))
 
 
 def _event(kind: str, body: dict[str, Any]) -> bytes:

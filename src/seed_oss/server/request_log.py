@@ -112,19 +112,19 @@ class RequestLog:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as error:  # noqa: BLE001 - one bad request costs only that request
-            await self._fail(answer, error)
+            await self._fail(answer, error, scope["path"])
         except asyncio.CancelledError:  # the server ends at once
             if answer.status is None:
-                await respond_error(answer.send, 503, "the server is ending; ask another one")
+                await respond_error(answer.send, 503, "the server is ending; ask another one", path=scope["path"])
             raise
         finally:
             self._tell(scope, answer)
 
-    async def _fail(self, answer: "_Answer", error: Exception) -> None:
+    async def _fail(self, answer: "_Answer", error: Exception, path: str) -> None:
         self._log.write("failure", id=answer.request_id, **described(error))
         if answer.status is not None:
             raise error  # the connection is closed: half an answer must not look like a whole one
-        await respond_error(answer.send, 500, "the server failed; the request may be sent again")
+        await respond_error(answer.send, 500, "the server failed; the request may be sent again", path=path)
 
     def _tell(self, scope: Scope, answer: "_Answer") -> None:
         seconds = self._clock() - answer.started

@@ -193,7 +193,8 @@ class LimitedProtocol(H11Protocol):
             self.transport.close()
         else:
             self.observe(status)
-            self.transport.write(error_response(status, message, [("retry-after", "1")] if status == 503 else ()))
+            headers = [("retry-after", "1")] if status == 503 else ()
+            self.transport.write(error_response(status, message, headers, self.limited.target))
             self.transport.write_eof()
             self.flow.resume_reading()
         self._abort_later(LINGER_S)
