@@ -295,6 +295,7 @@ def test_a_request_that_the_end_of_the_server_cuts_is_told_so_in_our_words(has_b
     assert [message.get("status") for message in sent] == ([200] if has_begun else [503, None])
     if not has_begun:
         assert json.loads(sent[1]["body"])["error"]["code"] == "unavailable"
+        assert (b"retry-after", b"1") in sent[0]["headers"]
 
 
 def test_an_error_that_nobody_caught_is_a_500_and_logged_without_its_text() -> None:

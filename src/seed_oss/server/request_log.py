@@ -115,7 +115,8 @@ class RequestLog:
             await self._fail(answer, error, scope["path"])
         except asyncio.CancelledError:  # the server ends at once
             if answer.status is None:
-                await respond_error(answer.send, 503, "the server is ending; ask another one", path=scope["path"])
+                message, again = "the server is ending; ask another one", [("retry-after", "1")]
+                await respond_error(answer.send, 503, message, again, path=scope["path"])
             raise
         finally:
             self._tell(scope, answer)
