@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from seed_oss.engine.client import RequestEvent
 from seed_oss.engine.messages import Computed, Submit
+from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, engine, events, post
 from tests.server.fake_engine import FakeEngine, Script, probs
 
@@ -72,6 +74,27 @@ def test_echo_with_probabilities(stream: bool) -> None:
     assert {len(one) for one in said["top_logprobs"][1:]} <= {1, 2}
     assert said["text_offset"] == sorted(said["text_offset"])
     assert said["text_offset"][said["tokens"].index("F")] == len("Größe")
+
+
+class LateEngine(FakeEngine):
+    """The other choices find the prompt in the cache, and say something before its probabilities are there."""
+
+    def _events(self, request: Submit) -> list[RequestEvent]:
+        events = super()._events(request)
+        computed = next(one for one in events if isinstance(one, Computed))
+        early = [one for one in events if getattr(one, "choice", 0) == 1]
+        rest = [one for one in events if one not in early and one is not computed]
+        return [rest[0], *early, computed, *rest[1:]]
+
+
+def test_echo_with_probabilities_that_come_late() -> None:
+    body = {"model": MODEL, "prompt": "ab", "echo": True, "logprobs": 1, "n": 2, "stream": True}
+    chunks = [one["choices"][0] for one in events(LateEngine(seed_tokenizer()), TEXT, body)[:-1]]
+    for index in range(2):
+        own = [one for one in chunks if one["index"] == index]
+        assert "".join(one["text"] for one in own) == "abFour."
+        assert [x for one in own for x in one["logprobs"]["tokens"]][:3] == ["a", "b", "F"]
+        assert [one["finish_reason"] for one in own if one["finish_reason"]] == ["stop"]
 
 
 def test_echo_alone() -> None:

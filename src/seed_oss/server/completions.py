@@ -179,6 +179,9 @@ class _Reply:
         async for event in runs.after(first):
             for index in self._take(event):
                 yield self._chunk(index, self._drained(index), usage)
+        for index, choice in enumerate(self._choices):
+            if not choice.has_echoed:
+                yield self._chunk(index, self._drained(index), usage)
         self._usage.tell(self._request)
         if usage:
             yield data({**self._body([]), "usage": self._usage.to_openai()})
@@ -193,7 +196,7 @@ class _Reply:
             own = range(event.run * self._params.n, (event.run + 1) * self._params.n)
             for index in own:
                 self._choices[index].prompt_probs = said.logprobs
-            return []
+            return [index for index in own if self._has_more(index)]
         if not isinstance(said, Tokens | Ended):
             raise ApiError("internal")
         index = event.run * self._params.n + said.choice
@@ -205,7 +208,13 @@ class _Reply:
             choice.ended = said
             choice.steps.add(choice.reader.finish(said))
             self._usage.add(event.run, said, choice.reader.num_tokens)
-        return [index] if choice.steps or choice.ended is not None else []
+        return [index] if self._has_more(index) else []
+
+    def _has_more(self, index: int) -> bool:
+        """Whether a choice has something to show; its first piece waits for the probabilities of its prompt."""
+        choice = self._choices[index]
+        waits = bool(self._asked.echo) and self._asked.logprobs is not None and choice.prompt_probs is None
+        return not waits and (bool(choice.steps) or choice.ended is not None)
 
     def _chunk(self, index: int, steps: TextStep, usage: dict[str, Any]) -> bytes:
         choice = self._choices[index]
