@@ -251,22 +251,37 @@ def test_calls_are_compared_as_values() -> None:
 def test_responses_go_on_from_what_was_generated() -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
 
-    async def work() -> None:
+    async def work() -> Any:
         application = app(client, num_threads=1)
         first = RawCall(application, "/v1/responses", {"model": MODEL, "input": "2 + 2?"})
         await first.task
         name = json.loads(b"".join(first.sent))["id"]
         body = {"model": MODEL, "input": "3 + 3?", "previous_response_id": name}
-        await RawCall(application, "/v1/responses", body).task
+        second = RawCall(application, "/v1/responses", body)
+        await second.task
+        return json.loads(b"".join(second.sent))
 
-    run(work())
+    answer = run(work())
     followed(client, is_known=True)
+    assert answer["usage"]["input_tokens_details"]["turns"] == [{"message": 1, "missed": None}]
 
 
-def test_anthropics_messages_go_on_from_what_was_generated() -> None:
+@pytest.mark.parametrize("missed", [None, "content_changed"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropics_messages_go_on_from_what_was_generated(stream: bool, missed: str | None) -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
-    body = {"model": MODEL, "max_tokens": 9, "messages": ASK}
-    said = [{"type": "thinking", "thinking": "Two and  two.", "signature": ""}, {"type": "text", "text": "Four."}]
-    again = {**body, "messages": history({"content": said})}
-    bodies(client, ("/v1/messages", body, ""), ("/v1/messages", again, ""))
-    followed(client, is_known=True)
+    body = {"model": MODEL, "max_tokens": 9, "messages": ASK, "system": "Count."}
+    text = "Five." if missed else "Four."
+    said = [{"type": "thinking", "thinking": "Two and  two.", "signature": ""}, {"type": "text", "text": text}]
+    again = {**body, "messages": history({"content": said}), "stream": stream}
+
+    async def work() -> str:
+        application = app(client, num_threads=1)
+        for one in (body, again):
+            call = RawCall(application, "/v1/messages", one)
+            await call.task
+        return b"".join(call.sent).decode()
+
+    turns = json.dumps([{"message": 2, "missed": missed}], separators=(",", ":"))
+    assert f'"turns":{turns}' in run(work())
+    followed(client, is_known=missed is None)

@@ -19,7 +19,7 @@ from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSO
 from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
 from seed_oss.server.turn import AnswerReader, Step, Turn
-from seed_oss.server.usage import Usage
+from seed_oss.server.usage import Usage, turns_shown
 
 
 async def chat_completions(api: Api, request: Request) -> Response:
@@ -93,9 +93,7 @@ class _Reply:
     def _usage_shown(self) -> dict[str, Any]:
         """The usage, and what became of the answers in the history: why the cache does not know them."""
         usage = self._usage.to_openai()
-        if self._turn.uses:
-            turns = [{"message": use.message_index, "missed": use.missed} for use in self._turn.uses]
-            usage["prompt_tokens_details"]["turns"] = turns
+        usage["prompt_tokens_details"] |= turns_shown(self._turn.uses)
         return usage
 
     def _chunks(self, event: RunEvent) -> list[bytes]:

@@ -161,6 +161,7 @@ class _Reply:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": usage.cached_tokens,
             "output_tokens": usage.completion_tokens,
+            **self._talk.turns,
         }
 
 

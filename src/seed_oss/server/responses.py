@@ -133,16 +133,16 @@ class _Reply:
             "tools": asked.tools or [],
             "top_p": asked.top_p,
             "truncation": "disabled",
-            "usage": None if usage is None else _usage(usage),
+            "usage": None if usage is None else _usage(usage, self._talk.turns),
             "user": asked.user,
             "metadata": asked.metadata or {},
         }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, turns: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0, **turns},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
