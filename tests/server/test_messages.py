@@ -227,3 +227,30 @@ def test_an_engine_that_fails_in_a_stream() -> None:
     with pytest.raises(anthropic.APIStatusError, match="the engine was restarted"):
         with_client(engine(script), work)
     assert post(engine(script), PATH, BODY).body["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "budget"),
+    [
+        ({"output_config": {"effort": "low"}}, 1024),
+        ({"output_config": {"effort": "max"}}, None),
+        ({"output_config": {"effort": "medium"}, "thinking": {"type": "adaptive"}}, 4096),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "enabled", "budget_tokens": 2000}}, 2000),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, 0),
+        ({"output_config": {}}, None),
+    ],
+)
+def test_an_effort_is_a_budget(fields: dict[str, Any], budget: int | None) -> None:
+    fake = engine()
+    assert post(fake, PATH, {**BODY, **fields}).status == 200
+    form = fake.submits[0].form
+    assert form is not None
+    assert form.thinking_budget == budget
+
+
+def test_an_effort_that_is_none() -> None:
+    answer = post(engine(), PATH, {**BODY, "output_config": {"effort": "huge"}})
+    assert (answer.status, answer.body["error"]["param"]) == (400, "output_config.effort")
+    agree = {"output_config": {"effort": "low"}, "reasoning_effort": "high"}
+    answer = post(engine(), PATH, {**BODY, **agree})
+    assert (answer.status, "output_config.effort" in answer.body["error"]["message"]) == (400, True)

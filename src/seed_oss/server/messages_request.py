@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import FailFast, Field
 
+from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.chat_request import ThinkingFields
@@ -57,7 +58,7 @@ class OutputOptions(Body):
     """The form of the answer."""
 
     format: dict[str, Any] | None = None
-    effort: Annotated[str | None, Field(max_length=16)] = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class CountRequest(ThinkingFields):
@@ -108,6 +109,13 @@ class CountRequest(ThinkingFields):
             variables=self.variables(),
             goes_on=self.messages[-1].role == "assistant",
         )
+
+    def turns(self, body: Mapping[str, Any], settings: ApiSettings) -> dict[str, Any]:
+        """See `ThinkingFields`. An effort is no wish to think where thinking is switched off."""
+        rest = {name: value for name, value in body.items() if name != "output_config"}
+        said = super().turns(rest, settings)
+        is_off = said["budget"].tokens == 0 and ThinkingBudget.from_request(rest) is not None
+        return said if is_off else super().turns(body, settings)
 
     def _format(self) -> dict[str, Any] | None:
         given = self.output_format or (self.output_config.format if self.output_config is not None else None)
