@@ -46,6 +46,12 @@ def test_a_response() -> None:
     assert text.startswith("<seed:bos>system\nBe brief.<seed:eos>")
 
 
+@pytest.mark.parametrize("fields", [{"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}, {}])
+def test_the_effort_is_told(fields: dict[str, Any]) -> None:
+    body = post(engine(), PATH, {**BODY, **fields}).body
+    assert body["reasoning"]["effort"] == ("low" if fields else None)
+
+
 def test_a_stream_amounts_to_the_response() -> None:
     text = f"<seed:think>Up.</seed:think>Ok.{CALL}{CALL}<seed:eos>"
 

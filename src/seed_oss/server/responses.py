@@ -125,7 +125,7 @@ class _Reply:
             "output": [dict(item) for item in self._writer.items] if is_over else [],
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": asked.previous_response_id,
-            "reasoning": {"effort": asked.reasoning_effort, "summary": None},
+            "reasoning": {"effort": asked.effort, "summary": None},
             "store": asked.store is not False,
             "temperature": asked.temperature,
             "text": {"format": (asked.text.format if asked.text else None) or {"type": "text"}},

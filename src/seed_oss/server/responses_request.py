@@ -74,6 +74,13 @@ class ResponsesRequest(ThinkingFields):
         """
         return self.sampling(vocab_size, max_tokens=self.max_output_tokens)
 
+    @property
+    def effort(self) -> Any:
+        """Of thinking, as the request names it; None where it names none."""
+        given: Any = self.reasoning
+        nested = cast("Mapping[str, Any]", given).get("effort") if isinstance(given, Mapping) else None
+        return self.reasoning_effort if nested is None else nested
+
     def messages(self) -> list[dict[str, Any]]:
         """The input as messages of a chat.
 
