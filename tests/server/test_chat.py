@@ -277,6 +277,8 @@ def test_sampling_goes_to_the_engine() -> None:
         "dry_multiplier": 0.8,
         "dry_sequence_breakers": ["\n"],
         "logit_bias": {"5": -100, "6": 1.5},
+        "bad_words_ids": [[5], [6, 7]],
+        "prompt_lookup_num_tokens": 4,
         "seed": 2**64 - 1,
         "stop": ["a", "b"],
         "stop_token_ids": [7],
