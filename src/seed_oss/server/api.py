@@ -59,6 +59,10 @@ class Api:
         """The result of what takes too long for the event loop; see `WorkPool.run`."""
         return await self._pool.run(work, num_chars)
 
+    async def finish(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The same for what has been computed already; see `WorkPool.finish`."""
+        return await self._pool.finish(work, num_chars)
+
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
         """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""
         owner = namespace(request)

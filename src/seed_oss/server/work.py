@@ -63,6 +63,16 @@ class WorkPool:
             future.add_done_callback(lambda _, room=room: room.release())
         return future
 
+    async def finish(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The result of work on what has been computed already: nothing is too much, or takes too long, any more.
+
+        Args:
+            work, num_chars: see `run`.
+        """
+        is_long = num_chars > LONG_CHARS
+        future = self._long.submit(work, num_chars) if is_long else self._threads.submit(work)
+        return await asyncio.wrap_future(future)
+
     def later(self, work: Callable[[], object]) -> None:
         """Do some work when there is time for it, unless nothing more is taken; it does not count as waiting."""
         with contextlib.suppress(RuntimeError):  # after `close`
