@@ -238,7 +238,7 @@ def test_origins_are_spelled_out(origin: str) -> None:
 def logged(path: str = "/v1/models", **headers: str) -> tuple[Lines, list[tuple[str, int]], object]:
     """A request through the log: its lines, what was observed, and the response."""
     lines, seen = Lines(), list[tuple[str, int]]()
-    app = RequestLog(Gate(Echo(), keys()), log_to(lines), lambda route, status, _: seen.append((route, status)))
+    app = RequestLog(Gate(Echo(), keys()), log_to(lines), lambda route, status, *_: seen.append((route, status)))
     response = asyncio.run(ask(app, path, headers={"x-api-key": KEY, **headers}))
     return lines, seen, response
 

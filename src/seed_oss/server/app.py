@@ -122,6 +122,7 @@ def _route(
 
 async def _render(request: Request, error: Exception) -> Response:
     known = error if isinstance(error, ApiError) else ApiError("internal")
+    request.state.is_counted = known.is_engines
     return _rendered(request, known, known.headers)
 
 

@@ -19,8 +19,9 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_MESSAGE_CHARS = 500
 _UNMATCHED = "unmatched"
 
-Observer = Callable[[str, int, float], None]
-"""Called with the route, the status and the seconds of every request."""
+Observer = Callable[[str, int, float, bool], None]
+"""Called with the route, the status and the seconds of every request, and whether that status is a rejection which
+nobody has counted, if it is one."""
 
 
 class JsonLog:
@@ -90,7 +91,7 @@ class RequestLog:
     Args:
         app: what is behind it.
         log: for the lines.
-        observe: gets route, status and seconds.
+        observe: see `Observer`.
         clock: seconds that only grow.
     """
 
@@ -131,8 +132,9 @@ class RequestLog:
         seconds = self._clock() - answer.started
         status = answer.status or 499  # nobody waited for one
         route = route_of(scope)
-        self._observe(route, status, seconds)
-        if state_of(scope).get("is_probe"):
+        is_probe = bool(state_of(scope).get("is_probe"))
+        self._observe(route, status, seconds, not (is_probe or state_of(scope).get("is_counted")))
+        if is_probe:
             return
         usage: dict[str, Any] = state_of(scope).get("usage") or {}
         self._log.write(
