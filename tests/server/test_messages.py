@@ -16,6 +16,7 @@ from tests.server.test_chat import ARGUMENTS, CALL, PARAMETERS, THOUGHT
 PATH = "/v1/messages"
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
 BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": ASK}
+BROKEN = {"type": "tool_use", "id": "1", "name": "f", "input": 3}
 TOOLS: list[Any] = [{"name": "fly", "description": "Fly up.", "input_schema": PARAMETERS}]
 
 
@@ -191,6 +192,9 @@ def test_a_call_that_is_cut_off(written: str, given: dict[str, Any]) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [*ASK, {"role": "assistant", "content": [BROKEN]}, *ASK], "system": "x"}, "messages"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
+        ({"output_format": {"type": "json_schema", "schema": {"type": "cat"}}}, "output_format"),
         ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
         ({"stop_sequences": ["x" * 257]}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences"),

@@ -13,7 +13,7 @@ from seed_oss.chat.normalize import normalize_chat
 from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
 from seed_oss.server.api import Api
-from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.errors import ApiError
 from seed_oss.server.framing import shaped
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
@@ -21,7 +21,7 @@ from seed_oss.server.served import MAX_COUNTED_CHARS
 from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
-from seed_oss.server.turn import Conversation, prompt_ids
+from seed_oss.server.turn import Conversation, prompt_ids, refusing_in
 
 _OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
@@ -56,7 +56,7 @@ async def count_tokens(api: Api, request: Request) -> Response:
 
 
 def _count(texts: Texts, wanted: Conversation) -> int:
-    with refusing():
+    with refusing_in(wanted):
         normalize_chat(wanted.messages, wanted.tools, strict=True)
         return len(prompt_ids(texts, wanted))
 

@@ -103,6 +103,8 @@ class CountRequest(ThinkingFields):
             tools=[_tool(tool) for tool in self.tools or ()] or None,
             tool_choice=None if choice is None else _choice(choice),
             response_format=self._format(),
+            form_param=self._format_param,
+            messages_param="messages",
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
             **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
@@ -117,9 +119,13 @@ class CountRequest(ThinkingFields):
         is_off = said["budget"].tokens == 0 and ThinkingBudget.from_request(rest) is not None
         return said if is_off else super().turns(body, settings)
 
+    @property
+    def _format_param(self) -> str:
+        return "output_format" if self.output_format else "output_config.format"
+
     def _format(self) -> dict[str, Any] | None:
         given = self.output_format or (self.output_config.format if self.output_config is not None else None)
-        check_fields(given, "output_format" if self.output_format else "output_config.format", _FORMAT)
+        check_fields(given, self._format_param, _FORMAT)
         if given is None or given.get("type") != "json_schema":
             return given
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.get("schema")}}

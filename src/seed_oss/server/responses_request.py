@@ -115,6 +115,8 @@ class ResponsesRequest(ThinkingFields):
             tools=tools,
             tool_choice=self.tool_choice,
             response_format=self._format(),
+            form_param="text.format",
+            messages_param="input",
             parallel_tool_calls=self.parallel_tool_calls is not False,
             **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
