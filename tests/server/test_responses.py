@@ -198,6 +198,9 @@ def test_an_engine_that_fails() -> None:
         ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "input"),
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
         ({"nonsense": 1}, "nonsense"),
+        ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
+        ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
+        ({"stream": True, "stream_options": {"include_obfuscation": 1}}, "stream_options.include_obfuscation"),
     ],
 )
 def test_what_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -20,6 +20,7 @@ from seed_oss.server.usage import Usage
 async def create_response(api: Api, request: Request) -> Response:
     """Answer an input."""
     asked, body = await api.read(request, ResponsesRequest)
+    asked.check()
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
