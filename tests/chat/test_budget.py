@@ -48,6 +48,7 @@ def test_what_is_no_budget(value: Any) -> None:
         ({"reasoning": {"max_tokens": 99}}, 99),
         ({"reasoning": {"effort": "low"}}, 1024),
         ({"reasoning": {"enabled": False}}, 0),
+        ({"output_config": {"effort": "low", "format": {}}}, 1024),
         ({"reasoning": {"enabled": True, "max_tokens": 5}}, 5),
         ({"thinking_budget": -1}, None),
         # one says more than the other

@@ -7,6 +7,7 @@ import pytest
 
 from seed_oss.chat import StreamParser
 from seed_oss.chat.assistant_message import AssistantMessage
+from seed_oss.engine import turn_memory
 from seed_oss.engine.turn_memory import TurnMemory
 from tests.seed_tokenizer import seed_tokenizer
 
@@ -209,3 +210,79 @@ def test_what_a_template_writes_behind_the_end_of_a_turn_stays() -> None:
     found = memory.prompt("me", messages, chatml)
     assert list(found.ids[: len(prompt) + len(ids)]) == [*prompt, *ids]
     assert TOKENIZER.decode(found.ids) == TOKENIZER.decode(chatml(messages, True))
+
+
+def test_a_long_conversation_hits_although_its_first_answers_are_forgotten() -> None:
+    talk = Talk(TurnMemory(40_000, frozenset({EOS})))
+    for number in range(80):
+        so_far = talk.answer(ASK if number % 2 else MORE, "Well. ", EOS)
+    talk.messages.append(MORE)
+    found = talk.prompt()
+    assert found.ids[: len(so_far)] == tuple(so_far)
+    assert [turn.missed for turn in found.turns] == [None] * 80
+    assert len(talk.memory) < 80
+
+
+def test_a_long_conversation_is_rendered_as_often_as_a_short_one() -> None:
+    talk, counts, rendered = Talk(), list[int](), list[int]()
+
+    def counted(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> list[int]:
+        rendered.append(len(messages))
+        return render(messages, is_answered)
+
+    for _ in range(12):
+        talk.answer(ASK, "Well. ", EOS)
+        rendered.clear()
+        talk.memory.prompt("me", [*talk.messages, MORE], counted)
+        counts.append(len(rendered))
+    assert set(counts) == {3}
+
+
+@pytest.mark.parametrize("change", ["messages", "template", "namespace", "reasoning"])
+def test_what_was_put_together_stands_for_the_same_conversation_only(change: str) -> None:
+    talk = Talk()
+    for _ in range(3):
+        talk.answer(ASK, THINK, "hm", END_THINK, "Well. ", EOS)
+    talk.messages.append(MORE)
+    assert [turn.missed for turn in talk.prompt(reuse_reasoning=True).turns] == [None] * 3
+    if change == "messages":
+        talk.messages[0] = MORE
+    if change == "reasoning":
+        del talk.messages[1]["reasoning_content"]
+    asked = {"namespace": "you" if change == "namespace" else "me", "messages": talk.messages}
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]} if change == "template" else {}
+
+    def other(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> list[int]:
+        return TOKENIZER.apply_chat_template(messages, add_generation_prompt=is_answered, return_dict=False, **tools)
+
+    found = talk.memory.prompt(**asked, render=other)
+    assert found.ids == tuple(other(talk.messages, True))
+    assert all(turn.missed for turn in found.turns)
+
+
+def test_an_answer_that_is_asked_for_again_still_hits() -> None:
+    talk = Talk()
+    for _ in range(4):
+        so_far = talk.answer(ASK, "Well. ", EOS)
+    talk.messages.append(MORE)
+    talk.prompt()
+    again = talk.memory.prompt("me", talk.messages[:-2], render)
+    assert again.ids == tuple(so_far[: len(again.ids)])
+    assert [turn.missed for turn in again.turns] == [None] * 3
+
+
+def test_looking_up_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn_memory, "MAX_RENDERED", 100)
+    talk = Talk()
+    talk.messages = [one for _ in range(50) for one in (ASK, {"role": "assistant", "content": "Well."})] + [MORE]
+    talk.memory.remember("me", [1], [2, EOS], AssistantMessage(content="x"))
+    rendered: list[int] = []
+
+    def counted(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> list[int]:
+        rendered.append(len(messages))
+        return render(messages, is_answered)
+
+    found = talk.memory.prompt("me", talk.messages, counted)
+    assert [turn.missed for turn in found.turns] == ["unknown"] * 50
+    assert len(rendered) < 12
+    assert found.ids == tuple(render(talk.messages, True))

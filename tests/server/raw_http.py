@@ -160,7 +160,7 @@ async def serving(limits: TransportLimits | None = None) -> AsyncIterator[Served
     config = server_config(served.app, limits, drain_s=1.0)
     config.load()
     loop = asyncio.get_running_loop()
-    kind = limited_protocol(limits, served.refused.append)
+    kind = limited_protocol(limits, lambda status, _: served.refused.append(status))
     server = await loop.create_server(lambda: kind(config, served.state, {}, loop), "127.0.0.1", 0)
     served.port = server.sockets[0].getsockname()[1]
     try:

@@ -50,6 +50,23 @@ def test_whatever_is_not_open_needs_a_key(path: str) -> None:
     assert echo.paths == []
 
 
+@pytest.mark.parametrize(
+    ("gate", "type_", "status"),
+    [
+        (Gate(Echo(), keys()), "authentication_error", 401),
+        (Gate(Echo(), None, frozenset(("other",))), "permission_error", 403),
+        (Gate(Echo(), None, frozenset(("localhost",))), "permission_error", 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/messages/count_tokens"])
+def test_clients_of_anthropic_are_told_in_their_shape(gate: Gate, type_: str, status: int, path: str) -> None:
+    response = asyncio.run(ask(gate, path, "POST", headers={"origin": "https://example.org"}))
+    assert response.status_code == status
+    assert (response.json()["type"], response.json()["error"]["type"]) == ("error", type_)
+    other = asyncio.run(ask(gate, "/v1/messages-else", "POST", headers={"origin": "https://example.org"}))
+    assert error_of(other)["code"] == response.json()["error"]["code"]
+
+
 @pytest.mark.parametrize("path", ["/", "/health", "/ready"])
 def test_open_paths_answer_without_a_key_but_only_to_get(path: str) -> None:
     gate = Gate(Echo(), keys())
@@ -221,7 +238,7 @@ def test_origins_are_spelled_out(origin: str) -> None:
 def logged(path: str = "/v1/models", **headers: str) -> tuple[Lines, list[tuple[str, int]], object]:
     """A request through the log: its lines, what was observed, and the response."""
     lines, seen = Lines(), list[tuple[str, int]]()
-    app = RequestLog(Gate(Echo(), keys()), log_to(lines), lambda route, status, _: seen.append((route, status)))
+    app = RequestLog(Gate(Echo(), keys()), log_to(lines), lambda route, status, *_: seen.append((route, status)))
     response = asyncio.run(ask(app, path, headers={"x-api-key": KEY, **headers}))
     return lines, seen, response
 
@@ -278,6 +295,7 @@ def test_a_request_that_the_end_of_the_server_cuts_is_told_so_in_our_words(has_b
     assert [message.get("status") for message in sent] == ([200] if has_begun else [503, None])
     if not has_begun:
         assert json.loads(sent[1]["body"])["error"]["code"] == "unavailable"
+        assert (b"retry-after", b"1") in sent[0]["headers"]
 
 
 def test_an_error_that_nobody_caught_is_a_500_and_logged_without_its_text() -> None:

@@ -84,6 +84,22 @@ def test_usage_in_a_stream() -> None:
     assert chunks[-1]["usage"]["completion_tokens_details"] == {"reasoning_tokens": 5}
 
 
+@pytest.mark.parametrize("num_together", [1, 3])
+def test_usage_so_far_in_a_stream(num_together: int) -> None:
+    client = engine(Script(THOUGHT, num_together=num_together, suffix="<seed:think>"))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = streamed(client, stream_options=options)
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert (counts[0], counts[-1]) == (0, len(client.encode(THOUGHT)))
+    assert counts == sorted(counts)
+    num_prompt = len(client.submits[0].prompt_ids) + 1
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {num_prompt}
+    assert {chunk["usage"]["total_tokens"] - chunk["usage"]["completion_tokens"] for chunk in chunks} == {num_prompt}
+    assert (last["usage"]["completion_tokens"], last["usage"]["prompt_tokens"]) == (counts[-1], num_prompt)
+    alone = streamed(client, stream_options={"continuous_usage_stats": True})
+    assert not any("usage" in chunk for chunk in alone)
+
+
 def test_several_choices() -> None:
     client = engine("One.<seed:eos>", Script("Two.", "length"))
     answer = chat(client, n=2)
@@ -277,6 +293,8 @@ def test_sampling_goes_to_the_engine() -> None:
         "dry_multiplier": 0.8,
         "dry_sequence_breakers": ["\n"],
         "logit_bias": {"5": -100, "6": 1.5},
+        "bad_words_ids": [[5], [6, 7]],
+        "prompt_lookup_num_tokens": 4,
         "seed": 2**64 - 1,
         "stop": ["a", "b"],
         "stop_token_ids": [7],

@@ -3,12 +3,16 @@
 import base64
 import math
 import struct
+import threading
 from typing import Any
 
 import pytest
 
+from seed_oss.engine.client import RequestEvent
 from seed_oss.engine.messages import Computed, Submit
-from tests.server.api_calls import ASK, MODEL, engine, events, post
+from seed_oss.server import completions, scoring
+from tests.seed_tokenizer import seed_tokenizer
+from tests.server.api_calls import ASK, MODEL, engine, events, http, post, run
 from tests.server.fake_engine import FakeEngine, Script, probs
 
 TEXT = "/v1/completions"
@@ -72,6 +76,57 @@ def test_echo_with_probabilities(stream: bool) -> None:
     assert {len(one) for one in said["top_logprobs"][1:]} <= {1, 2}
     assert said["text_offset"] == sorted(said["text_offset"])
     assert said["text_offset"][said["tokens"].index("F")] == len("Größe")
+
+
+class LateEngine(FakeEngine):
+    """The other choices find the prompt in the cache, and say something before its probabilities are there."""
+
+    def _events(self, request: Submit) -> list[RequestEvent]:
+        events = super()._events(request)
+        computed = next(one for one in events if isinstance(one, Computed))
+        early = [one for one in events if getattr(one, "choice", 0) == 1]
+        rest = [one for one in events if one not in early and one is not computed]
+        return [rest[0], *early, computed, *rest[1:]]
+
+
+def test_echo_with_probabilities_that_come_late() -> None:
+    body = {"model": MODEL, "prompt": "ab", "echo": True, "logprobs": 1, "n": 2, "stream": True}
+    chunks = [one["choices"][0] for one in events(LateEngine(seed_tokenizer()), TEXT, body)[:-1]]
+    for index in range(2):
+        own = [one for one in chunks if one["index"] == index]
+        assert "".join(one["text"] for one in own) == "abFour."
+        assert [x for one in own for x in one["logprobs"]["tokens"]][:3] == ["a", "b", "F"]
+        assert [one["finish_reason"] for one in own if one["finish_reason"]] == ["stop"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "module", "name"),
+    [
+        (TEXT, {"prompt": "ab", "echo": True, "logprobs": 1}, completions, "_prompt_form"),
+        (TEXT, {"prompt": "ab", "echo": True, "logprobs": 1, "stream": True}, completions, "_prompt_form"),
+        ("/score", {"input": "ab", "logprobs": 1}, scoring, "_scored"),
+        ("/token_classify", {"input": "ab"}, scoring, "_class"),
+    ],
+)
+def test_what_long_prompts_have_is_not_written_on_the_event_loop(
+    path: str, body: Any, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+    made = getattr(module, name)
+
+    def seen(*args: Any) -> Any:
+        threads.append(threading.current_thread())
+        return made(*args)
+
+    monkeypatch.setattr(module, name, seen)
+
+    async def work() -> int:
+        async with http(engine()) as caller:
+            return (await caller.post(path, json={"model": MODEL, **body})).status_code
+
+    assert run(work()) == 200
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_echo_alone() -> None:

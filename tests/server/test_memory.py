@@ -9,9 +9,11 @@ import pytest
 
 from seed_oss.chat.control_vocabulary import ControlVocabulary
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.server import memory as server_memory
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, num_renderings, prepare
+from seed_oss.server.work import WorkPool
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, app, engine, run
 from tests.server.fake_engine import FakeEngine, Script
@@ -155,6 +157,57 @@ def test_nobody_waits_while_another_conversation_is_rendered() -> None:
         assert first.result(20).ids[0] == 9
 
 
+def test_an_answer_that_nobody_had_time_to_read_is_read_by_the_next_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkPool, "later", lambda *_: None)
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history({"content": "Four.", "reasoning_content": "Two and  two."})}
+    bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, "me"), (CHAT, again, "me"))
+    followed(client, is_known=True)
+
+
+def test_a_prompt_waits_for_an_answer_that_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = engine()
+    memory = ConversationMemory(Texts(client.tokenizer), None, 1000)
+    prompt, answer = client.encode("ask"), client.encode("Four.<seed:eos>")
+    begun, go_on = threading.Event(), threading.Event()
+    parse = server_memory.parse
+
+    def slow(*args: Any, **more: Any) -> Any:
+        begun.set()
+        assert go_on.wait(20)
+        return parse(*args, **more)
+
+    def render(messages: Any, is_answered: bool) -> list[int]:
+        return [*prompt, *(answer if len(messages) > 1 else ()), *((9,) if len(messages) > 2 else ())]
+
+    monkeypatch.setattr(server_memory, "parse", slow)
+    memory.take("me", WrittenAnswer(tuple(prompt), (), tuple(answer), None, ()))
+    with ThreadPoolExecutor(2) as threads:
+        reading = threads.submit(memory.read_pending, "me")
+        assert begun.wait(20)
+        asking = threads.submit(
+            lambda: memory.prompt("me", history({"content": "Four."}), render, reuse_reasoning=False)
+        )
+        memory.prompt("you", history({"content": "Four."}), render, reuse_reasoning=False)  # has nothing to wait for
+        go_on.set()
+        assert [turn.missed for turn in asking.result(20).turns] == [None]
+        reading.result(20)
+
+
+def test_an_answer_that_cannot_be_read_costs_no_request(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: Any, **more: Any) -> Any:
+        raise ValueError("a prompt that nobody may read")
+
+    monkeypatch.setattr(server_memory, "parse", broken)
+    client = engine(THOUGHT, "Six.<seed:eos>")
+    again = {"model": MODEL, "messages": history({"content": "Four."})}
+    bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, "me"), (CHAT, again, "me"))
+    assert "could not be remembered: ValueError" in caplog.text
+    assert "nobody may read" not in caplog.text
+
+
 def test_a_long_history_counts_as_often_as_it_is_rendered() -> None:
     said = [*ASK, {"role": "assistant", "content": "a"}] * 10
     assert num_renderings(Conversation(said)) == 6
@@ -198,22 +251,37 @@ def test_calls_are_compared_as_values() -> None:
 def test_responses_go_on_from_what_was_generated() -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
 
-    async def work() -> None:
+    async def work() -> Any:
         application = app(client, num_threads=1)
         first = RawCall(application, "/v1/responses", {"model": MODEL, "input": "2 + 2?"})
         await first.task
         name = json.loads(b"".join(first.sent))["id"]
         body = {"model": MODEL, "input": "3 + 3?", "previous_response_id": name}
-        await RawCall(application, "/v1/responses", body).task
+        second = RawCall(application, "/v1/responses", body)
+        await second.task
+        return json.loads(b"".join(second.sent))
 
-    run(work())
+    answer = run(work())
     followed(client, is_known=True)
+    assert answer["usage"]["input_tokens_details"]["turns"] == [{"message": 1, "missed": None}]
 
 
-def test_anthropics_messages_go_on_from_what_was_generated() -> None:
+@pytest.mark.parametrize("missed", [None, "content_changed"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_anthropics_messages_go_on_from_what_was_generated(stream: bool, missed: str | None) -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
-    body = {"model": MODEL, "max_tokens": 9, "messages": ASK}
-    said = [{"type": "thinking", "thinking": "Two and  two.", "signature": ""}, {"type": "text", "text": "Four."}]
-    again = {**body, "messages": history({"content": said})}
-    bodies(client, ("/v1/messages", body, ""), ("/v1/messages", again, ""))
-    followed(client, is_known=True)
+    body = {"model": MODEL, "max_tokens": 9, "messages": ASK, "system": "Count."}
+    text = "Five." if missed else "Four."
+    said = [{"type": "thinking", "thinking": "Two and  two.", "signature": ""}, {"type": "text", "text": text}]
+    again = {**body, "messages": history({"content": said}), "stream": stream}
+
+    async def work() -> str:
+        application = app(client, num_threads=1)
+        for one in (body, again):
+            call = RawCall(application, "/v1/messages", one)
+            await call.task
+        return b"".join(call.sent).decode()
+
+    turns = json.dumps([{"message": 2, "missed": missed}], separators=(",", ":"))
+    assert f'"turns":{turns}' in run(work())
+    followed(client, is_known=missed is None)

@@ -16,6 +16,7 @@ from tests.server.test_chat import ARGUMENTS, CALL, PARAMETERS, THOUGHT
 PATH = "/v1/messages"
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
 BODY: dict[str, Any] = {"model": MODEL, "max_tokens": 64, "messages": ASK}
+BROKEN = {"type": "tool_use", "id": "1", "name": "f", "input": 3}
 TOOLS: list[Any] = [{"name": "fly", "description": "Fly up.", "input_schema": PARAMETERS}]
 
 
@@ -191,6 +192,9 @@ def test_a_call_that_is_cut_off(written: str, given: dict[str, Any]) -> None:
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+        ({"messages": [*ASK, {"role": "assistant", "content": [BROKEN]}, *ASK], "system": "x"}, "messages"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
+        ({"output_format": {"type": "json_schema", "schema": {"type": "cat"}}}, "output_format"),
         ({"messages": [{"role": "user", "content": [3]}]}, "messages[0].content[0]"),
         ({"stop_sequences": ["x" * 257]}, "stop_sequences"),
         ({"stop_sequences": [""]}, "stop_sequences"),
@@ -227,3 +231,30 @@ def test_an_engine_that_fails_in_a_stream() -> None:
     with pytest.raises(anthropic.APIStatusError, match="the engine was restarted"):
         with_client(engine(script), work)
     assert post(engine(script), PATH, BODY).body["error"]["type"] == "overloaded_error"
+
+
+@pytest.mark.parametrize(
+    ("fields", "budget"),
+    [
+        ({"output_config": {"effort": "low"}}, 1024),
+        ({"output_config": {"effort": "max"}}, None),
+        ({"output_config": {"effort": "medium"}, "thinking": {"type": "adaptive"}}, 4096),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "enabled", "budget_tokens": 2000}}, 2000),
+        ({"output_config": {"effort": "low"}, "thinking": {"type": "disabled"}}, 0),
+        ({"output_config": {}}, None),
+    ],
+)
+def test_an_effort_is_a_budget(fields: dict[str, Any], budget: int | None) -> None:
+    fake = engine()
+    assert post(fake, PATH, {**BODY, **fields}).status == 200
+    form = fake.submits[0].form
+    assert form is not None
+    assert form.thinking_budget == budget
+
+
+def test_an_effort_that_is_none() -> None:
+    answer = post(engine(), PATH, {**BODY, "output_config": {"effort": "huge"}})
+    assert (answer.status, answer.body["error"]["param"]) == (400, "output_config.effort")
+    agree = {"output_config": {"effort": "low"}, "reasoning_effort": "high"}
+    answer = post(engine(), PATH, {**BODY, **agree})
+    assert (answer.status, "output_config.effort" in answer.body["error"]["message"]) == (400, True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -9,9 +10,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.client import EngineClient, RequestEvent, RequestStream
 from seed_oss.engine.messages import Ended, Pulse, Ready, Refused, Started, Submit, Tokens
+from seed_oss.server.app import ApiSettings, ServedModel, create_app
 from seed_oss.server.metrics import MeteredClient, Metrics
 from seed_oss.server.operations import Operations, Phase
 from seed_oss.server.request_log import RequestLog
+from tests.seed_tokenizer import seed_tokenizer
+from tests.server.api_calls import ASK, MODEL, engine
 from tests.server.asking import Echo, Lines, ask, error_of, log_to
 
 READY = Ready(10, 1, 10, ("generate",))
@@ -135,11 +139,14 @@ def test_requests_over_http_by_route_and_status() -> None:
     metrics = Metrics(Engine())
     for status in (200, 200, 401, 413):
         metrics.observe_http("/v1/models", status, 0.5)
-    for status in (400, 408, 431, 503):
+    for status in (400, 408, 431):
         metrics.observe_transport(status)
+    metrics.observe_transport(503, "too_many_connections")
+    metrics.observe_transport(503, "too_many_bodies")
     found = values(metrics)
     assert found["seed_oss_http_requests_total{/v1/models}{200}"] == 2
-    reasons = {"unauthenticated": 1, "too_large": 2, "malformed": 1, "too_slow": 1, "too_many_connections": 1}
+    reasons = {"unauthenticated": 1, "too_large": 2, "malformed": 1, "too_slow": 1}
+    reasons |= {"too_many_connections": 1, "too_many_bodies": 1}
     assert {reason: found[f"seed_oss_rejections_total{{{reason}}}"] for reason in reasons} == reasons
     assert found["seed_oss_http_request_seconds_sum{/v1/models}"] == 2.0
 
@@ -222,3 +229,37 @@ def test_other_methods_and_other_paths() -> None:
     assert response.headers["content-type"].startswith("text/plain")
     assert "seed_oss_engine_up 1.0" in response.text
     assert echo.paths == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "settings", "more", "status", "reason"),
+    [
+        ({"n": 99}, {}, {}, 400, "invalid"),
+        ({"model": "none"}, {}, {}, 404, "not_found"),
+        ({}, {"max_preparing": 0}, {}, 429, "overloaded"),
+        ({}, {}, {"is_ready": False}, 503, "unavailable"),
+        ({}, {}, {"refusal": lambda one: Refused(one.request_id, "overloaded", "later")}, 429, "overloaded"),
+        ({}, {}, {"refusal": lambda one: Refused(one.request_id, "invalid", "no")}, 400, "invalid"),
+    ],
+)
+def test_every_rejection_is_counted_once(
+    fields: dict[str, Any], settings: dict[str, Any], more: dict[str, Any], status: int, reason: str
+) -> None:
+    metrics = Metrics(Engine())
+    client = MeteredClient(engine(**more), metrics, log_to(Lines()))
+    served = ServedModel((MODEL,), seed_tokenizer(), 2**20)
+    inner = create_app(client, served, ApiSettings(**settings))
+    app = RequestLog(inner, log_to(Lines()), metrics.observe_http)  # type: ignore[arg-type]
+    body = {"model": MODEL, "messages": ASK, **fields}
+    assert asyncio.run(ask(app, "/v1/chat/completions", "POST", json=body)).status_code == status
+    found = {name: value for name, value in values(metrics).items() if "rejections_total" in name}
+    assert found == {f"seed_oss_rejections_total{{{reason}}}": 1}
+
+
+def test_a_probe_that_fails_is_no_rejection() -> None:
+    gone = Engine()
+    gone.lose()
+    metrics = Metrics(gone)
+    app = RequestLog(Operations(Echo(), gone, metrics, Phase(), 30.0), log_to(Lines()), metrics.observe_http)
+    assert asyncio.run(ask(app, "/ready")).status_code == 503
+    assert not [name for name in values(metrics) if "rejections_total" in name]

@@ -42,7 +42,7 @@ def test_an_answer(page: Any, served: Served) -> None:
         "model": "seed",
         "messages": [{"role": "user", "content": "What is 2 + 2?"}],
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "thinking_budget": -1,
     }
     answered(page)

@@ -306,8 +306,26 @@ def test_broken_off_calls_are_not_sent_back(page: Any) -> None:
             {"role": "assistant", "content": "x", "tool_calls": [call_]},
         ],
         "stream": True,
-        "stream_options": {"include_usage": True},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "thinking_budget": 0,
         "top_p": 0.5,
         "max_completion_tokens": 7,
     }
+
+
+def test_several_tokens_in_a_chunk_are_counted_as_the_server_counts_them(page: Any) -> None:
+    code = """
+      const answer = m.emptyAnswer(512, 0);
+      const chunk = (delta, completion_tokens) => ({ choices: [{ delta }], usage: { completion_tokens } });
+      m.takeChunk(answer, chunk({ reasoning: "a b c" }, 4), 1000);
+      m.takeChunk(answer, chunk({ reasoning: "d e" }, 6), 2000);
+      m.takeChunk(answer, chunk({ content: "f g h i" }, 24), 3000);
+      const stopped = [m.thoughtTokens(answer), m.figures(answer)];
+      const old = { ...answer, stats: { ...answer.stats, numFirst: 0, numTokens: 0 } };
+      m.takeChunk(answer, { choices: [], usage: { prompt_tokens: 9, completion_tokens: 25 } }, 3000);
+      return [...stopped, m.figures(answer), m.figures(old)];"""
+    thoughts, stopped, ended, old = call(page, "answer", code)
+    assert thoughts == 6
+    assert stopped == ["10.0 tokens/s", "first token after 1.00 s", "24 tokens"]
+    assert ended == ["10.5 tokens/s", "first token after 1.00 s", "25 tokens", "0 of 9 prompt tokens cached"]
+    assert old == ["0.0 tokens/s", "first token after 1.00 s"]

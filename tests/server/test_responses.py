@@ -46,6 +46,12 @@ def test_a_response() -> None:
     assert text.startswith("<seed:bos>system\nBe brief.<seed:eos>")
 
 
+@pytest.mark.parametrize("fields", [{"reasoning": {"effort": "low"}}, {"reasoning_effort": "low"}, {}])
+def test_the_effort_is_told(fields: dict[str, Any]) -> None:
+    body = post(engine(), PATH, {**BODY, **fields}).body
+    assert body["reasoning"]["effort"] == ("low" if fields else None)
+
+
 def test_a_stream_amounts_to_the_response() -> None:
     text = f"<seed:think>Up.</seed:think>Ok.{CALL}{CALL}<seed:eos>"
 
@@ -187,9 +193,14 @@ def test_an_engine_that_fails() -> None:
         ({"background": True}, "background"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"text": {"format": {"type": "xml"}}}, "response_format"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"type": "cat"}}}}, "text.format"),
+        ({"input": [{"type": "function_call", "call_id": "1", "name": "f", "arguments": "{"}]}, "input"),
         ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
         ({"nonsense": 1}, "nonsense"),
+        ({"stream_options": {"include_obfuscation": False}}, "stream_options"),
+        ({"stream": True, "stream_options": {"foo": 1}}, "stream_options.foo"),
+        ({"stream": True, "stream_options": {"include_obfuscation": 1}}, "stream_options.include_obfuscation"),
     ],
 )
 def test_what_is_refused(fields: dict[str, Any], param: str) -> None:

@@ -106,6 +106,20 @@ def test_headers_without_an_end() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("path", "is_anthropics"), [("/v1/messages", True), ("/v1/messages?a", True), ("/v1/m", False)]
+)
+def test_the_shape_of_an_error_is_that_of_the_path(path: str, is_anthropics: bool) -> None:
+    async def scenario() -> None:
+        async with serving(TransportLimits(max_body_bytes=1000)) as served:
+            body = (await served.ask(post(1001, path), b"x" * 1001)).json
+            assert (body.get("type") == "error") is is_anthropics
+            kind = "request_too_large" if is_anthropics else "invalid_request_error"
+            assert body["error"]["type"] == kind
+
+    run(scenario())
+
+
 @pytest.mark.parametrize(("more", "status"), [(-1, 200), (0, 200), (1, 413)])
 @pytest.mark.parametrize("limit", [1000, 8 * 2**20])
 def test_a_body_of_known_length(limit: int, more: int, status: int) -> None:

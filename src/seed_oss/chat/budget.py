@@ -218,6 +218,11 @@ def _reasoning(place: str, value: Any) -> list[_Found]:
     return _read(_mapping(place, value), {"max_tokens": _count, "effort": _effort, "enabled": _switch}, f"{place}.")
 
 
+def _output_config(place: str, value: Any) -> list[_Found]:
+    """`output_config`: {effort}, as Anthropic's clients send it."""
+    return _read(_mapping(place, value), {"effort": _effort}, f"{place}.")
+
+
 _Reader = Callable[[str, Any], list[_Found]]
 _READERS: dict[str, _Reader] = {
     "thinking_budget": _count,
@@ -226,9 +231,11 @@ _READERS: dict[str, _Reader] = {
     "enable_thinking": _switch,
     "reasoning_effort": _effort,
     "reasoning": _reasoning,
+    "output_config": _output_config,
 }
 _NESTED = ("chat_template_kwargs", "extra_body")
-SPELLED = tuple(name for name in (*_READERS, *_NESTED) if name != "thinking_budget")  # fields with other names
+_NO_ARGUMENTS = ("thinking_budget", "output_config")
+SPELLED = tuple(name for name in (*_READERS, *_NESTED) if name not in _NO_ARGUMENTS)  # fields with other names
 _MAX_NESTING = 2  # chat_template_kwargs within extra_body
 SPELLINGS = f"allowed: {', '.join(_READERS)}, at top level or in {' or '.join(_NESTED)}"
 

@@ -7,9 +7,11 @@ answer that was generated right there, the generated tokens stand for it. No tor
 
 import json
 import threading
+from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, cast
 
 from seed_oss.chat.assistant_message import AssistantMessage
@@ -18,8 +20,8 @@ from seed_oss.errors import SeedOssError
 Render = Callable[[Sequence[Mapping[str, Any]], bool], Sequence[int]]
 """From messages, and whether the assistant's turn is opened behind them, to token ids."""
 
-MAX_LOOKED_AT = 64
-"""Answers of a history that are looked up, the last ones."""
+MAX_RENDERED = 2**22
+"""Tokens, about, that looking up a history's answers may render in all; those further on are unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,10 @@ class TurnUse:
     Attributes:
         message_index: of the message.
         missed: why its generated tokens do not stand for it, or None where they do: "unknown" (not generated here after
-            just this history, or forgotten), "content_changed", "tool_calls_changed", "reasoning_changed",
-            "reasoning_not_returned", "unfinished" (it was cut off by a stop string, or by its limit within thinking, a
-            call or a character), "off" (not wanted), "template" (it does not render a conversation piece by piece).
+            just this history, forgotten, or behind too many that are), "content_changed", "tool_calls_changed",
+            "reasoning_changed", "reasoning_not_returned", "unfinished" (it was cut off by a stop string, or by its
+            limit within thinking, a call or a character), "off" (not wanted), "template" (it does not render a
+            conversation piece by piece).
     """
 
     message_index: int
@@ -87,7 +90,42 @@ class RememberedPrompt:
 
 @dataclass
 class _Answers:
+    """Answers after one prompt."""
+
+    num_prompt: int
     said: dict[SaidTurn, tuple[int, ...]] = field(default_factory=dict[SaidTurn, tuple[int, ...]])
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompt + sum(map(len, self.said.values()))
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What was put together for the first messages of a conversation, the last of them an answer.
+
+    Attributes:
+        num_messages: how many.
+        num_rendered: tokens that a rendering has for them.
+        rendered: digest of these.
+        ids: what stands for them.
+        turns: what became of their answers.
+        before: where the one is kept that this one goes on from.
+    """
+
+    num_messages: int
+    num_rendered: int
+    rendered: bytes
+    ids: tuple[int, ...]
+    turns: tuple[TurnUse, ...]
+    before: "_Key | None"
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+_Key = tuple[str, Hashable]  # a namespace, and what is found in it
 
 
 def not_taken(messages: Sequence[Mapping[str, Any]], missed: str) -> tuple[TurnUse, ...]:
@@ -98,7 +136,7 @@ def not_taken(messages: Sequence[Mapping[str, Any]], missed: str) -> tuple[TurnU
         missed: why.
     """
     places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
-    return tuple(TurnUse(index, missed) for index in places[-MAX_LOOKED_AT:])
+    return tuple(TurnUse(index, missed) for index in places)
 
 
 class TurnMemory:
@@ -112,13 +150,13 @@ class TurnMemory:
 
     def __init__(self, max_tokens: int, end_ids: frozenset[int]) -> None:
         self._max_tokens, self._end_ids = max_tokens, end_ids
-        self._answers: OrderedDict[tuple[str, tuple[int, ...]], _Answers] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Answers | _Beginning] = OrderedDict()
         self._num_tokens = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """How many prompts are known."""
-        return len(self._answers)
+        return sum(isinstance(one, _Answers) for one in self._kept.values())
 
     def remember(
         self,
@@ -145,14 +183,11 @@ class TurnMemory:
         stands = is_whole or (is_cut and _is_content(message))
         key, said = (namespace, tuple(prompt_ids)), SaidTurn.of_answer(message) if stands else None
         with self._lock:
-            if key not in self._answers:
-                self._num_tokens += len(prompt_ids)
-            answers = self._answers.setdefault(key, _Answers())
+            known = self._take_out(key)
+            answers = known if isinstance(known, _Answers) else _Answers(len(prompt_ids))
             if said is not None:
-                self._num_tokens += len(token_ids) - len(answers.said.get(said, ()))
                 answers.said[said] = tuple(token_ids)
-            self._answers.move_to_end(key)
-            self._forget()
+            self._keep(key, answers)
 
     def prompt(
         self,
@@ -180,11 +215,19 @@ class TurnMemory:
         places = [index for index, one in enumerate(messages) if one.get("role") == "assistant"]
         if not places or not self._knows(namespace):
             return RememberedPrompt(whole, not_taken(messages, "unknown"))
-        rebuilt = _Rebuilt(messages, render, whole, self._end_ids)
-        turns = [self._take(namespace, rebuilt, index, reuse_reasoning) for index in places[-MAX_LOOKED_AT:]]
+        keys = _keys_of_beginnings(namespace, messages, reuse_reasoning)
+        begun = self._longest_beginning([keys[index] for index in reversed(places)], whole)
+        rebuilt = _Rebuilt(messages, render, whole, self._end_ids, begun)
+        first, turns = (0, []) if begun is None else (begun.num_messages, list(begun.turns))
+        for index in places:
+            if index >= first:
+                turns.append(self._take(namespace, rebuilt, index, reuse_reasoning))
+        self._begin(keys, rebuilt, turns, begun)
         return RememberedPrompt(rebuilt.finish(), tuple(turns))
 
     def _take(self, namespace: str, rebuilt: "_Rebuilt", index: int, reuse_reasoning: bool) -> TurnUse:
+        if rebuilt.num_rendered > MAX_RENDERED:
+            return TurnUse(index, "unknown")
         prompt = rebuilt.prompt_before(index)
         if prompt is None:
             return TurnUse(index, "template")
@@ -196,22 +239,57 @@ class TurnMemory:
             missed = "template"
         return TurnUse(index, missed)
 
+    def _longest_beginning(self, keys: Sequence[_Key], whole: tuple[int, ...]) -> _Beginning | None:
+        """The first that is known and that the conversation is rendered with."""
+        for key in keys:
+            with self._lock:
+                found = self._kept.get(key)
+            if isinstance(found, _Beginning) and found.rendered == _digest(whole[: found.num_rendered]):
+                with self._lock:
+                    if key in self._kept:
+                        self._kept.move_to_end(key)
+                return found
+        return None
+
+    def _begin(
+        self, keys: Sequence[_Key], rebuilt: "_Rebuilt", turns: Sequence[TurnUse], begun: _Beginning | None
+    ) -> None:
+        """Keep what was put together, so that it is not looked up again, and stands when its answers are forgotten."""
+        num = rebuilt.num_messages
+        if not num or (begun is not None and begun.num_messages == num) or len(rebuilt.ids) > self._max_tokens // 2:
+            return
+        before = None if begun is None else keys[begun.num_messages - 1]
+        own = tuple(one for one in turns if one.message_index < num)
+        made = _Beginning(num, rebuilt.num_done, _digest(rebuilt.done), rebuilt.ids, own, before)
+        with self._lock:
+            if begun is not None and begun.before is not None:
+                self._take_out(begun.before)  # the last two are enough for an answer that is asked for again
+            self._take_out(keys[num - 1])
+            self._keep(keys[num - 1], made)
+
     def _knows(self, namespace: str) -> bool:
         with self._lock:
-            return any(key[0] == namespace for key in reversed(self._answers))
+            return any(key[0] == namespace for key in reversed(self._kept))
 
     def _said_after(self, namespace: str, prompt: tuple[int, ...]) -> dict[SaidTurn, tuple[int, ...]] | None:
         with self._lock:
-            answers = self._answers.get((namespace, prompt))
-            if answers is None:
+            answers = self._kept.get((namespace, prompt))
+            if not isinstance(answers, _Answers):
                 return None
-            self._answers.move_to_end((namespace, prompt))
+            self._kept.move_to_end((namespace, prompt))
             return dict(answers.said)
 
-    def _forget(self) -> None:
-        while self._num_tokens > self._max_tokens and self._answers:
-            (_, prompt), answers = self._answers.popitem(last=False)
-            self._num_tokens -= len(prompt) + sum(map(len, answers.said.values()))
+    def _take_out(self, key: _Key) -> _Answers | _Beginning | None:
+        found = self._kept.pop(key, None)
+        self._num_tokens -= 0 if found is None else found.num_tokens
+        return found
+
+    def _keep(self, key: _Key, value: _Answers | _Beginning) -> None:
+        """As the newest; the oldest are forgotten."""
+        self._kept[key] = value
+        self._num_tokens += value.num_tokens
+        while self._num_tokens > self._max_tokens and self._kept:
+            self._num_tokens -= self._kept.popitem(last=False)[1].num_tokens
 
 
 class _Rebuilt:
@@ -222,20 +300,32 @@ class _Rebuilt:
     """
 
     def __init__(
-        self, messages: Sequence[Mapping[str, Any]], render: Render, whole: tuple[int, ...], end_ids: frozenset[int]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        render: Render,
+        whole: tuple[int, ...],
+        end_ids: frozenset[int],
+        begun: _Beginning | None = None,
     ) -> None:
         self.messages, self._render, self._whole, self._end_ids = messages, render, whole, end_ids
         self._opening: tuple[int, ...] = ()  # rendered up to where the answer at hand begins
-        self._ids: tuple[int, ...] = ()
-        self._done = 0  # tokens of the whole prompt that `_ids` stand for
+        self.ids = () if begun is None else begun.ids
+        self.num_done = 0 if begun is None else begun.num_rendered  # tokens of the whole prompt that `ids` stand for
+        self.num_messages = 0 if begun is None else begun.num_messages  # that these are
+        self.num_rendered = 0  # tokens that were made only to find places
+
+    @property
+    def done(self) -> tuple[int, ...]:
+        """The tokens of the whole prompt that `ids` stand for."""
+        return self._whole[: self.num_done]
 
     def prompt_before(self, index: int) -> tuple[int, ...] | None:
         """The prompt that the answer at `index` came after; None where it is no beginning of the whole."""
         rendered = self._rendered(self.messages[:index], True)
-        if rendered is None or rendered[: self._done] != self._whole[: self._done]:
+        if rendered is None or rendered[: self.num_done] != self.done:
             return None
         self._opening = rendered
-        return self._ids + rendered[self._done :]
+        return self.ids + rendered[self.num_done :]
 
     def put(self, index: int, prompt: tuple[int, ...], token_ids: tuple[int, ...]) -> bool:
         """Let tokens stand for the answer at `index`; False where its end is not to be found in the whole prompt."""
@@ -248,19 +338,35 @@ class _Rebuilt:
         place = next((at for at in range(len(rendered) - 1, own - 1, -1) if rendered[at] in ends), None)
         if place is None:  # Seed's templates write no end behind a turn that has only thinking
             return False
-        self._ids = prompt + token_ids + rendered[place + is_whole :]  # a template may write more behind the end
-        self._done = len(rendered)
+        self.ids = prompt + token_ids + rendered[place + is_whole :]  # a template may write more behind the end
+        self.num_done, self.num_messages = len(rendered), index + 1
         return True
 
     def finish(self) -> tuple[int, ...]:
         """The whole prompt."""
-        return self._ids + self._whole[self._done :]
+        return self.ids + self._whole[self.num_done :]
 
     def _rendered(self, messages: Sequence[Mapping[str, Any]], is_answered: bool) -> tuple[int, ...] | None:
         try:
-            return tuple(self._render(messages, is_answered))
+            rendered = tuple(self._render(messages, is_answered))
         except SeedOssError:  # a template may refuse a conversation that breaks off here
             return None
+        self.num_rendered += len(rendered)
+        return rendered
+
+
+def _keys_of_beginnings(namespace: str, messages: Sequence[Mapping[str, Any]], reuse_reasoning: bool) -> list[_Key]:
+    """Where the beginning that ends with each of the messages is kept."""
+    so_far = sha256()
+    keys: list[_Key] = []
+    for message in messages:
+        so_far.update(json.dumps(message, sort_keys=True, default=str).encode() + b"\n")
+        keys.append((namespace, (reuse_reasoning, so_far.digest())))
+    return keys
+
+
+def _digest(ids: Sequence[int]) -> bytes:
+    return sha256(array("q", ids).tobytes()).digest()
 
 
 def _is_content(message: AssistantMessage) -> bool:

@@ -59,10 +59,15 @@ class Api:
         """The result of what takes too long for the event loop; see `WorkPool.run`."""
         return await self._pool.run(work, num_chars)
 
+    async def finish(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The same for what has been computed already; see `WorkPool.finish`."""
+        return await self._pool.finish(work, num_chars)
+
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
-        """Keep an answer for the next prompt of its conversation, when there is time."""
+        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""
         owner = namespace(request)
-        self._pool.later(lambda: self.memory.remember(owner, answer))
+        self.memory.take(owner, answer)
+        self._pool.later(lambda: self.memory.read_pending(owner))
 
     @property
     def ready(self) -> Ready:
@@ -87,6 +92,11 @@ class Api:
         """Most tokens of a prompt and its answer."""
         ready = self.client.ready
         return min(self.served.context_length, self.served.context_length if ready is None else ready.max_model_len)
+
+    @property
+    def num_at_once(self) -> int:
+        """Answers of one request that are in the engine's hands together: those that run, and as many again."""
+        return 2 * self.ready.max_num_seqs
 
     def model_names(self) -> list[str]:
         """Whatever requests may ask for: the model's names, and adapters."""
@@ -213,13 +223,13 @@ class Api:
         )
 
     async def start(self, request: Request, submits: Sequence[Submit]) -> tuple[Runs, RunEvent | None]:
-        """Hand requests in, and wait a while for the first event, so that a refusal is no stream yet.
+        """Hand requests in, as there is room, and wait a while for the first event, so that a refusal is no stream yet.
 
         Raises:
             ApiError: refused.
             ClientGoneError: nobody waits any more.
         """
-        runs = Runs(self.client, submits)
+        runs = Runs(self.client, submits, at_once=self.num_at_once)
         try:
             return runs, await unless_gone(request, self._first(runs))
         except BaseException:

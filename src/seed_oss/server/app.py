@@ -18,7 +18,8 @@ from seed_oss.server.chat_request import ChatRequest
 from seed_oss.server.completions import CompletionRequest, completions
 from seed_oss.server.embeddings import EmbeddingRequest, embeddings
 from seed_oss.server.errors import ApiError, ClientGoneError
-from seed_oss.server.messages import anthropic_error, count_tokens, create_message
+from seed_oss.server.framing import shaped
+from seed_oss.server.messages import count_tokens, create_message
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.models import get_model, list_models
 from seed_oss.server.openapi import DescribedApp, path_parameters, request_body, responses
@@ -121,6 +122,7 @@ def _route(
 
 async def _render(request: Request, error: Exception) -> Response:
     known = error if isinstance(error, ApiError) else ApiError("internal")
+    request.state.is_counted = known.is_engines
     return _rendered(request, known, known.headers)
 
 
@@ -132,8 +134,7 @@ async def _render_http(request: Request, error: Exception) -> Response:
 
 
 def _rendered(request: Request, error: ApiError, headers: Mapping[str, str]) -> Response:
-    is_anthropic = request.url.path.startswith("/v1/messages")
-    return JSONAnswer(anthropic_error(error) if is_anthropic else error.body, error.status, headers)
+    return JSONAnswer(shaped(error.body, error.status, request.url.path), error.status, headers)
 
 
 async def _render_internal(request: Request, error: Exception) -> Response:

@@ -36,6 +36,8 @@ async def respond(send: Send, status: int, body: bytes, headers: Iterable[tuple[
     await send({"type": "http.response.body", "body": body})
 
 
-async def respond_error(send: Send, status: int, message: str, headers: Iterable[tuple[str, str]] = ()) -> None:
-    """A whole answer with an error in OpenAI's shape."""
-    await respond(send, status, error_body(status, message), headers)
+async def respond_error(
+    send: Send, status: int, message: str, headers: Iterable[tuple[str, str]] = (), *, path: str = ""
+) -> None:
+    """A whole answer with an error, in the shape that clients of the path read."""
+    await respond(send, status, error_body(status, message, path), headers)

@@ -195,7 +195,7 @@ class Gate:
         found = [name for name in map(keys.namespace, _given_keys(scope)) if name is not None]
         if not found:
             message = "the API key is missing or wrong; send it as Authorization: Bearer, or as x-api-key"
-            await respond_error(send, 401, message, [("www-authenticate", "Bearer")])
+            await respond_error(send, 401, message, [("www-authenticate", "Bearer")], path=scope["path"])
             return
         state_of(scope)["namespace"] = found[0]
         await self._app(scope, receive, send)
@@ -203,11 +203,11 @@ class Gate:
     async def _pass_local(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = _host_name(header(scope, b"host") or "")
         if self._hosts is not None and host not in self._hosts:
-            await respond_error(send, 403, "this name is not the server's; see --allowed-host")
+            await respond_error(send, 403, "this name is not the server's; see --allowed-host", path=scope["path"])
             return
         origin = header(scope, b"origin")
         if self._hosts is not None and origin is not None and not self._is_ours(origin):
-            await respond_error(send, 403, "pages of this origin may not ask; see --cors-origin")
+            await respond_error(send, 403, "pages of this origin may not ask; see --cors-origin", path=scope["path"])
             return
         await self._app(scope, receive, send)
 

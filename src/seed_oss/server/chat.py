@@ -19,7 +19,7 @@ from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSO
 from seed_oss.server.talk import begin
 from seed_oss.server.token_probs import TokenProb, chat_form
 from seed_oss.server.turn import AnswerReader, Step, Turn
-from seed_oss.server.usage import Usage
+from seed_oss.server.usage import Usage, turns_shown
 
 
 async def chat_completions(api: Api, request: Request) -> Response:
@@ -64,6 +64,7 @@ class _Reply:
         self._api, self._request, self._asked, self._turn, self._params = api, request, asked, turn, params
         self._choices: dict[int, _Choice] = {}
         self._usage = Usage()
+        self._num_suffix = 0
         self._head = {"id": f"chatcmpl-{request_id(request)}", "created": now(), "model": asked.model}
 
     async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
@@ -93,15 +94,13 @@ class _Reply:
     def _usage_shown(self) -> dict[str, Any]:
         """The usage, and what became of the answers in the history: why the cache does not know them."""
         usage = self._usage.to_openai()
-        if self._turn.uses:
-            turns = [{"message": use.message_index, "missed": use.missed} for use in self._turn.uses]
-            usage["prompt_tokens_details"]["turns"] = turns
+        usage["prompt_tokens_details"] |= turns_shown(self._turn.uses)
         return usage
 
     def _chunks(self, event: RunEvent) -> list[bytes]:
         """The chunks that an event brings."""
         step = self._take(event)
-        if isinstance(event.event, Tokens) and not step.probs and len(step.parts) == 1:
+        if isinstance(event.event, Tokens) and not step.probs and len(step.parts) == 1 and not self._asked.wants_counts:
             part = step.parts[0]
             if isinstance(part, ContentPart | ReasoningPart):
                 return [self._text_chunk(event.event.choice, part)]
@@ -152,6 +151,7 @@ class _Reply:
         return step
 
     def _start(self, started: Started) -> None:
+        self._num_suffix = len(started.suffix_ids)
         for index in range(self._params.n):
             reader = AnswerReader(
                 self._api.texts, self._turn, self._params.stops, started.suffix_ids, self._asked.num_top
@@ -166,8 +166,15 @@ class _Reply:
     def _chunk(self, index: int, delta: dict[str, Any], ended: Ended | None = None) -> dict[str, Any]:
         reader = self._choices[index].reader
         made = choice_chunk(index, delta, reader, ended)
-        usage = (None,) if self._asked.wants_usage else ()
+        so_far = self._so_far() if self._asked.wants_counts else None
+        usage = (so_far,) if self._asked.wants_usage else ()
         return chunk(self._head, [made], *usage)
+
+    def _so_far(self) -> dict[str, Any]:
+        """The usage while answers come; what is found in the cache is known at the end."""
+        num_prompt = len(self._turn.prompt_ids) + self._num_suffix
+        num_new = sum(choice.reader.num_tokens for choice in self._choices.values())
+        return {"prompt_tokens": num_prompt, "completion_tokens": num_new, "total_tokens": num_prompt + num_new}
 
     def _whole_choice(self, index: int) -> dict[str, Any]:
         choice = self._choice(index)

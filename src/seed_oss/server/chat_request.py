@@ -50,6 +50,12 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+class ChatStreamOptions(StreamOptions):
+    """Those of a chat: its chunks can say how many tokens there are so far."""
+
+    continuous_usage_stats: bool | None = None
+
+
 class TemplateVariables(Body):
     """`chat_template_kwargs`: variables of the template that a request may set. Budgets are read by ThinkingBudget."""
 
@@ -131,7 +137,7 @@ class ChatRequest(ThinkingFields):
     max_tokens: Count = None
     max_completion_tokens: Count = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=MAX_LOGPROBS)] = None
     tools: Annotated[list[Any] | None, Field(max_length=128)] = None
@@ -153,6 +159,11 @@ class ChatRequest(ThinkingFields):
     def wants_usage(self) -> bool:
         """Whether a stream ends with the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def wants_counts(self) -> bool:
+        """Whether each chunk says how many tokens there are so far."""
+        return self.wants_usage and self.stream_options is not None and bool(self.stream_options.continuous_usage_stats)
 
     def check(self) -> None:
         """Refuse fields that do not go together.

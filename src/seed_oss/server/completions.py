@@ -140,7 +140,7 @@ class _Choice:
     reader: TextReader
     steps: TextStep = field(default_factory=TextStep)
     ended: Ended | None = None
-    prompt_probs: LogProbs | None = None
+    prompt_form: dict[str, Any] | None = None  # the log-probabilities of the prompt, as they are shown
     has_echoed: bool = False
     template: DataTemplate | None = None
 
@@ -168,6 +168,7 @@ class _Reply:
     async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
         """The response in one."""
         async for event in runs.after(first):
+            await self._read_prompt(event)
             self._take(event)
         self._usage.tell(self._request)
         choices = [self._shown(index, choice.steps) for index, choice in enumerate(self._choices)]
@@ -177,12 +178,30 @@ class _Reply:
         """The response as server-sent events."""
         usage: dict[str, Any] = {"usage": None} if self._asked.wants_usage else {}
         async for event in runs.after(first):
+            await self._read_prompt(event)
             for index in self._take(event):
+                yield self._chunk(index, self._drained(index), usage)
+        for index, choice in enumerate(self._choices):
+            if not choice.has_echoed:
                 yield self._chunk(index, self._drained(index), usage)
         self._usage.tell(self._request)
         if usage:
             yield data({**self._body([]), "usage": self._usage.to_openai()})
         yield DONE
+
+    async def _read_prompt(self, event: RunEvent) -> None:
+        """What a prompt's log-probabilities look like takes long to make."""
+        probs = event.event.logprobs if isinstance(event.event, Computed) else None
+        if probs is None:
+            return
+        texts, prompt, num_top = self._api.texts, self._prompts[event.run], self._asked.logprobs or 0
+        form = await self._api.finish(lambda: _prompt_form(texts, prompt.ids, probs, num_top), len(prompt.text))
+        for index in self._own(event):
+            self._choices[index].prompt_form = form
+
+    def _own(self, event: RunEvent) -> range:
+        """The choices of an event's request."""
+        return range(event.run * self._params.n, (event.run + 1) * self._params.n)
 
     def _take(self, event: RunEvent) -> list[int]:
         """Take an event; returns the choices that have something to show."""
@@ -190,10 +209,7 @@ class _Reply:
         if isinstance(said, Started):
             return []
         if isinstance(said, Computed):
-            own = range(event.run * self._params.n, (event.run + 1) * self._params.n)
-            for index in own:
-                self._choices[index].prompt_probs = said.logprobs
-            return []
+            return [index for index in self._own(event) if self._has_more(index)]
         if not isinstance(said, Tokens | Ended):
             raise ApiError("internal")
         index = event.run * self._params.n + said.choice
@@ -205,7 +221,13 @@ class _Reply:
             choice.ended = said
             choice.steps.add(choice.reader.finish(said))
             self._usage.add(event.run, said, choice.reader.num_tokens)
-        return [index] if choice.steps or choice.ended is not None else []
+        return [index] if self._has_more(index) else []
+
+    def _has_more(self, index: int) -> bool:
+        """Whether a choice has something to show; its first piece waits for the probabilities of its prompt."""
+        choice = self._choices[index]
+        waits = bool(self._asked.echo) and self._asked.logprobs is not None and choice.prompt_form is None
+        return not waits and (bool(choice.steps) or choice.ended is not None)
 
     def _chunk(self, index: int, steps: TextStep, usage: dict[str, Any]) -> bytes:
         choice = self._choices[index]
@@ -242,10 +264,8 @@ class _Reply:
             return None
         texts, offset = self._api.texts, len(prompt.text)
         made = completion_form(texts, steps.probs, [one.value for one in steps.probs], offset)
-        if not echoes or choice.prompt_probs is None:
-            return made
-        before = _prompt_form(texts, prompt.ids, choice.prompt_probs, self._asked.logprobs)
-        return {name: [*before[name], *made[name]] for name in made}
+        before = choice.prompt_form
+        return made if not echoes or before is None else {name: [*before[name], *made[name]] for name in made}
 
     def _body(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return {**self._head, "object": "text_completion", "choices": choices, "system_fingerprint": None}

@@ -51,21 +51,20 @@ async def compute(
         )
         for row in rows
     ]
-    usage, results = Usage(), list[Computed]()
-    for start in range(0, len(submits), _AT_ONCE):
-        results += await unless_gone(request, _gather(api, submits[start : start + _AT_ONCE], usage, start))
+    usage = Usage()
+    results = await unless_gone(request, _gather(api, submits, usage))
     usage.tell(request)
     return results, usage
 
 
-async def _gather(api: Api, submits: Sequence[Submit], usage: Usage, first_run: int) -> list[Computed]:
+async def _gather(api: Api, submits: Sequence[Submit], usage: Usage) -> list[Computed]:
     found: dict[int, Computed] = {}
-    async with Runs(api.client, submits) as runs:
+    async with Runs(api.client, submits, at_once=min(_AT_ONCE, api.num_at_once)) as runs:
         async for event in runs.after(None):
             if isinstance(event.event, Computed):
                 found[event.run] = event.event
             elif isinstance(event.event, Ended):
-                usage.add(first_run + event.run, event.event, 0)
+                usage.add(event.run, event.event, 0)
     if len(found) < len(submits):
         raise ApiError("internal")
     return [found[index] for index in range(len(submits))]

@@ -69,6 +69,9 @@ class ApiError(SeedOssError):
         message: what was given, what is allowed, what to do.
         param: the parameter at fault.
         retry_after: seconds after which to try again.
+
+    Attributes:
+        is_engines: the engine said so, which is counted where its events go through.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class ApiError(SeedOssError):
         self.message = (message or _TEXT_OF.get(fault, fault))[:MAX_MESSAGE_CHARS]
         self.param = param
         self.retry_after = retry_after
+        self.is_engines = False
         super().__init__(self.message)
 
     @property
@@ -107,11 +111,11 @@ class ApiError(SeedOssError):
         cls, kind: Kind, message: str, *, param: str | None = None, retry_after: float | None = None
     ) -> "ApiError":
         """What an engine said. What went wrong inside it is not told."""
-        if kind == "internal":
-            return cls("internal")
-        shown = without_quotes(message)
+        shown = "" if kind == "internal" else without_quotes(message)
         named = param or (named_in(shown) if kind == "invalid" else None)
-        return cls(kind, shown, param=named, retry_after=retry_after)
+        error = cls(kind) if kind == "internal" else cls(kind, shown, param=named, retry_after=retry_after)
+        error.is_engines = True
+        return error
 
     @classmethod
     def of_status(cls, status: int, headers: Mapping[str, str] | None = None) -> "ApiError":

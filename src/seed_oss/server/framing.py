@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h11
 
@@ -24,23 +25,49 @@ _PHRASES: Mapping[int, tuple[str, str]] = {
     503: ("Service Unavailable", "unavailable"),
     505: ("HTTP Version Not Supported", "http_version_not_supported"),
 }
+_ANTHROPICS_PATH = "/v1/messages"
+_ANTHROPICS_TYPES: Mapping[int, str] = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    500: "api_error",
+    503: "overloaded_error",
+}
 
 
-def error_body(status: int, message: str) -> bytes:
-    """An error in OpenAI's shape.
+def shaped(body: dict[str, Any], status: int, path: str = _ANTHROPICS_PATH) -> dict[str, Any]:
+    """An error of OpenAI's shape as the clients of a path read it: Anthropic's names and shape for their own.
+
+    Args:
+        body: `{"error": {"message", "type", "param", "code"}}`.
+        status: of the response.
+        path: that was asked for.
+    """
+    if path != _ANTHROPICS_PATH and not path.startswith((f"{_ANTHROPICS_PATH}/", f"{_ANTHROPICS_PATH}?")):
+        return body
+    usual = "invalid_request_error" if status < 500 else "api_error"
+    return {"type": "error", "error": {**body["error"], "type": _ANTHROPICS_TYPES.get(status, usual)}}
+
+
+def error_body(status: int, message: str, path: str = "") -> bytes:
+    """An error that no endpoint has made.
 
     Args:
         status: of the response.
         message: what was given, what is allowed, what to do; nothing of the request itself.
+        path: that was asked for, if that is known; it decides the shape.
     """
     _, code = _PHRASES[status]
     kind = "authentication_error" if status == 401 else "invalid_request_error" if status < 500 else "server_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}}).encode()
+    error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return json.dumps(shaped(error, status, path)).encode()
 
 
-def error_response(status: int, message: str, headers: Sequence[tuple[str, str]] = ()) -> bytes:
+def error_response(status: int, message: str, headers: Sequence[tuple[str, str]] = (), path: str = "") -> bytes:
     """A whole response with an error, after which the connection is closed."""
-    body = error_body(status, message)
+    body = error_body(status, message, path)
     phrase, _ = _PHRASES[status]
     fields = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
     head = [f"HTTP/1.1 {status} {phrase}", *(f"{name}: {value}" for name, value in [*fields, *headers])]
@@ -61,6 +88,7 @@ class LimitedConnection(h11.Connection):
         self._num_body_bytes = self._num_chunks = 0
         self._sends_chunks = False
         self.error: h11.RemoteProtocolError | None = None
+        self.target = ""  # of the last request whose head has come
 
     def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
         """What comes next.
@@ -101,6 +129,7 @@ class LimitedConnection(h11.Connection):
     def _check_head(self, request: h11.Request) -> None:
         limits = self._limits
         self._num_body_bytes = self._num_chunks = 0
+        self.target = request.target.decode("latin-1")
         if not request.http_version.startswith(b"1."):
             raise h11.RemoteProtocolError("another major version", error_status_hint=505)
         _refuse_above(len(request.method) + len(request.target) + _VERSION_BYTES, limits.max_request_line_bytes, 414)

@@ -3,6 +3,9 @@
 For the threads of the pool. See `seed_oss.engine.turn_memory` for what counts as the same answer.
 """
 
+import logging
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +15,8 @@ from seed_oss.chat.stream_parser import parse
 from seed_oss.config.generation import GenerationConfig
 from seed_oss.engine.turn_memory import RememberedPrompt, Render, TurnMemory
 from seed_oss.server.texts import Texts
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class ConversationMemory:
     def __init__(self, texts: Texts, generation: GenerationConfig | None, max_tokens: int) -> None:
         self._texts, self._max_tokens = texts, max_tokens
         self._memory = TurnMemory(max_tokens, _end_ids(texts, generation))
+        self._pending: dict[str, deque[WrittenAnswer]] = {}  # not read yet, or being read
+        self._lock, self._reads_pending = threading.Lock(), threading.Lock()
 
     def prompt(
         self, namespace: str, messages: Sequence[Mapping[str, Any]], render: Render, *, reuse_reasoning: bool
@@ -66,10 +73,37 @@ class ConversationMemory:
         """
         if not any(message.get("role") == "assistant" for message in messages):
             return RememberedPrompt(tuple(render(messages, True)))
+        self.read_pending(namespace)
         return self._memory.prompt(namespace, messages, render, reuse_reasoning=reuse_reasoning)
 
+    def take(self, namespace: str, answer: WrittenAnswer) -> None:
+        """Keep an answer, to be read by `read_pending` or the next prompt; takes no time."""
+        if self._max_tokens and answer.is_remembered:
+            with self._lock:
+                self._pending.setdefault(namespace, deque()).append(answer)
+
+    def read_pending(self, namespace: str) -> None:
+        """Read the answers of a namespace that were taken; returns when none is left."""
+        if namespace not in self._pending:
+            return
+        with self._reads_pending:
+            while (answer := self._first_pending(namespace)) is not None:
+                try:
+                    self.remember(namespace, answer)
+                except Exception as error:  # noqa: BLE001 - it costs the memory of this answer, and no request
+                    _LOG.error("an answer could not be remembered: %s", type(error).__name__)
+                self._pending[namespace].popleft()
+
+    def _first_pending(self, namespace: str) -> WrittenAnswer | None:
+        with self._lock:
+            pending = self._pending.get(namespace)
+            if not pending:
+                self._pending.pop(namespace, None)
+                return None
+            return pending[0]
+
     def remember(self, namespace: str, answer: WrittenAnswer) -> None:
-        """Keep an answer."""
+        """Keep an answer, read at once."""
         if not self._max_tokens or not answer.is_remembered:
             return
         detokenizer = self._texts.detokenizer()

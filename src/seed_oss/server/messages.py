@@ -13,24 +13,16 @@ from seed_oss.chat.normalize import normalize_chat
 from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
 from seed_oss.server.api import Api
-from seed_oss.server.errors import ApiError, refusing
+from seed_oss.server.errors import ApiError
+from seed_oss.server.framing import shaped
 from seed_oss.server.messages_request import CountRequest, MessagesRequest
 from seed_oss.server.parts import Answer, ArgumentsPart, Call, CallEndPart, CallPart, ContentPart, Part, ReasoningPart
 from seed_oss.server.served import MAX_COUNTED_CHARS
 from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
-from seed_oss.server.turn import Conversation, prompt_ids
+from seed_oss.server.turn import Conversation, prompt_ids, refusing_in
 
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    500: "api_error",
-    503: "overloaded_error",
-}
 _OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
@@ -63,20 +55,14 @@ async def count_tokens(api: Api, request: Request) -> Response:
     return JSONAnswer({"input_tokens": num_tokens})
 
 
-def anthropic_error(error: ApiError) -> dict[str, Any]:
-    """An error as Anthropic's clients read it, and OpenAI's too."""
-    body = error.body["error"]
-    return {"type": "error", "error": {**body, "type": _TYPES.get(error.status, body["type"])}}
-
-
 def _count(texts: Texts, wanted: Conversation) -> int:
-    with refusing():
+    with refusing_in(wanted):
         normalize_chat(wanted.messages, wanted.tools, strict=True)
         return len(prompt_ids(texts, wanted))
 
 
 def _last(error: ApiError) -> bytes:
-    return _event("error", anthropic_error(error))
+    return _event("error", shaped(error.body, error.status))
 
 
 def _event(kind: str, body: dict[str, Any]) -> bytes:
@@ -175,6 +161,7 @@ class _Reply:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": usage.cached_tokens,
             "output_tokens": usage.completion_tokens,
+            **self._talk.turns,
         }
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import FailFast, Field
 
+from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.bodies import Body
 from seed_oss.server.chat_request import ThinkingFields
@@ -57,7 +58,7 @@ class OutputOptions(Body):
     """The form of the answer."""
 
     format: dict[str, Any] | None = None
-    effort: Annotated[str | None, Field(max_length=16)] = None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class CountRequest(ThinkingFields):
@@ -102,6 +103,8 @@ class CountRequest(ThinkingFields):
             tools=[_tool(tool) for tool in self.tools or ()] or None,
             tool_choice=None if choice is None else _choice(choice),
             response_format=self._format(),
+            form_param=self._format_param,
+            messages_param="messages",
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
             **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,
@@ -109,9 +112,20 @@ class CountRequest(ThinkingFields):
             goes_on=self.messages[-1].role == "assistant",
         )
 
+    def turns(self, body: Mapping[str, Any], settings: ApiSettings) -> dict[str, Any]:
+        """See `ThinkingFields`. An effort is no wish to think where thinking is switched off."""
+        rest = {name: value for name, value in body.items() if name != "output_config"}
+        said = super().turns(rest, settings)
+        is_off = said["budget"].tokens == 0 and ThinkingBudget.from_request(rest) is not None
+        return said if is_off else super().turns(body, settings)
+
+    @property
+    def _format_param(self) -> str:
+        return "output_format" if self.output_format else "output_config.format"
+
     def _format(self) -> dict[str, Any] | None:
         given = self.output_format or (self.output_config.format if self.output_config is not None else None)
-        check_fields(given, "output_format" if self.output_format else "output_config.format", _FORMAT)
+        check_fields(given, self._format_param, _FORMAT)
         if given is None or given.get("type") != "json_schema":
             return given
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": given.get("schema")}}

@@ -18,8 +18,18 @@ from seed_oss.engine.messages import Ended, Pulse, Ready, Refused, Submit, Token
 from seed_oss.server.request_log import JsonLog
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
-_REJECTED = {401: "unauthenticated", 403: "forbidden", 413: "too_large"}
-_CUT = {408: "too_slow", 413: "too_large", 414: "too_large", 431: "too_large", 503: "too_many_connections"}
+_REJECTED = {
+    400: "invalid",
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "not_found",
+    413: "too_large",
+    415: "invalid",
+    429: "overloaded",
+    503: "unavailable",
+}
+_CUT = {408: "too_slow", 413: "too_large", 414: "too_large", 431: "too_large"}
 
 
 class EngineView(Protocol):
@@ -68,16 +78,16 @@ class Metrics:
         self.registry.register(self.between_tokens)
         self.registry.register(_EngineCollector(engine))
 
-    def observe_http(self, route: str, status: int, seconds: float) -> None:
-        """A request over HTTP has ended."""
+    def observe_http(self, route: str, status: int, seconds: float, may_be_rejection: bool = True) -> None:
+        """A request over HTTP has ended; see `request_log.Observer`."""
         self.http_requests.labels(route, str(status)).inc()
         self.http_seconds.labels(route).observe(seconds)
-        if status in _REJECTED:
+        if may_be_rejection and status in _REJECTED:
             self.rejections.labels(_REJECTED[status]).inc()
 
-    def observe_transport(self, status: int) -> None:
-        """A request ended before it was one."""
-        self.rejections.labels(_CUT.get(status, "malformed")).inc()
+    def observe_transport(self, status: int, reason: str | None = None) -> None:
+        """A request ended before it was one; None for what the status says."""
+        self.rejections.labels(reason or _CUT.get(status, "malformed")).inc()
 
     def text(self) -> bytes:
         """The page that Prometheus reads."""

@@ -19,8 +19,9 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_MESSAGE_CHARS = 500
 _UNMATCHED = "unmatched"
 
-Observer = Callable[[str, int, float], None]
-"""Called with the route, the status and the seconds of every request."""
+Observer = Callable[[str, int, float, bool], None]
+"""Called with the route, the status and the seconds of every request, and whether that status is a rejection which
+nobody has counted, if it is one."""
 
 
 class JsonLog:
@@ -90,7 +91,7 @@ class RequestLog:
     Args:
         app: what is behind it.
         log: for the lines.
-        observe: gets route, status and seconds.
+        observe: see `Observer`.
         clock: seconds that only grow.
     """
 
@@ -112,26 +113,28 @@ class RequestLog:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as error:  # noqa: BLE001 - one bad request costs only that request
-            await self._fail(answer, error)
+            await self._fail(answer, error, scope["path"])
         except asyncio.CancelledError:  # the server ends at once
             if answer.status is None:
-                await respond_error(answer.send, 503, "the server is ending; ask another one")
+                message, again = "the server is ending; ask another one", [("retry-after", "1")]
+                await respond_error(answer.send, 503, message, again, path=scope["path"])
             raise
         finally:
             self._tell(scope, answer)
 
-    async def _fail(self, answer: "_Answer", error: Exception) -> None:
+    async def _fail(self, answer: "_Answer", error: Exception, path: str) -> None:
         self._log.write("failure", id=answer.request_id, **described(error))
         if answer.status is not None:
             raise error  # the connection is closed: half an answer must not look like a whole one
-        await respond_error(answer.send, 500, "the server failed; the request may be sent again")
+        await respond_error(answer.send, 500, "the server failed; the request may be sent again", path=path)
 
     def _tell(self, scope: Scope, answer: "_Answer") -> None:
         seconds = self._clock() - answer.started
         status = answer.status or 499  # nobody waited for one
         route = route_of(scope)
-        self._observe(route, status, seconds)
-        if state_of(scope).get("is_probe"):
+        is_probe = bool(state_of(scope).get("is_probe"))
+        self._observe(route, status, seconds, not (is_probe or state_of(scope).get("is_counted")))
+        if is_probe:
             return
         usage: dict[str, Any] = state_of(scope).get("usage") or {}
         self._log.write(

@@ -20,6 +20,7 @@ from seed_oss.server.usage import Usage
 async def create_response(api: Api, request: Request) -> Response:
     """Answer an input."""
     asked, body = await api.read(request, ResponsesRequest)
+    asked.check()
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
@@ -125,7 +126,7 @@ class _Reply:
             "output": [dict(item) for item in self._writer.items] if is_over else [],
             "parallel_tool_calls": asked.parallel_tool_calls is not False,
             "previous_response_id": asked.previous_response_id,
-            "reasoning": {"effort": asked.reasoning_effort, "summary": None},
+            "reasoning": {"effort": asked.effort, "summary": None},
             "store": asked.store is not False,
             "temperature": asked.temperature,
             "text": {"format": (asked.text.format if asked.text else None) or {"type": "text"}},
@@ -133,16 +134,16 @@ class _Reply:
             "tools": asked.tools or [],
             "top_p": asked.top_p,
             "truncation": "disabled",
-            "usage": None if usage is None else _usage(usage),
+            "usage": None if usage is None else _usage(usage, self._talk.turns),
             "user": asked.user,
             "metadata": asked.metadata or {},
         }
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: Usage, turns: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0, **turns},
         "output_tokens": usage.completion_tokens,
         "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,

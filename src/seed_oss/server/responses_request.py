@@ -7,7 +7,7 @@ from pydantic import Field
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.server.bodies import Body
-from seed_oss.server.chat_request import ThinkingFields
+from seed_oss.server.chat_request import StreamOptions, ThinkingFields
 from seed_oss.server.errors import ApiError
 from seed_oss.server.inner_fields import Fields, check_fields, check_schema_fields, check_tools
 from seed_oss.server.limits import MAX_MESSAGES
@@ -54,6 +54,7 @@ class ResponsesRequest(ThinkingFields):
     previous_response_id: Annotated[str | None, Field(min_length=1, max_length=128)] = None
     max_output_tokens: Count = None
     stream: bool | None = None
+    stream_options: StreamOptions | None = None
     tools: Annotated[list[dict[str, Any]] | None, Field(max_length=128)] = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
@@ -63,8 +64,16 @@ class ResponsesRequest(ThinkingFields):
     # Ignored, like those of `Ignored`.
     include: list[str] | None = None
     max_tool_calls: int | None = None
-    stream_options: dict[str, Any] | None = None
     top_logprobs: Literal[0] | None = None
+
+    def check(self) -> None:
+        """Refuse fields that do not go together.
+
+        Raises:
+            ApiError: they do not.
+        """
+        if self.stream_options is not None and not self.stream:
+            raise ApiError("invalid", "stream_options is given without stream; set stream", param="stream_options")
 
     def params(self, vocab_size: int) -> SamplingParams:
         """How the answer is continued.
@@ -73,6 +82,13 @@ class ResponsesRequest(ThinkingFields):
             ApiError: a value that is not allowed.
         """
         return self.sampling(vocab_size, max_tokens=self.max_output_tokens)
+
+    @property
+    def effort(self) -> Any:
+        """Of thinking, as the request names it; None where it names none."""
+        given: Any = self.reasoning
+        nested = cast("Mapping[str, Any]", given).get("effort") if isinstance(given, Mapping) else None
+        return self.reasoning_effort if nested is None else nested
 
     def messages(self) -> list[dict[str, Any]]:
         """The input as messages of a chat.
@@ -108,6 +124,8 @@ class ResponsesRequest(ThinkingFields):
             tools=tools,
             tool_choice=self.tool_choice,
             response_format=self._format(),
+            form_param="text.format",
+            messages_param="input",
             parallel_tool_calls=self.parallel_tool_calls is not False,
             **self.turns(body, settings),
             loop_guard=settings.loop_guard if self.loop_guard is None else self.loop_guard,

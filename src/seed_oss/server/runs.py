@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,10 +35,15 @@ class Runs:
     Args:
         client: the engine.
         requests: what is handed in.
+        at_once: most answers of these that are in its hands at the same time, one request whatever it has; None hands
+            all in.
     """
 
-    def __init__(self, client: EngineClient, requests: Sequence[Submit]) -> None:
-        self._client, self._requests = client, requests
+    def __init__(self, client: EngineClient, requests: Sequence[Submit], *, at_once: int | None = None) -> None:
+        self._client, self._num_requests = client, len(requests)
+        self._waiting = deque(requests)
+        self._room = sum(map(_num_answers, requests)) if at_once is None else at_once
+        self._num_running = 0
         self._readers: list[_Reader] = []
         self._pumps: list[asyncio.Task[None]] = []
         self._events: asyncio.Queue[_Read] = asyncio.Queue(_MAX_WAITING)
@@ -45,14 +51,10 @@ class Runs:
 
     async def __aenter__(self) -> Self:
         try:
-            for index, request in enumerate(self._requests):
-                stream = await self._client.submit(request)
-                self._readers.append(_Reader(index, request.params.n, stream))
+            await self._hand_in()
         except BaseException:
             await self.close()
             raise
-        if len(self._readers) > 1:
-            self._pumps = [asyncio.create_task(self._pump(reader)) for reader in self._readers]
         return self
 
     async def __aexit__(
@@ -102,12 +104,27 @@ class Runs:
                 return
             yield got
 
+    async def _hand_in(self) -> None:
+        """What there is room for. To be called again where it was cut short."""
+        while self._waiting and (
+            not self._num_running or self._num_running + _num_answers(self._waiting[0]) <= self._room
+        ):
+            request = self._waiting[0]
+            reader = _Reader(len(self._readers), request.params.n, await self._client.submit(request))
+            self._waiting.popleft()
+            self._num_running += _num_answers(request)
+            self._readers.append(reader)
+            if self._num_requests > 1:
+                self._pumps.append(asyncio.create_task(self._pump(reader)))
+
     async def _next(self) -> RunEvent:
         while self._num_open:
+            await self._hand_in()
             got = await (self._events.get() if self._pumps else self._readers[0].next())
             if isinstance(got, ApiError):
                 raise got
             if got is not None:
+                self._num_running -= isinstance(got.event, Ended)
                 return got
             self._num_open -= 1
         raise StopAsyncIteration
@@ -145,6 +162,10 @@ class _Reader:
     async def close(self) -> None:
         """Nobody waits for the rest."""
         await self._stream.close()
+
+
+def _num_answers(request: Submit) -> int:
+    return request.params.n if request.task == "generate" else 1
 
 
 def _fault(event: RequestEvent) -> ApiError | None:

@@ -4,17 +4,20 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from seed_oss.config.generation import MAX_SEED
+from seed_oss.config.generation import MAX_DRAFT, MAX_SEED
 from seed_oss.config.sampling import MAX_CHOICES, SamplingParams
 from seed_oss.server.bodies import Ignored
 from seed_oss.server.errors import ApiError, refusing
 
 MAX_TOKENS = 2**31 - 1
 MAX_PRIORITY = 2
+MAX_BAD_WORDS = 300
+MAX_WORD_TOKENS = 64
 Share = Annotated[float | None, Field(ge=0.0, le=1.0)]
 Penalty = Annotated[float | None, Field(ge=-2.0, le=2.0)]
 Priority = Annotated[int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 Count = Annotated[int | None, Field(ge=1, le=MAX_TOKENS)]
+_Word = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_WORD_TOKENS)]
 
 
 class SamplingFields(Ignored):
@@ -38,6 +41,8 @@ class SamplingFields(Ignored):
     dry_sequence_breakers: Annotated[list[Any] | None, Field(max_length=64)] = None
     dry_range: Annotated[int | None, Field(ge=0, le=MAX_TOKENS)] = None
     logit_bias: Annotated[dict[str, float] | None, Field(max_length=300)] = None
+    bad_words_ids: Annotated[list[_Word] | None, Field(min_length=1, max_length=MAX_BAD_WORDS)] = None
+    prompt_lookup_num_tokens: Annotated[int | None, Field(ge=1, le=MAX_DRAFT)] = None
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     stop_token_ids: Annotated[list[int] | None, Field(max_length=1024)] = None
@@ -68,6 +73,7 @@ class SamplingFields(Ignored):
         with refusing():
             params = SamplingParams(**given, **more)
         _check_ids("logit_bias", list(params.logit_bias or ()), vocab_size)
+        _check_ids("bad_words_ids", [one for word in params.bad_words_ids or () for one in word], vocab_size)
         _check_ids("stop_token_ids", list(params.stop_token_ids or ()), vocab_size)
         return params
 

@@ -64,11 +64,20 @@ async def score(api: Api, request: Request) -> Response:
     results, usage = await compute(
         api, request, "score", rows, param="input", params=params, priority=asked.priority, adapter=adapter
     )
-    data = [
-        _scored(api.texts, index, row[len(context) :], _probs(result), len(context), asked.logprobs)
-        for index, (row, result) in enumerate(zip(rows, results, strict=True))
-    ]
-    return _list(api, request, "score", asked.model, data, usage)
+
+    def answer() -> Response:
+        data = [
+            _scored(api.texts, index, row[len(context) :], _probs(result), len(context), asked.logprobs)
+            for index, (row, result) in enumerate(zip(rows, results, strict=True))
+        ]
+        return _list(api, request, "score", asked.model, data, usage)
+
+    return await unless_gone(request, api.finish(answer, _num_chars(rows)))
+
+
+def _num_chars(rows: Sequence[Sequence[int]]) -> int:
+    """About."""
+    return 4 * sum(map(len, rows))
 
 
 def _probs(result: Computed) -> LogProbs:
@@ -120,18 +129,22 @@ async def token_classify(api: Api, request: Request) -> Response:
     results, usage = await compute(
         api, request, "token_classify", rows, param="input", priority=asked.priority, adapter=adapter
     )
-    data = [
-        {
-            "object": "token_classification",
-            "index": index,
-            "tokens": [
-                {"token": api.texts.text(token_id), **_class(api, values)}
-                for token_id, values in zip(row, result.values, strict=False)
-            ],
-        }
-        for index, (row, result) in enumerate(zip(rows, results, strict=True))
-    ]
-    return _list(api, request, "token_classify", asked.model, data, usage)
+
+    def answer() -> Response:
+        data = [
+            {
+                "object": "token_classification",
+                "index": index,
+                "tokens": [
+                    {"token": api.texts.text(token_id), **_class(api, values)}
+                    for token_id, values in zip(row, result.values, strict=False)
+                ],
+            }
+            for index, (row, result) in enumerate(zip(rows, results, strict=True))
+        ]
+        return _list(api, request, "token_classify", asked.model, data, usage)
+
+    return await unless_gone(request, api.finish(answer, _num_chars(rows)))
 
 
 def _class(api: Api, logits: Sequence[float]) -> dict[str, Any]:
@@ -158,7 +171,7 @@ async def question_answering(api: Api, request: Request) -> Response:
     )
     first = len(ids) - len(spans)
     rows, longest = results[0].values[first:], asked.max_answer_tokens or 30
-    start, end, value = await api.work(lambda: _best_span(rows, longest))
+    start, end, value = await api.finish(lambda: _best_span(rows, longest), len(asked.context))
     left, right = _trimmed(asked.context, spans[start][0], spans[end][1])
     answer = {
         "object": "answer",

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 
@@ -12,7 +13,7 @@ from seed_oss.server.errors import ApiError
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import unless_gone
 from seed_oss.server.turn import AnswerReader, Conversation, Step, Turn, num_renderings, prepare
-from seed_oss.server.usage import Usage
+from seed_oss.server.usage import Usage, turns_shown
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class Talk:
         if self.ended is None:
             raise ApiError("internal")
         self.usage.tell(self._request)
+
+    @property
+    def turns(self) -> dict[str, Any]:
+        """See `turns_shown`."""
+        return turns_shown(self._begun.turn.uses)
 
     @property
     def finish_reason(self) -> str:

@@ -28,7 +28,11 @@ MAX_PIPELINED_BYTES = 2**16  # read while an answer is on its way, so that the o
 _Part = Literal["head", "body"]
 
 
-def _ignore(status: int) -> None:
+Observer = Callable[[int, str | None], None]
+"""Called with the status of an error that no application has made, and why it was, where the status does not say."""
+
+
+def _ignore(status: int, reason: str | None) -> None:
     pass
 
 
@@ -44,7 +48,7 @@ class LimitedProtocol(H11Protocol):
 
     limits = TransportLimits()
     bodies = HeldBodies()
-    observe: Callable[[int], None] = staticmethod(_ignore)
+    observe: Observer = staticmethod(_ignore)
 
     def __init__(
         self,
@@ -68,7 +72,9 @@ class LimitedProtocol(H11Protocol):
         super().connection_made(self.gathered)
         if len(self.connections) > self.limits.max_connections:
             self.connections.discard(self)
-            self._refuse(503, f"{self.limits.max_connections} connections are open; try again later")
+            self._refuse(
+                503, f"{self.limits.max_connections} connections are open; try again later", "too_many_connections"
+            )
             return
         self._await("head")
 
@@ -157,7 +163,8 @@ class LimitedProtocol(H11Protocol):
         self._count_body()
         most = max(self.limits.max_bodies_bytes, self.limits.max_body_bytes)
         if self._num_held and self.bodies.num_bytes > most:
-            self._refuse(503, f"the bodies of all requests are more than {most} bytes together; try again later")
+            message = f"the bodies of all requests are more than {most} bytes together; try again later"
+            self._refuse(503, message, "too_many_bodies")
 
     def _keep_alive(self, state: Any) -> None:
         if state is h11.IDLE and self.timeout_keep_alive_task is None:
@@ -182,7 +189,7 @@ class LimitedProtocol(H11Protocol):
         what = "headers" if part == "head" else "body"
         self._refuse(408, f"the {what} took more than {seconds:g} s; send faster")
 
-    def _refuse(self, status: int, message: str) -> None:
+    def _refuse(self, status: int, message: str, reason: str | None = None) -> None:
         """Answer with an error, if no other answer has begun, and end the connection."""
         self._await(None)
         self._unset_keepalive_if_required()
@@ -192,8 +199,9 @@ class LimitedProtocol(H11Protocol):
         if has_begun or self.transport.is_closing():
             self.transport.close()
         else:
-            self.observe(status)
-            self.transport.write(error_response(status, message, [("retry-after", "1")] if status == 503 else ()))
+            self.observe(status, reason)
+            headers = [("retry-after", "1")] if status == 503 else ()
+            self.transport.write(error_response(status, message, headers, self.limited.target))
             self.transport.write_eof()
             self.flow.resume_reading()
         self._abort_later(LINGER_S)
@@ -216,14 +224,14 @@ class LimitedProtocol(H11Protocol):
             self._send_deadline = None
 
 
-def limited_protocol(limits: TransportLimits, observe: Callable[[int], None] = _ignore) -> type[LimitedProtocol]:
+def limited_protocol(limits: TransportLimits, observe: Observer = _ignore) -> type[LimitedProtocol]:
     """The protocol with these limits, for uvicorn's `http=`; `observe` gets the status of each of its own errors."""
     own = {"limits": limits, "bodies": HeldBodies(), "observe": staticmethod(observe)}
     return type("LimitedProtocol", (LimitedProtocol,), own)
 
 
 def server_config(
-    app: Callable[..., Any], limits: TransportLimits, *, drain_s: float, observe: Callable[[int], None] = _ignore
+    app: Callable[..., Any], limits: TransportLimits, *, drain_s: float, observe: Observer = _ignore
 ) -> Config:
     """uvicorn's settings: h11 with our limits, no log of its own, nothing that names the software.
 

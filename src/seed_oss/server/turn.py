@@ -3,7 +3,8 @@
 request -> Conversation -> prepare() -> Turn -> Submit ... Tokens -> AnswerReader -> parts -> response
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import MAX_LOOKED_AT, RememberedPrompt, TurnUse, not_taken
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
 from seed_oss.server.errors import ApiError, refusing
 from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
@@ -25,6 +26,7 @@ from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
 
 _CUT = ("length", "grammar_error")
+_MAX_ANSWERS_COUNTED = 64  # of most histories a beginning is remembered that is not rendered again
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Conversation:
         reuse_reasoning: answers whose thinking the client left out keep it, where it is remembered.
         takes_turns: generated tokens stand for the answers of the history, and the answer is remembered.
         thinking_wish: the field by which thinking was asked for, or None.
+        form_param: the field that `response_format` came from.
+        messages_param: the field that the messages were made of, or None where they are those of the request.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -58,6 +62,8 @@ class Conversation:
     reuse_reasoning: bool = False
     takes_turns: bool = True
     thinking_wish: str | None = None
+    form_param: str = "response_format"
+    messages_param: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def prepare(
             f"{wanted.thinking_wish} asks for thinking, and this model has no markers of thinking; leave it out",
             param=wanted.thinking_wish,
         )
-    with refusing():
+    with refusing_in(wanted):
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
         _check_form(wanted, tools)
@@ -125,12 +131,24 @@ def prepare(
     return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns, wanted.takes_turns)
 
 
+@contextmanager
+def refusing_in(wanted: Conversation) -> Generator[None, None, None]:
+    """Like `refusing`; a message that the request does not have as such is named by what it was made of."""
+    try:
+        with refusing():
+            yield
+    except ApiError as error:
+        if wanted.messages_param is None or not (error.param or "").startswith("messages"):
+            raise
+        raise ApiError(error.fault, error.message, param=wanted.messages_param) from None
+
+
 def num_renderings(wanted: Conversation) -> int:
     """About how many times the texts of a conversation are made tokens of: again up to each answer of its history."""
     if wanted.goes_on or not wanted.takes_turns:
         return 1
     num_answers = sum(one.get("role") == "assistant" for one in wanted.messages)
-    return 1 + min(num_answers, MAX_LOOKED_AT) // 2
+    return 1 + min(num_answers, _MAX_ANSWERS_COUNTED) // 2
 
 
 def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
@@ -169,7 +187,7 @@ def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
 
 def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
     """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
-    with refusing("response_format"):
+    with refusing(wanted.form_param):
         OutputFormat.of(wanted.response_format)
     with refusing(otherwise="tools"):
         functions = tool_functions(tools)

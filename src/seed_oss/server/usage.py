@@ -1,11 +1,13 @@
 """How many tokens a request took."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
 
 from seed_oss.engine.messages import Ended
+from seed_oss.engine.turn_memory import TurnUse
 
 
 @dataclass
@@ -62,3 +64,9 @@ class Usage:
             "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
         }
+
+
+def turns_shown(uses: Sequence[TurnUse]) -> dict[str, Any]:
+    """What became of the answers in the history, as a field of the usage; nothing where there are none."""
+    turns = [{"message": use.message_index, "missed": use.missed} for use in uses]
+    return {"turns": turns} if turns else {}

@@ -1,6 +1,7 @@
 """What would hold up the event loop, done in a few threads."""
 
 import asyncio
+import contextlib
 import heapq
 import itertools
 import threading
@@ -62,10 +63,20 @@ class WorkPool:
             future.add_done_callback(lambda _, room=room: room.release())
         return future
 
+    async def finish(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
+        """The result of work on what has been computed already: nothing is too much, or takes too long, any more.
+
+        Args:
+            work, num_chars: see `run`.
+        """
+        is_long = num_chars > LONG_CHARS
+        future = self._long.submit(work, num_chars) if is_long else self._threads.submit(work)
+        return await asyncio.wrap_future(future)
+
     def later(self, work: Callable[[], object]) -> None:
-        """Do some work when there is time for it; not at all where too much is waiting."""
-        if self._room.acquire(blocking=False):
-            self._threads.submit(work).add_done_callback(lambda _: self._room.release())
+        """Do some work when there is time for it, unless nothing more is taken; it does not count as waiting."""
+        with contextlib.suppress(RuntimeError):  # after `close`
+            self._threads.submit(work)
 
     def close(self) -> None:
         """Take no more work."""

@@ -15,7 +15,7 @@ export function emptyAnswer(budget, now) {
     ended: null,
     problem: "",
     numThoughts: 0,
-    stats: { startedAt: now, firstAt: null, lastAt: null, thoughtUntil: null, numDeltas: 0, usage: null },
+    stats: { startedAt: now, firstAt: null, lastAt: null, thoughtUntil: null, numTokens: 0, numFirst: 0, usage: null },
   };
 }
 
@@ -24,18 +24,16 @@ export function emptyAnswer(budget, now) {
  * @returns {{reasoning: string, content: string, hasCalls: boolean}} what is new
  */
 export function takeChunk(answer, chunk, now) {
-  if (chunk.usage) {
-    answer.stats.usage = usageOf(chunk.usage);
-  }
   const choice = chunk.choices?.[0];
   if (!choice) {
+    answer.stats.usage = chunk.usage ? usageOf(chunk.usage) : answer.stats.usage;
     return { reasoning: "", content: "", hasCalls: false };
   }
   answer.ended = choice.finish_reason ?? answer.ended;
-  return takeDelta(answer, choice.delta ?? {}, now);
+  return takeDelta(answer, choice.delta ?? {}, chunk.usage?.completion_tokens, now);
 }
 
-function takeDelta(answer, delta, now) {
+function takeDelta(answer, delta, numTokens, now) {
   const reasoning = delta.reasoning_content ?? delta.reasoning ?? "";
   const content = delta.content ?? "";
   const calls = delta.tool_calls ?? [];
@@ -43,7 +41,7 @@ function takeDelta(answer, delta, now) {
   answer.content += content;
   calls.forEach((call) => takeCall(answer.calls, call));
   if (reasoning || content || calls.length) {
-    clock(answer, Boolean(reasoning), now);
+    clock(answer, Boolean(reasoning), numTokens ?? answer.stats.numTokens + 1, now);
   }
   return { reasoning, content, hasCalls: calls.length > 0 };
 }
@@ -55,16 +53,19 @@ function takeCall(calls, delta) {
   call.arguments += delta.function?.arguments ?? "";
 }
 
-/** A stream tells the number of tokens at its end only; until then a delta counts as one. */
-function clock(answer, isThought, now) {
+/** Each chunk tells how many tokens there are so far; those that show nothing count with what follows. */
+function clock(answer, isThought, numTokens, now) {
   const { stats } = answer;
-  stats.firstAt ??= now;
+  if (stats.firstAt === null) {
+    stats.firstAt = now;
+    stats.numFirst = numTokens;
+  }
   stats.lastAt = now;
-  stats.numDeltas += 1;
   if (isThought) {
-    answer.numThoughts += 1;
+    answer.numThoughts += numTokens - stats.numTokens;
     stats.thoughtUntil = now;
   }
+  stats.numTokens = numTokens;
 }
 
 function usageOf(usage) {
@@ -86,18 +87,21 @@ export function thoughtTokens(answer) {
  * @returns {string[]}
  */
 export function figures({ stats }) {
-  const { startedAt, firstAt, lastAt, usage } = stats;
+  const { startedAt, firstAt, lastAt, numFirst, usage } = stats;
+  const numTokens = usage?.completion ?? stats.numTokens;
   const shown = [];
   if (firstAt !== null && lastAt > firstAt) {
-    const number = (usage?.completion ?? stats.numDeltas) - 1; // the first one's time is the prompt's
+    const number = numTokens - Math.max(1, numFirst); // the first ones' time is the prompt's
     const speed = (1000 * Math.max(0, number)) / (lastAt - firstAt);
     shown.push(`${speed.toFixed(speed < 100 ? 1 : 0)} tokens/s`);
   }
   if (firstAt !== null) {
     shown.push(`first token after ${((firstAt - startedAt) / 1000).toFixed(2)} s`);
   }
+  if (usage || numTokens > 0) {
+    shown.push(`${numTokens.toLocaleString("en")} tokens`);
+  }
   if (usage) {
-    shown.push(`${usage.completion.toLocaleString("en")} tokens`);
     shown.push(`${usage.cached.toLocaleString("en")} of ${usage.prompt.toLocaleString("en")} prompt tokens cached`);
   }
   return shown;
@@ -114,7 +118,7 @@ export function requestBody(turns, settings) {
     model: settings.model,
     messages: [...system, ...turns.map((turn) => message(turn, settings))],
     stream: true,
-    stream_options: { include_usage: true },
+    stream_options: { include_usage: true, continuous_usage_stats: true },
     thinking_budget: settings.budget,
   };
   return Object.assign(body, optional(settings));

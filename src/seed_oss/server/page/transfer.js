@@ -90,7 +90,8 @@ function stats(given) {
     firstAt: time(given.firstAt),
     lastAt: time(given.lastAt),
     thoughtUntil: time(given.thoughtUntil),
-    numDeltas: number(given.numDeltas),
+    numTokens: number(given.numTokens),
+    numFirst: number(given.numFirst),
     usage: usage && {
       prompt: number(usage.prompt),
       completion: number(usage.completion),
