@@ -132,3 +132,6 @@ def test_ids_must_be_windows() -> None:
     for ids in (random_ids(5), random_ids(0, 5)):
         with pytest.raises(InputError, match="calibration takes"):
             calibrate(model, ids, plans_of(model))
+    for token in (-1, 160):
+        with pytest.raises(InputError, match=f"input_ids go from .*{token}.* tokens 0 to 159"):
+            calibrate(model, torch.full((1, 4), token), plans_of(model))

@@ -14,7 +14,7 @@ import torch
 from seed_oss._version import __version__
 from seed_oss.chat import SeedOssTokenizer
 from seed_oss.config import SeedOssConfig
-from seed_oss.errors import InputError, MissingFileError
+from seed_oss.errors import CheckpointError, InputError, MissingFileError
 from seed_oss.files import (
     INDEX_FILE,
     DirectoryCommit,
@@ -45,6 +45,7 @@ from seed_oss.weights import (
     LoadRules,
     TensorSpec,
     expected_tensors,
+    listed_names,
     on_meta_device,
     plan_load,
     shared_names,
@@ -156,6 +157,7 @@ def quantize_calibrated(
 
     Raises:
         InputError: as in `quantize_folder`, a text that is too short, or "fp8", which rounds without a text.
+        CheckpointError: the source lacks tensors of its class.
     """
     scheme = parse_scheme(scheme)
     if scheme.is_float:
@@ -171,7 +173,10 @@ def quantize_calibrated(
             f"{WINDOW_LEN * MAX_WINDOWS} do well"
         )
     windows = torch.tensor(ids[: num_windows * WINDOW_LEN]).view(num_windows, WINDOW_LEN)
-    model = SeedOssForCausalLM.from_pretrained(folder, dtype=torch.float32, device="cpu")
+    cls = _class_of(SeedOssConfig.from_pretrained(folder))
+    model, info = cls.from_pretrained(folder, dtype=torch.float32, device="cpu", output_loading_info=True)
+    if info["missing_keys"]:
+        raise CheckpointError(f"{folder} lacks {listed_names(sorted(info['missing_keys']))}; a {cls.__name__} has them")
     if is_quantized(model):
         raise InputError(f"{folder} is quantized already; give the original")
     quantize_(model, scheme, strict=strict, calibration=windows)
@@ -232,7 +237,7 @@ def _planned(folder: Path, scheme: Scheme, max_shard_size: int, *, strict: bool)
             f"{folder} is quantized already; give the original. (To rewrite it in the format of seed_oss as it is: "
             "from_pretrained, then save_pretrained)"
         )
-    cls = CLASSES.get((config.architectures or ["SeedOssForCausalLM"])[0], SeedOssForCausalLM)
+    cls = _class_of(config)
     files = CheckpointSource(folder)
     with on_meta_device():
         model: Any = cls(config)
@@ -256,6 +261,10 @@ def _planned(folder: Path, scheme: Scheme, max_shard_size: int, *, strict: bool)
     work = _Work(model, config, loaded, plan.sources, {})
     work.shards = plan_shards({name: work.spec(name) for name in names}, max_shard_size)
     return work
+
+
+def _class_of(config: SeedOssConfig) -> type[Any]:
+    return CLASSES.get((config.architectures or ["SeedOssForCausalLM"])[0], SeedOssForCausalLM)
 
 
 def _make_shards(work: _Work, workshop: ShardWorkshop, progress: Progress | None) -> None:

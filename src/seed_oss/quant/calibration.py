@@ -78,7 +78,7 @@ def calibrate(
     """Quantize a model for the inputs that its layers see on calibration tokens.
 
     Args:
-        model: a SeedOssForCausalLM in plain form on the CPU; left as it is.
+        model: a model or head of the family in plain form on the CPU; left as it is. Heads of classifiers see nothing.
         input_ids: `[windows, length]`; each window is read for itself. 16,384 tokens in windows of 512 do well.
         plans: of `plan_tensors`. Embedding and head are rounded by the search, the head's for the inputs it gets.
         settings: which means are used.
@@ -88,24 +88,33 @@ def calibrate(
         Integers, and the parameters that changed with them.
 
     Raises:
-        InputError: the ids are no windows of tokens.
+        InputError: the ids are no windows of tokens of the model.
         NumericalError: NaN or infinity in a weight or on the way.
     """
     if input_ids.dim() != 2 or not input_ids.numel():
         raise InputError(f"input_ids is {list(input_ids.shape)}; calibration takes [windows, length]")
+    first, last, vocab_size = int(input_ids.min()), int(input_ids.max()), model.config.vocab_size
+    if first < 0 or last >= vocab_size:
+        raise InputError(
+            f"input_ids go from {first} to {last}, and the model has tokens 0 to {vocab_size - 1}; make them with the "
+            "model's own tokenizer"
+        )
     settings = settings or CalibrationSettings()
     with torch.no_grad():
         result = Calibrated({}, {})
-        hidden = _embedded(model, input_ids, plans, result)
+        base: Any = model.base_model
+        start = "" if base is model else f"{model.base_model_prefix}."
+        hidden = _embedded(base, f"{start}embed_tokens", input_ids, plans, result)
         position_ids = torch.arange(input_ids.shape[1])[None]
-        cos, sin = model.model.rotary_emb(hidden, position_ids)
-        for index, layer in enumerate(model.model.layers):
-            prefix = f"model.layers.{index}."
+        cos, sin = base.rotary_emb(hidden, position_ids)
+        for index, layer in enumerate(base.layers):
+            prefix = f"{start}layers.{index}."
             found = calibrate_layer(layer, hidden, (cos, sin), _plans_below(plans, prefix), settings, prefix)
             result.weights.update({prefix + name: value for name, value in found.weights.items()})
             result.tensors.update({prefix + name: value for name, value in found.tensors.items()})
             tick()
-        _quantize_head(model, hidden, plans, result)
+        if "lm_head" in plans:
+            _quantize_head(model, hidden, plans, result)
     return result
 
 
@@ -280,9 +289,9 @@ def _plans_below(plans: Mapping[str, TensorPlan], prefix: str) -> dict[str, Tens
     return {name[len(prefix) :]: plan for name, plan in plans.items() if name.startswith(prefix)}
 
 
-def _embedded(model: Any, input_ids: Tensor, plans: Mapping[str, TensorPlan], result: Calibrated) -> Tensor:
-    """Hidden states before the first layer, of the quantized embedding where it is one."""
-    name, table = "model.embed_tokens", model.model.embed_tokens.weight
+def _embedded(base: Any, name: str, input_ids: Tensor, plans: Mapping[str, TensorPlan], result: Calibrated) -> Tensor:
+    """Hidden states before the first layer, of the quantized embedding (`name`) where it is one."""
+    table = base.embed_tokens.weight
     format = plans[name].format
     if format is None:
         return table[input_ids].float()

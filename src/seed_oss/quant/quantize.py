@@ -44,7 +44,7 @@ def quantize_(
             compute capability 8.9 and newer: linear layers in 8-bit floating point, embedding and head as they are.
         strict: raise where a tensor does not fit the scheme, instead of taking smaller groups or leaving it as it is.
         calibration: token ids `[windows, length]` of text that the model shall do well on, for activation-aware scaling
-            and error feedback (a SeedOssForCausalLM on the CPU); 16,384 tokens in windows of 512 do well.
+            and error feedback (a model on the CPU); 16,384 tokens in windows of 512 do well.
         advance: called with the number of weights just done.
 
     Returns:
