@@ -174,7 +174,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         quantize_folder(source, tmp_path / "out", "int5")
     with pytest.raises(InputError, match="is the source itself"):
         quantize_folder(source, f"{source}/../in")
-    with pytest.raises(InputError, match="down_proj: groups of 16"):
+    with pytest.raises(InputError, match="down_proj: groups of 24"):
         quantize_folder(source, tmp_path / "out", strict=True)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):

@@ -20,8 +20,9 @@ from seed_oss.ops.quantized import (
 from tests.ops.test_packing import random_weight
 
 FORMATS = list(product((4, 8), ("symmetric", "minimum", "point"), ("float16", "float32")))
-GROUPS = [(32, 128), (64, 128), (128, 128), (16, 48), (40, 40), (4, 12)]  # group, columns
-RELATIVE = 2e-6  # fp32 sums of up to 128 numbers
+# group, columns
+GROUPS = [(32, 128), (64, 128), (128, 128), (16, 48), (40, 40), (4, 12), (24, 48), (96, 192), (100, 300)]
+RELATIVE = 2e-6  # fp32 sums of up to 300 numbers
 
 
 def random_rows(*shape: int, seed: int = 0) -> torch.Tensor:

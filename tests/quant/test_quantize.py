@@ -57,10 +57,10 @@ def test_the_tensors_that_get_smaller_groups_are_named() -> None:
     model = quantize_(tiny_model(SeedOssForCausalLM), "int4")
     record = QuantizationRecord.from_config(model.config.quantization_config)
     assert record.weights.group_size == 32
-    assert {name for name, format in record.modules.items() if format.group_size == 16} == {
+    assert {name for name, format in record.modules.items() if format.group_size == 24} == {
         f"model.layers.{index}.mlp.down_proj" for index in range(3)
     }
-    with pytest.raises(InputError, match=r"down_proj: groups of 16, since 32 does not divide 48 columns"):
+    with pytest.raises(InputError, match=r"down_proj: groups of 24, since 32 does not divide 48 columns"):
         quantize_(tiny_model(SeedOssForCausalLM), "int4", strict=True)
 
 
