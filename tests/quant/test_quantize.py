@@ -26,7 +26,7 @@ from seed_oss.quant.calibration import Calibrated, calibrate
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.rounding import quantize_weight
-from seed_oss.quant.schemes import SCHEMES, plan_tensors, weight_shapes
+from seed_oss.quant.schemes import SCHEMES, Scheme, plan_tensors, weight_shapes
 from tests.factory import random_ids, tiny_config, tiny_model
 
 FUSABLE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
@@ -105,6 +105,12 @@ def test_a_fused_model_is_fused_anew() -> None:
     assert isinstance(model.model.layers, FusedLayers)
     torch.testing.assert_close(logits(model), expected, atol=0.2, rtol=0.05)
     assert not torch.equal(logits(model), before)
+
+
+def test_a_scheme_cannot_claim_a_text() -> None:
+    assert not any("calibrated" in name for name in dir(Scheme))
+    model = quantize_(tiny_model(SeedOssForCausalLM), SCHEMES["int4"])
+    assert model.config.quantization_config["is_calibrated"] is False
 
 
 def test_calibration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,9 +72,7 @@ def quantize_(
     if not formats:
         raise InputError(f"no tensor of this model can be quantized to {scheme.name}; choose another scheme")
     model.requires_grad_(False)
-    record = QuantizationRecord.of(
-        scheme.name, formats, shapes, kept_of(plans), is_calibrated=calibration is not None or scheme.is_calibrated
-    )
+    record = QuantizationRecord.of(scheme.name, formats, shapes, kept_of(plans), is_calibrated=calibration is not None)
     model.config.quantization_config = record.to_config()
     return fuse_(model) if was_fused else model
 
