@@ -15,8 +15,8 @@ from tests.factory import random_ids, tiny_model
 
 WAYS = {
     "scaling": CalibrationSettings(scaling=True, feedback=False),
-    "feedback": CalibrationSettings(),
-    "both": CalibrationSettings(scaling=True),
+    "feedback": CalibrationSettings(scaling=False),
+    "both": CalibrationSettings(),
 }
 
 
@@ -124,6 +124,14 @@ def test_numbers_that_are_none_are_found_by_name() -> None:
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[2, 3] = torch.nan
     with pytest.raises(NumericalError, match=r"model.layers.1.mlp.up_proj.*NaN or infinity, first in row 2"):
+        calibrate(model, random_ids(2, 16), plans_of(model))
+
+
+def test_numbers_that_are_none_on_the_way_are_found_by_name() -> None:
+    model = model_of()
+    with torch.no_grad():
+        model.model.layers[1].post_attention_layernorm.weight[3] = torch.inf
+    with pytest.raises(NumericalError, match=r"the inputs of model.layers.1.mlp.gate_proj.*NaN or infinity"):
         calibrate(model, random_ids(2, 16), plans_of(model))
 
 

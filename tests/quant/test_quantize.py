@@ -22,7 +22,7 @@ from seed_oss.nn.fused import FusedLayers, fuse_
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, quantized_modules
 from seed_oss.ops.packing import pack
 from seed_oss.quant import quantize
-from seed_oss.quant.calibration import Calibrated, calibrate
+from seed_oss.quant.calibration import Calibrated, CalibrationSettings, calibrate
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.rounding import quantize_weight
@@ -123,6 +123,17 @@ def test_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in quantized_modules(model).items():
         assert torch.equal(module.packed, pack(found.weights[name])), name
     assert torch.equal(model.model.layers[1].input_layernorm.weight, torch.full((32,), 0.5))
+
+
+def test_a_text_scales_columns_and_feeds_errors_forward() -> None:
+    ids, plain = random_ids(4, 32), tiny_model(SeedOssForCausalLM)
+    both = calibrate(plain, ids, plan_tensors(SCHEMES["int4"], weight_shapes(plain)), CalibrationSettings(True, True))
+    model = quantize_(copy.deepcopy(plain), "int4", calibration=ids)
+    assert both.tensors, "no norm took up scales"
+    found = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert all(torch.equal(found[name], value) for name, value in both.tensors.items())
+    for name, module in quantized_modules(model).items():
+        assert torch.equal(module.packed, pack(both.weights[name])), name
 
 
 def test_progress_counts_every_weight() -> None:

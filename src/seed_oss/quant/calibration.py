@@ -33,7 +33,7 @@ from seed_oss.quant.activation_scaling import (
     shared_factors,
 )
 from seed_oss.quant.error_feedback import FeedbackSettings, quantize_with_feedback
-from seed_oss.quant.rounding import quantize_weight
+from seed_oss.quant.rounding import largest_magnitude, quantize_weight
 from seed_oss.quant.schemes import TensorPlan
 
 TOKENS_AT_ONCE = 2048
@@ -44,13 +44,14 @@ class CalibrationSettings:
     """Which of the means are used.
 
     Attributes:
-        scaling: activation-aware scaling of the columns. Off: under feedback it made the re-based demo model no
-            better (4 layers, 4,096 tokens: relative error of the hidden states 6.3e-3 with it, 5.7e-3 without).
+        scaling: activation-aware scaling of the columns. Under feedback it adds little where the inputs of columns are
+            alike (KL divergence of the demo with 6 layers in 4 bits: 0.0104 with it, 0.0106 without, re-based) and
+            more where they differ (0.0081 and 0.0107, as shipped).
         feedback: GPTQ-style error feedback; without it the search, weighted by the mean squares of the inputs.
         effort: of the feedback.
     """
 
-    scaling: bool = False
+    scaling: bool = True
     feedback: bool = True
     effort: FeedbackSettings = field(default_factory=FeedbackSettings)
 
@@ -212,6 +213,9 @@ class _LayerWork:
 
     def _alpha(self, names: tuple[str, ...], seen: Tensor, share: tuple[int, int, int] | None = None) -> float:
         weights = [(self._linear(name).weight, format) for name in names if (format := self.plans[name].format)]
+        for name in names:
+            largest_magnitude(self._linear(name).weight, self.prefix + name)
+        largest_magnitude(seen, f"the inputs of {self.prefix}{names[0]}")
         return best_alpha(weights, seen, share=share) if weights else 0.0
 
     def _quantize(self, names: tuple[str, ...], seen: Tensor) -> None:
