@@ -23,11 +23,11 @@ from typing import Any
 
 import torch
 from common import arguments, model_directory, note, report
+from goals import PEERS_AT_EQUAL_BITS, quality_goals, said
 
 Rounded = tuple[dict[str, torch.Tensor], float]  # parameter name to new value; bits of a weight in the layers
 Way = Callable[[], Rounded]
 PEERS = {"gguf Q4_0": ("Q4_0", 4.5), "gguf Q4_1": ("Q4_1", 5.0), "gguf Q8_0": ("Q8_0", 8.5)}
-AT_EQUAL_BITS = {"int4-sym, calibrated": "gguf Q4_0", "int4-min, calibrated": "gguf Q4_1"}
 END_OF_TOPIC = 1
 
 
@@ -209,6 +209,8 @@ def main() -> None:
         results["seconds_per_billion_weights"] = rounding_seconds(options.schemes)
     if "rebased" in results:
         results["increase_over_peer_at_equal_bits"] = ratios(results["rebased"])
+    results["goals"] = quality_goals(results)
+    note(said(results["goals"]))
     report("quality", results, options)
 
 
@@ -232,7 +234,7 @@ def ratios(rows: dict[str, Any]) -> dict[str, float]:
     """Increase of perplexity with calibration as a share of the peer's that has as many bits."""
     return {
         name: round(rows[name]["increase"] / rows[other]["increase"], 3)
-        for name, other in AT_EQUAL_BITS.items()
+        for name, other in PEERS_AT_EQUAL_BITS.items()
         if name in rows
     }
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "not measured yet"
 ENGINE_RUNS = ("engines_demo_int4", "engines_1b", "engines_36b")
+PROGRAM_RUNS = ("serving", "quality")
 Result = Mapping[str, Any]
 
 
@@ -89,12 +90,12 @@ def serving() -> str:
 
 
 def goals() -> str:
-    """What the project asks of its own speed, beside what the last results reached."""
-    found = [(run, one) for run in (*ENGINE_RUNS, "serving") if (one := result(run))]
+    """What the project asks of its own speed and quality, beside what the last results reached."""
+    found = [(run, one) for run in (*ENGINE_RUNS, *PROGRAM_RUNS) if (one := result(run))]
     rows = [
         [_run_name(run), goal["what"], goal["asked"], goal["reached"] + ("" if goal["is_reached"] else ", **missed**")]
         for run, one in found
-        for goal in (one["results"] if run == "serving" else one)["goals"]
+        for goal in (one["results"] if run in PROGRAM_RUNS else one)["goals"]
     ]
     return table(("run", "goal", "asked", "reached"), rows)
 
