@@ -149,18 +149,22 @@ def where_time_goes() -> str:
 
 
 def quality() -> str:
-    """What each scheme costs on weights in another basis, and what inference adds."""
+    """What each scheme costs on the weights as shipped and in another basis, and what inference adds."""
     found = result("quality")
     if found is None:
         return f"No numbers here: {NOT_MEASURED} (`python benchmarks/quality.py`)."
     results = found["results"]
-    weights = [[name, f"{row['bits']:.3g}", *_quality_cells(row)] for name, row in results["rebased"].items()]
     added = [[name, *_quality_cells(row)] for name, row in results["inference"].items() if isinstance(row, Mapping)]
     measures = ("perplexity", "KL divergence, nats a token", "same best token")
     where = f"{results['tokens']:,} tokens; {found['date']}; `python benchmarks/quality.py`."
-    return "\n\n".join(
-        [table(("weights", "bits", *measures), weights), table(("exact weights, inference", *measures), added), where]
-    )
+    weights = [
+        table(
+            (title, "bits", *measures),
+            [[name, f"{row['bits']:.3g}", *_quality_cells(row)] for name, row in results[which].items()],
+        )
+        for which, title in (("rebased", "weights, in another basis"), ("original", "weights, as shipped"))
+    ]
+    return "\n\n".join([*weights, table(("exact weights, inference", *measures), added), where])
 
 
 def _quality_cells(row: Result) -> list[str]:
