@@ -263,3 +263,26 @@ def test_a_text_and_a_head_that_is_missing(tmp_path: Path) -> None:
         pytest.warns(match="random"),
     ):
         quantize_calibrated(source, tmp_path / "out", "int4", "The capital of France is Paris. " * 60)
+
+
+def test_a_text_says_how_far_it_is(tmp_path: Path) -> None:
+    source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM, vocab_size=512)
+    write_tiny_tokenizer(source)
+    told: list[tuple[int, int]] = []
+    text = "The capital of France is Paris. " * 60
+    quantize_calibrated(source, tmp_path / "out", text=text, scheme="int4", progress=lambda *now: told.append(now))
+    assert len(told) == 5
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    num_weights = SeedOssForCausalLM.from_pretrained(source).num_parameters()
+    assert {total for _, total in told} == {4 * num_weights}
+    assert 0.9 < told[-1][0] / told[-1][1] <= 1
+
+
+def test_a_text_and_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM, vocab_size=512)
+    write_tiny_tokenizer(source)
+    monkeypatch.setattr(module, "memory_bytes", lambda: (10**12, 10**5))
+    monkeypatch.setattr(SeedOssForCausalLM, "from_pretrained", None)  # before anything is loaded
+    with pytest.raises(InputError, match=r"at least 0\.00 GB of memory.*leave out the text"):
+        quantize_calibrated(source, tmp_path / "out", "int4", "The capital of France is Paris. " * 60)
+    assert not (tmp_path / "out").exists()

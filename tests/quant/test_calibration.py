@@ -62,11 +62,12 @@ def test_outputs_stay_nearer_than_with_rounding(way: str) -> None:
 def test_the_model_is_left_alone_and_twice_gives_the_same(way: str) -> None:
     model, ids = model_of(), random_ids(2, 16)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    ticks: list[int] = []
-    first = calibrate(model, ids, plans_of(model), WAYS[way], lambda: ticks.append(1))
+    done: list[int] = []
+    first = calibrate(model, ids, plans_of(model), WAYS[way], done.append)
     second = calibrate(model, ids, plans_of(model), WAYS[way])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert len(ticks) == model.config.num_hidden_layers
+    assert len(done) == model.config.num_hidden_layers + 2
+    assert sum(done) == sum(weight.q.numel() for weight in first.weights.values())
     for name, weight in first.weights.items():
         assert torch.equal(weight.q, second.weights[name].q)
     assert set(first.tensors) == set(second.tensors)

@@ -117,7 +117,7 @@ def test_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, plain = random_ids(4, 32), tiny_model(SeedOssForCausalLM)
     found = calibrate(plain, ids, plan_tensors(SCHEMES["int4"], weight_shapes(plain)))
     found.tensors["model.layers.1.input_layernorm.weight"] = torch.full((32,), 0.5)  # as if it had taken up scales
-    monkeypatch.setattr(quantize, "calibrate", lambda *_: Calibrated(dict(found.weights), found.tensors))
+    monkeypatch.setattr(quantize, "calibrate", lambda *_, **__: Calibrated(dict(found.weights), found.tensors))
     model = quantize_(copy.deepcopy(plain), "int4", calibration=ids)
     assert model.config.quantization_config["is_calibrated"] is True
     for name, module in quantized_modules(model).items():
@@ -136,9 +136,11 @@ def test_a_text_scales_columns_and_feeds_errors_forward() -> None:
         assert torch.equal(module.packed, pack(both.weights[name])), name
 
 
-def test_progress_counts_every_weight() -> None:
+@pytest.mark.parametrize("calibration", [None, random_ids(2, 16)], ids=["plain", "calibrated"])
+def test_progress_counts_every_weight(calibration: torch.Tensor | None) -> None:
     done: list[int] = []
-    model = quantize_(tiny_model(SeedOssForCausalLM), "int8", advance=done.append)
+    model = quantize_(tiny_model(SeedOssForCausalLM), "int8", calibration=calibration, advance=done.append)
+    assert len(done) > 3
     assert sum(done) == sum(one.shape[0] * one.shape[1] for one in quantized_modules(model).values())
 
 

@@ -74,7 +74,7 @@ def calibrate(
     input_ids: Tensor,
     plans: Mapping[str, TensorPlan],
     settings: CalibrationSettings | None = None,
-    tick: Callable[[], None] = lambda: None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Calibrated:
     """Quantize a model for the inputs that its layers see on calibration tokens.
 
@@ -83,7 +83,7 @@ def calibrate(
         input_ids: `[windows, length]`; each window is read for itself. 16,384 tokens in windows of 512 do well.
         plans: of `plan_tensors`. Embedding and head are rounded by the search, the head's for the inputs it gets.
         settings: which means are used.
-        tick: called after each layer.
+        advance: called with the number of weights just done: of the embedding, of a layer, of the head.
 
     Returns:
         Integers, and the parameters that changed with them.
@@ -106,6 +106,7 @@ def calibrate(
         base: Any = model.base_model
         start = "" if base is model else f"{model.base_model_prefix}."
         hidden = _embedded(base, f"{start}embed_tokens", input_ids, plans, result)
+        advance(sum(weight.q.numel() for weight in result.weights.values()))
         position_ids = torch.arange(input_ids.shape[1])[None]
         cos, sin = base.rotary_emb(hidden, position_ids)
         for index, layer in enumerate(base.layers):
@@ -113,9 +114,9 @@ def calibrate(
             found = calibrate_layer(layer, hidden, (cos, sin), _plans_below(plans, prefix), settings, prefix)
             result.weights.update({prefix + name: value for name, value in found.weights.items()})
             result.tensors.update({prefix + name: value for name, value in found.tensors.items()})
-            tick()
+            advance(sum(weight.q.numel() for weight in found.weights.values()))
         if "lm_head" in plans:
-            _quantize_head(model, hidden, plans, result)
+            advance(_quantize_head(model, hidden, plans, result))
     return result
 
 
@@ -310,15 +311,17 @@ def _embedded(base: Any, name: str, input_ids: Tensor, plans: Mapping[str, Tenso
     return rows.dequantize()[places]
 
 
-def _quantize_head(model: Any, hidden: Tensor, plans: Mapping[str, TensorPlan], result: Calibrated) -> None:
+def _quantize_head(model: Any, hidden: Tensor, plans: Mapping[str, TensorPlan], result: Calibrated) -> int:
+    """The number of its weights; 0 where they are those of the embedding, or stay as they are."""
     format = plans["lm_head"].format
     if format is None:
-        return
+        return 0
     if model.lm_head.weight is model.model.embed_tokens.weight:
         if "model.embed_tokens" in result.weights:
             result.weights["lm_head"] = result.weights["model.embed_tokens"]
-        return
+        return 0
     squares = torch.zeros(hidden.shape[-1])
     for part in _parts(hidden):
         squares += model.model.norm(part.to(model.model.norm.weight.dtype)).float().square().sum((0, 1))
     result.weights["lm_head"] = quantize_weight(model.lm_head.weight, format, importance=squares, name="lm_head")
+    return model.lm_head.weight.numel()

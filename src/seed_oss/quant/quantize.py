@@ -64,11 +64,11 @@ def quantize_(
     unfuse_(model)  # its table knows the old modules
     shapes = weight_shapes(model)
     plans = plan_tensors(scheme, shapes, tied=has_tied_head(model), strict=strict)
-    found = None
+    found, advance = None, advance or (lambda _: None)
     if calibration is not None:
-        found = calibrate(model, calibration, plans)
+        found = calibrate(model, calibration, plans, advance=advance)
         _take_over(model, found.tensors)
-    formats = _exchange(model, scheme, plans, found, advance or (lambda _: None))
+    formats = _exchange(model, scheme, plans, found, advance)
     if not formats:
         raise InputError(f"no tensor of this model can be quantized to {scheme.name}; choose another scheme")
     model.requires_grad_(False)
@@ -152,9 +152,9 @@ def _exchange(
             packed, format = pack_in_pieces(weight), weight.format
         else:
             packed, format = quantize_packed(old.weight.detach().cpu(), plan.format, scheme.method, name=name)
+            advance(old.weight.numel())
         replace_module(model, name, exchanged(old, format, packed.to(old.weight.device)))
         formats[name] = format
-        advance(old.weight.numel())
     if is_tied and "model.embed_tokens" in formats:
         head: Any = model.get_submodule("lm_head")
         embedding: Any = model.get_submodule("model.embed_tokens")
