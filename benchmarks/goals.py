@@ -1,4 +1,4 @@
-"""What the project asks of its own speed, beside what a result reached; a goal that is missed is said to be missed.
+"""What the project asks of its own speed and quality, beside what a result reached; a goal missed is said to be missed.
 
 A ratio compares two rows of one run. What was not measured in a run has no line.
 """
@@ -28,6 +28,16 @@ RATIOS: Mapping[str, Sequence[tuple[str, str, str, str, float]]] = {
     ),
 }
 SHARES = {"engines_36b": ("int4", 0.80)}  # of the read bandwidth, while decoding
+# our rounding with a text, and the gguf package's of as many bits: at most this share of its increase of perplexity
+PEERS_AT_EQUAL_BITS = {"int4-sym, calibrated": "gguf Q4_0", "int4-min, calibrated": "gguf Q4_1"}
+MAX_SHARE = 0.5
+# table of the result, row, what is asked of it (a change counts both ways, an increase upwards), how much at most
+CHANGES: Sequence[tuple[str, str, str, float]] = (
+    ("rebased", "fp32", "fp32 in another basis, change of perplexity", 1e-5),
+    ("rebased", "int8, search", "int8, increase of perplexity", 0.005),
+    ("original", "int4-min, search", "int4-min of weights on the grid of Q4_1, change of perplexity", 0.003),
+    ("inference", "fp32, 8-bit cache", "8-bit cache, increase of perplexity", 0.003),
+)
 LLAMA_SERVER, LOOP, IN_PROCESS = "llama-server", "transformers loop", "LLM.generate"
 
 
@@ -65,6 +75,24 @@ def serving_goals(results: Mapping[str, Any]) -> list[Goal]:
     return goals
 
 
+def quality_goals(results: Mapping[str, Any]) -> list[Goal]:
+    """The goals of benchmarks/quality.py, from its `results`."""
+    goals: list[Goal] = []
+    rows: Mapping[str, Row] = results.get("rebased", {})
+    for own, peer in PEERS_AT_EQUAL_BITS.items():
+        if own in rows and peer in rows:
+            share = rows[own]["increase"] / rows[peer]["increase"]
+            what = f"{own}: increase of perplexity, of {peer}'s"
+            goals.append(_goal(what, f"at most {MAX_SHARE:g}x", f"{share:.3f}x", share <= MAX_SHARE))
+    for table, name, what, at_most in CHANGES:
+        row: Row | None = results.get(table, {}).get(name)
+        if row is not None:
+            found: float = row["increase"]
+            is_reached = (found if "increase" in what else abs(found)) <= at_most
+            goals.append(_goal(what, f"at most {100 * at_most:g} %", f"{100 * found:+.2g} %", is_reached))
+    return goals
+
+
 def said(goals: Sequence[Goal]) -> str:
     """The goals in lines of text."""
     return "\n".join(
@@ -90,7 +118,7 @@ def _bf16_goal(rows: Sequence[Row]) -> Iterator[Goal]:
         reached = f"{100 * share:.0f} %" + (f", {ratio:.2f}x" if other else "")
         asked = "85 % of the read bandwidth, or 4x transformers"
         is_reached = share >= 0.85 or ratio >= 4
-        yield {"what": f"{_named(own)} decoding", "asked": asked, "reached": reached, "is_reached": is_reached}
+        yield _goal(f"{_named(own)} decoding", asked, reached, is_reached)
 
 
 def _share_goal(rows: Sequence[Row], weights: str, at_least: float) -> Iterator[Goal]:
@@ -99,7 +127,7 @@ def _share_goal(rows: Sequence[Row], weights: str, at_least: float) -> Iterator[
         share = own["decode_share_of_read"]
         asked, reached = f"at least {100 * at_least:.0f} %", f"{100 * share:.0f} %"
         what = f"{weights} decoding, of the read bandwidth"
-        yield {"what": what, "asked": asked, "reached": reached, "is_reached": share >= at_least}
+        yield _goal(what, asked, reached, share >= at_least)
 
 
 def _start_goals(rows: Sequence[Row], import_torch_s: float) -> Iterator[Goal]:
@@ -113,7 +141,7 @@ def _start_goals(rows: Sequence[Row], import_torch_s: float) -> Iterator[Goal]:
     for why, limit in limits.items():
         what = f"int4, process start to first token: {why}"
         reached, asked = f"{own[FIRST]:.2f} s", f"at most {limit:.2f} s"
-        yield {"what": what, "asked": asked, "reached": reached, "is_reached": own[FIRST] <= limit}
+        yield _goal(what, asked, reached, own[FIRST] <= limit)
 
 
 def _best(rows: Sequence[Row], engine: str, weights: str, key: str) -> Row | None:
@@ -131,4 +159,8 @@ def _named(own: Row) -> str:
 def _at_least(what: str, ratio: float, at_least: float) -> Goal:
     digits = 3 if at_least < 1 else 2
     asked, reached = f"at least {at_least:g}x", f"{ratio:.{digits}f}x"
-    return {"what": what, "asked": asked, "reached": reached, "is_reached": ratio >= at_least}
+    return _goal(what, asked, reached, ratio >= at_least)
+
+
+def _goal(what: str, asked: str, reached: str, is_reached: bool) -> Goal:
+    return {"what": what, "asked": asked, "reached": reached, "is_reached": is_reached}

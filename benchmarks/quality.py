@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 from common import arguments, model_directory, note, report
+from goals import PEERS_AT_EQUAL_BITS, quality_goals, said
 
 Rounded = tuple[dict[str, torch.Tensor], float]  # parameter name to new value; bits of a weight in the layers
 Way = Callable[[], Rounded]
 PEERS = {"gguf Q4_0": ("Q4_0", 4.5), "gguf Q4_1": ("Q4_1", 5.0), "gguf Q8_0": ("Q8_0", 8.5)}
-AT_EQUAL_BITS = {"int4-sym, calibrated": "gguf Q4_0", "int4-min, calibrated": "gguf Q4_1"}
+FLOAT8 = "fp8"
 END_OF_TOPIC = 1
 
 
@@ -85,6 +86,8 @@ def ours(model: Any, name: str, how: str, calibration: torch.Tensor) -> Rounded:
     from seed_oss.quant.rounding import quantize_weight
     from seed_oss.quant.schemes import bits_per_weight, parse_scheme, plan_tensors, weight_shapes
 
+    if parse_scheme(name).is_float:
+        return float8(model)
     shapes = weight_shapes(model)
     plans = plan_tensors(parse_scheme(name), shapes)
     if how == "calibrated":
@@ -101,15 +104,28 @@ def ours(model: Any, name: str, how: str, calibration: torch.Tensor) -> Rounded:
     return {**values, **found.tensors}, bits_per_weight(layers, shapes)
 
 
+def float8(model: Any) -> Rounded:
+    """The layers in 8-bit floating point, a scale per row; head and embedding stay. Activations are not rounded."""
+    from seed_oss.quant.fp8 import kept_from_float8, numbers_of, round_in_pieces
+    from seed_oss.quant.schemes import weight_shapes
+
+    shapes = weight_shapes(model)
+    kept = kept_from_float8(shapes)
+    layers = {module: shape for module, shape in shapes.items() if module not in kept}
+    weights = {module: model.get_submodule(module).weight for module in layers}
+    values = {f"{one}.weight": numbers_of(*round_in_pieces(weight), torch.float32) for one, weight in weights.items()}
+    rows = sum(shape[0] for shape in layers.values())
+    return values, 8 + 32 * rows / sum(weight.numel() for weight in weights.values())
+
+
 def ways(model: Any, options: argparse.Namespace, calibration: torch.Tensor) -> Iterator[tuple[str, Way]]:
     """Every row of a table: its name, and what makes the weights."""
     yield "fp32", lambda: ({}, 32.0)
     for name, (kind, bits) in PEERS.items():
         yield name, lambda kind=kind, bits=bits: peer(model, kind, bits)
     for scheme in options.schemes:
-        for how in ("plain", "search", "calibrated"):
-            if how == "calibrated" and scheme not in options.calibrate:
-                continue
+        hows = ("plain", "search", *(["calibrated"] if scheme in options.calibrate else []))
+        for how in hows if scheme != FLOAT8 else ("plain",):
             yield f"{scheme}, {how}", lambda scheme=scheme, how=how: ours(model, scheme, how, calibration)
 
 
@@ -170,17 +186,7 @@ def inference(model: Any, directory: str, reference: Any) -> dict[str, Any]:
 
 def main() -> None:
     """Prints the tables."""
-    parser = arguments(__doc__, trials=1)
-    parser.add_argument("--tokens", type=int, default=4096, help="of the evaluation")
-    parser.add_argument("--calibration-tokens", type=int, default=8192)
-    parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--evaluate-on", default="topics", choices=["topics", "source"], help="source: Python code")
-    parser.add_argument("--threads", type=int, default=1)
-    tables = ["original", "rebased", "inference"]
-    parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
-    parser.add_argument("--schemes", nargs="+", default=["int4", "int4-sym", "int4-min", "int4-g128", "int8"])
-    parser.add_argument("--calibrate", nargs="*", default=["int4", "int4-sym", "int4-min", "int8"])
-    options = parser.parse_args()
+    options = parsed()
     torch.set_num_threads(options.threads)
     import seed_oss
     from seed_oss.quant.quality import reference_of
@@ -209,7 +215,26 @@ def main() -> None:
         results["seconds_per_billion_weights"] = rounding_seconds(options.schemes)
     if "rebased" in results:
         results["increase_over_peer_at_equal_bits"] = ratios(results["rebased"])
+    results["goals"] = quality_goals(results)
+    note(said(results["goals"]))
     report("quality", results, options)
+
+
+def parsed() -> argparse.Namespace:
+    """The arguments."""
+    from seed_oss.quant.schemes import SCHEMES
+
+    parser = arguments(__doc__, trials=1)
+    parser.add_argument("--tokens", type=int, default=4096, help="of the evaluation")
+    parser.add_argument("--calibration-tokens", type=int, default=8192)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--evaluate-on", default="topics", choices=["topics", "source"], help="source: Python code")
+    parser.add_argument("--threads", type=int, default=1)
+    tables = ["original", "rebased", "inference"]
+    parser.add_argument("--tables", nargs="+", default=tables, choices=tables)
+    parser.add_argument("--schemes", nargs="+", default=[*SCHEMES, FLOAT8], help="all, if it is left out")
+    parser.add_argument("--calibrate", nargs="*", default=["int4", "int4-sym", "int4-min", "int8"])
+    return parser.parse_args()
 
 
 def rounding_seconds(schemes: list[str]) -> dict[str, float]:
@@ -219,6 +244,8 @@ def rounding_seconds(schemes: list[str]) -> dict[str, float]:
 
     weight, result = torch.randn(2048, 5120, generator=torch.Generator().manual_seed(0)), {}
     for scheme in schemes:
+        if scheme == FLOAT8:
+            continue
         format = plan_tensors(parse_scheme(scheme), {"layers.0": (2048, 5120)})["layers.0"].format
         assert format is not None
         for how in ("plain", "search"):
@@ -232,7 +259,7 @@ def ratios(rows: dict[str, Any]) -> dict[str, float]:
     """Increase of perplexity with calibration as a share of the peer's that has as many bits."""
     return {
         name: round(rows[name]["increase"] / rows[other]["increase"], 3)
-        for name, other in AT_EQUAL_BITS.items()
+        for name, other in PEERS_AT_EQUAL_BITS.items()
         if name in rows
     }
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 NOT_MEASURED = "not measured yet"
 ENGINE_RUNS = ("engines_demo_int4", "engines_1b", "engines_36b")
+PROGRAM_RUNS = ("serving", "quality")
 Result = Mapping[str, Any]
 
 
@@ -89,12 +90,12 @@ def serving() -> str:
 
 
 def goals() -> str:
-    """What the project asks of its own speed, beside what the last results reached."""
-    found = [(run, one) for run in (*ENGINE_RUNS, "serving") if (one := result(run))]
+    """What the project asks of its own speed and quality, beside what the last results reached."""
+    found = [(run, one) for run in (*ENGINE_RUNS, *PROGRAM_RUNS) if (one := result(run))]
     rows = [
         [_run_name(run), goal["what"], goal["asked"], goal["reached"] + ("" if goal["is_reached"] else ", **missed**")]
         for run, one in found
-        for goal in (one["results"] if run == "serving" else one)["goals"]
+        for goal in (one["results"] if run in PROGRAM_RUNS else one)["goals"]
     ]
     return table(("run", "goal", "asked", "reached"), rows)
 
@@ -151,18 +152,22 @@ def where_time_goes() -> str:
 
 
 def quality() -> str:
-    """What each scheme costs on weights in another basis, and what inference adds."""
+    """What each scheme costs on the weights as shipped and in another basis, and what inference adds."""
     found = result("quality")
     if found is None:
         return f"No numbers here: {NOT_MEASURED} (`python benchmarks/quality.py`)."
     results = found["results"]
-    weights = [[name, f"{row['bits']:.3g}", *_quality_cells(row)] for name, row in results["rebased"].items()]
     added = [[name, *_quality_cells(row)] for name, row in results["inference"].items() if isinstance(row, Mapping)]
     measures = ("perplexity", "KL divergence, nats a token", "same best token")
     where = f"{results['tokens']:,} tokens; {found['date']}; `python benchmarks/quality.py`."
-    return "\n\n".join(
-        [table(("weights", "bits", *measures), weights), table(("exact weights, inference", *measures), added), where]
-    )
+    weights = [
+        table(
+            (title, "bits", *measures),
+            [[name, f"{row['bits']:.3g}", *_quality_cells(row)] for name, row in results[which].items()],
+        )
+        for which, title in (("rebased", "weights, in another basis"), ("original", "weights, as shipped"))
+    ]
+    return "\n\n".join([*weights, table(("exact weights, inference", *measures), added), where])
 
 
 def _quality_cells(row: Result) -> list[str]:

@@ -1,5 +1,6 @@
 """benchmarks/goals.py: which goals a result reached, and that a missed one is said to be."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,36 @@ def test_serving(goals: Any) -> None:
         ("1.500x", True),
         ("0.940x", False),
     ]
+
+
+def test_quality(goals: Any) -> None:
+    increases = {
+        "rebased": {
+            **{"fp32": -2e-5, "gguf Q4_0": 0.4, "gguf Q4_1": 0.4, "int8, search": 0.0051},
+            **{"int4-sym, calibrated": 0.2, "int4-min, calibrated": 0.21},
+        },
+        "original": {"int4-min, search": -0.0029},
+        "inference": {"fp32, 8-bit cache": -0.01},
+    }
+    found = goals.quality_goals(
+        {table: {name: {"increase": one} for name, one in rows.items()} for table, rows in increases.items()}
+    )
+    assert [(goal["reached"], goal["is_reached"]) for goal in found] == [
+        ("0.500x", True),
+        ("0.525x", False),
+        ("-0.002 %", False),
+        ("+0.51 %", False),
+        ("-0.29 %", True),
+        ("-1 %", True),
+    ]
+    assert goals.quality_goals({}) == []
+
+
+def test_the_stored_quality_has_its_goals(goals: Any) -> None:
+    """Each of the six, and as the stored numbers have it."""
+    results = json.loads((ROOT / "benchmarks" / "results" / "quality.json").read_text(encoding="utf-8"))["results"]
+    assert results["goals"] == goals.quality_goals(results)
+    assert len(results["goals"]) == 6
 
 
 def test_what_was_not_measured_has_no_line(goals: Any) -> None:

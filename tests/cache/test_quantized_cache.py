@@ -27,6 +27,14 @@ def test_values_within_half_a_step() -> None:
     assert torch.equal(rounded(torch.zeros(1, 4))[0], torch.zeros(1, 4, dtype=torch.int8))
 
 
+@pytest.mark.parametrize("largest", [1e-45, 1e-39, 3e-37])
+def test_numbers_that_are_next_to_nothing(largest: float) -> None:
+    """127 / largest is infinite; NaN as an integer is whatever the processor makes of it."""
+    integers, scales = rounded(torch.tensor([[0.0, largest, -largest, 0.0]]))
+    assert integers.tolist() == [[0, 0, 0, 0]]
+    assert scales.item() <= largest
+
+
 def test_pieces_grow_crop_and_reorder() -> None:
     cache, keys, values = QuantizedCache(), random_kv(2, 700), random_kv(2, 700, seed=1)
     for start, end in ((0, 3), (3, 4), (4, 300), (300, 700)):

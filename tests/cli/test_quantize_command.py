@@ -42,7 +42,7 @@ def test_chat_takes_a_quantization(run: Run, checkpoint: Path, monkeypatch: pyte
         (["IN", "IN"], "is the source itself"),
         (["IN", "OUT", "--max-shard-size", "none"], "max_shard_size is 'none'"),
         (["nowhere", "OUT"], "is not a folder here"),
-        (["IN", "OUT", "--strict"], "down_proj: groups of 16"),
+        (["IN", "OUT", "--strict"], "down_proj: groups of 24"),
     ],
 )
 def test_wrong_arguments(run: Run, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str):

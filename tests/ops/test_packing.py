@@ -95,8 +95,12 @@ def test_bits_per_weight() -> None:
 
 def test_groups_that_do_not_divide() -> None:
     assert dividing_group(32, 64) == 32
-    assert dividing_group(128, 96) == 32
-    assert dividing_group(32, 48) == 16
+    assert dividing_group(128, 96) == 96
+    assert dividing_group(128, 192) == 96
+    assert dividing_group(64, 96) == 48
+    assert dividing_group(32, 48) == 24
+    assert dividing_group(30, 56) == 28
+    assert dividing_group(128, 1000) == 100
     assert dividing_group(32, 37) is None
     assert dividing_group(None, 40) == 40
     with pytest.raises(InputError, match="48 columns cannot be cut into groups of 32"):

@@ -14,12 +14,15 @@ from seed_oss.ops.quantized import (
     quantized_linear,
     quantized_linear_reference,
     round_activations,
+    round_rows,
+    round_rows_reference,
 )
 from tests.ops.test_packing import random_weight
 
 FORMATS = list(product((4, 8), ("symmetric", "minimum", "point"), ("float16", "float32")))
-GROUPS = [(32, 128), (64, 128), (128, 128), (16, 48), (40, 40), (4, 12)]  # group, columns
-RELATIVE = 2e-6  # fp32 sums of up to 128 numbers
+# group, columns
+GROUPS = [(32, 128), (64, 128), (128, 128), (16, 48), (40, 40), (4, 12), (24, 48), (96, 192), (100, 300)]
+RELATIVE = 2e-6  # fp32 sums of up to 300 numbers
 
 
 def random_rows(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -84,6 +87,23 @@ def test_zeros_give_zero(instructions: str) -> None:
     format = QuantFormat(4, 32, "minimum")
     packed = pack(random_weight(format, 33, 64))
     assert torch.equal(quantized_linear(torch.zeros(2, 64), packed, format, (33, 64)), torch.zeros(2, 33))
+
+
+@pytest.mark.parametrize("largest", [1e-45, 1e-39, 1e-38, 3e-37, 1e-36])
+def test_activations_that_are_next_to_nothing_give_next_to_nothing(instructions: str, largest: float) -> None:
+    """127 / largest is infinite below 3.7e-37."""
+    for zero in ("symmetric", "minimum", "point"):
+        format = QuantFormat(4, 32, zero)  # type: ignore[arg-type]
+        packed, x = pack(random_weight(format, 33, 64)), torch.zeros(2, 64)
+        x[0, 3], x[0, 40] = largest, 1.0
+        out = quantized_linear(x, packed, format, (33, 64))
+        assert (out - quantized_linear_reference(x, packed, format, (33, 64))).abs().max() < 1e-6
+        x[0, 40] = 0
+        for product_of in (quantized_linear, quantized_linear_reference):
+            assert product_of(x, packed, format, (33, 64)).abs().max() < 1e-28
+    for form in (round_rows, round_rows_reference):
+        integers, scale = form(x, 32)
+        assert (integers.view(2, 2, 32) * scale[..., None]).abs().max() <= 2 * largest
 
 
 def test_values_at_the_ends_of_their_range_do_not_overflow(instructions: str) -> None:

@@ -22,11 +22,11 @@ from seed_oss.nn.fused import FusedLayers, fuse_
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, quantized_modules
 from seed_oss.ops.packing import pack
 from seed_oss.quant import quantize
-from seed_oss.quant.calibration import Calibrated, calibrate
+from seed_oss.quant.calibration import Calibrated, CalibrationSettings, calibrate
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.rounding import quantize_weight
-from seed_oss.quant.schemes import SCHEMES, plan_tensors, weight_shapes
+from seed_oss.quant.schemes import SCHEMES, Scheme, plan_tensors, weight_shapes
 from tests.factory import random_ids, tiny_config, tiny_model
 
 FUSABLE = {"hidden_size": 64, "head_dim": 16, "intermediate_size": 96}
@@ -57,10 +57,10 @@ def test_the_tensors_that_get_smaller_groups_are_named() -> None:
     model = quantize_(tiny_model(SeedOssForCausalLM), "int4")
     record = QuantizationRecord.from_config(model.config.quantization_config)
     assert record.weights.group_size == 32
-    assert {name for name, format in record.modules.items() if format.group_size == 16} == {
+    assert {name for name, format in record.modules.items() if format.group_size == 24} == {
         f"model.layers.{index}.mlp.down_proj" for index in range(3)
     }
-    with pytest.raises(InputError, match=r"down_proj: groups of 16, since 32 does not divide 48 columns"):
+    with pytest.raises(InputError, match=r"down_proj: groups of 24, since 32 does not divide 48 columns"):
         quantize_(tiny_model(SeedOssForCausalLM), "int4", strict=True)
 
 
@@ -107,11 +107,17 @@ def test_a_fused_model_is_fused_anew() -> None:
     assert not torch.equal(logits(model), before)
 
 
+def test_a_scheme_cannot_claim_a_text() -> None:
+    assert not any("calibrated" in name for name in dir(Scheme))
+    model = quantize_(tiny_model(SeedOssForCausalLM), SCHEMES["int4"])
+    assert model.config.quantization_config["is_calibrated"] is False
+
+
 def test_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     ids, plain = random_ids(4, 32), tiny_model(SeedOssForCausalLM)
     found = calibrate(plain, ids, plan_tensors(SCHEMES["int4"], weight_shapes(plain)))
     found.tensors["model.layers.1.input_layernorm.weight"] = torch.full((32,), 0.5)  # as if it had taken up scales
-    monkeypatch.setattr(quantize, "calibrate", lambda *_: Calibrated(dict(found.weights), found.tensors))
+    monkeypatch.setattr(quantize, "calibrate", lambda *_, **__: Calibrated(dict(found.weights), found.tensors))
     model = quantize_(copy.deepcopy(plain), "int4", calibration=ids)
     assert model.config.quantization_config["is_calibrated"] is True
     for name, module in quantized_modules(model).items():
@@ -119,9 +125,22 @@ def test_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(model.model.layers[1].input_layernorm.weight, torch.full((32,), 0.5))
 
 
-def test_progress_counts_every_weight() -> None:
+def test_a_text_scales_columns_and_feeds_errors_forward() -> None:
+    ids, plain = random_ids(4, 32), tiny_model(SeedOssForCausalLM)
+    both = calibrate(plain, ids, plan_tensors(SCHEMES["int4"], weight_shapes(plain)), CalibrationSettings(True, True))
+    model = quantize_(copy.deepcopy(plain), "int4", calibration=ids)
+    assert both.tensors, "no norm took up scales"
+    found = dict(model.named_parameters()) | dict(model.named_buffers())
+    assert all(torch.equal(found[name], value) for name, value in both.tensors.items())
+    for name, module in quantized_modules(model).items():
+        assert torch.equal(module.packed, pack(both.weights[name])), name
+
+
+@pytest.mark.parametrize("calibration", [None, random_ids(2, 16)], ids=["plain", "calibrated"])
+def test_progress_counts_every_weight(calibration: torch.Tensor | None) -> None:
     done: list[int] = []
-    model = quantize_(tiny_model(SeedOssForCausalLM), "int8", advance=done.append)
+    model = quantize_(tiny_model(SeedOssForCausalLM), "int8", calibration=calibration, advance=done.append)
+    assert len(done) > 3
     assert sum(done) == sum(one.shape[0] * one.shape[1] for one in quantized_modules(model).values())
 
 

@@ -104,7 +104,8 @@ def rounded(numbers: Tensor) -> tuple[Tensor, Tensor]:
     """
     numbers = numbers.detach().float()
     largest = numbers.abs().amax(-1)
-    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
+    inverse = 127.0 / largest
+    inverse = torch.where(inverse.isfinite(), inverse, 0.0)  # zeros, and magnitudes below 4e-37, are rounded to zero
     return (numbers * inverse[..., None]).round().to(torch.int8), largest / 127.0
 
 

@@ -69,7 +69,7 @@ def quantize(
             if text is None:
                 folder = quantize_folder(source, out_dir, scheme, **options, progress=update)
             else:
-                folder = quantize_calibrated(source, out_dir, scheme, text, **options)
+                folder = quantize_calibrated(source, out_dir, scheme, text, **options, progress=update)
     except KeyboardInterrupt:
         show_note("Stopped; run the same command again" + (" to go on." if text is None else "."))
         raise typer.Exit(130) from None

@@ -14,7 +14,7 @@ import torch
 from seed_oss._version import __version__
 from seed_oss.chat import SeedOssTokenizer
 from seed_oss.config import SeedOssConfig
-from seed_oss.errors import InputError, MissingFileError
+from seed_oss.errors import CheckpointError, InputError, MissingFileError
 from seed_oss.files import (
     INDEX_FILE,
     DirectoryCommit,
@@ -30,13 +30,13 @@ from seed_oss.models.heads import (
 )
 from seed_oss.models.pretrained import BASE_PREFIXES, HEAD_NAMES
 from seed_oss.models.quantized_loading import QuantizedLoad, prepare_quantized, record_of
-from seed_oss.models.quantized_state import is_quantized
 from seed_oss.models.seed_oss import SeedOssForCausalLM, SeedOssModel
 from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.nn.quantized_linear import QuantizedModule, quantized_modules, stored_tensors
 from seed_oss.ops.float8 import FLOAT8
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.packing import packed_bytes
+from seed_oss.planning.memory import memory_bytes
 from seed_oss.quant.fp8 import kept_from_float8
 from seed_oss.quant.quantize import has_tied_head, quantize_
 from seed_oss.quant.schemes import Scheme, parse_scheme, plan_tensors, weight_shapes
@@ -45,6 +45,7 @@ from seed_oss.weights import (
     LoadRules,
     TensorSpec,
     expected_tensors,
+    listed_names,
     on_meta_device,
     plan_load,
     shared_names,
@@ -144,18 +145,22 @@ def quantize_calibrated(
     strict: bool = False,
     max_shard_size: int | str = "5GB",
     revision: str | None = None,
+    progress: Progress | None = None,
 ) -> Path:
     """Quantize a checkpoint for a text. The whole model is in memory, in float32, and nothing is kept after a kill.
 
     Args:
         source, out_dir, scheme, strict, max_shard_size, revision: as in `quantize_folder`.
         text: its first 16,384 tokens are read, in windows of 512.
+        progress: called with (bytes of float32 weights done, bytes in all).
 
     Returns:
         The folder.
 
     Raises:
-        InputError: as in `quantize_folder`, a text that is too short, or "fp8", which rounds without a text.
+        InputError: as in `quantize_folder`, a text that is too short, too little free memory, or "fp8", which rounds
+            without a text.
+        CheckpointError: the source lacks tensors of its class.
     """
     scheme = parse_scheme(scheme)
     if scheme.is_float:
@@ -163,6 +168,11 @@ def quantize_calibrated(
     size_in_bytes(max_shard_size)
     folder, target = resolve_model(source, revision=revision), _real_target(out_dir)
     _check_target(folder, target)
+    config = SeedOssConfig.from_pretrained(folder)
+    if getattr(config, "quantization_config", None):
+        raise InputError(f"{folder} is quantized already; give the original")
+    cls = _class_of(config)
+    num_weights = _check_memory(cls, config)
     ids = SeedOssTokenizer.from_pretrained(folder)(text)["input_ids"]
     num_windows = min(len(ids) // WINDOW_LEN, MAX_WINDOWS)
     if not num_windows:
@@ -171,10 +181,18 @@ def quantize_calibrated(
             f"{WINDOW_LEN * MAX_WINDOWS} do well"
         )
     windows = torch.tensor(ids[: num_windows * WINDOW_LEN]).view(num_windows, WINDOW_LEN)
-    model = SeedOssForCausalLM.from_pretrained(folder, dtype=torch.float32, device="cpu")
-    if is_quantized(model):
-        raise InputError(f"{folder} is quantized already; give the original")
-    quantize_(model, scheme, strict=strict, calibration=windows)
+    model, info = cls.from_pretrained(folder, dtype=torch.float32, device="cpu", output_loading_info=True)
+    if info["missing_keys"]:
+        raise CheckpointError(f"{folder} lacks {listed_names(sorted(info['missing_keys']))}; a {cls.__name__} has them")
+    done = 0
+
+    def advance(num_weights_done: int) -> None:
+        nonlocal done
+        done += num_weights_done
+        if progress is not None:
+            progress(4 * done, 4 * num_weights)
+
+    quantize_(model, scheme, strict=strict, calibration=windows, advance=advance)
     workshop = ShardWorkshop(target, {})
     with workshop.opened():
         built = workshop.folder / "model"
@@ -232,7 +250,7 @@ def _planned(folder: Path, scheme: Scheme, max_shard_size: int, *, strict: bool)
             f"{folder} is quantized already; give the original. (To rewrite it in the format of seed_oss as it is: "
             "from_pretrained, then save_pretrained)"
         )
-    cls = CLASSES.get((config.architectures or ["SeedOssForCausalLM"])[0], SeedOssForCausalLM)
+    cls = _class_of(config)
     files = CheckpointSource(folder)
     with on_meta_device():
         model: Any = cls(config)
@@ -256,6 +274,26 @@ def _planned(folder: Path, scheme: Scheme, max_shard_size: int, *, strict: bool)
     work = _Work(model, config, loaded, plan.sources, {})
     work.shards = plan_shards({name: work.spec(name) for name in names}, max_shard_size)
     return work
+
+
+def _check_memory(cls: type[Any], config: SeedOssConfig) -> int:
+    """The number of weights; raises unless there is room for them in float32 and in integers of a byte."""
+    with on_meta_device():
+        model: Any = cls(config)
+    sizes = [sum(one.numel() for one in part.parameters()) for part in (model, model.base_model.layers[:1])]
+    needed = 5 * sizes[0] + 8 * sizes[1] + 16 * config.intermediate_size**2  # a layer twice; products of its inputs
+    total, available = memory_bytes()
+    free = total if available is None else available
+    if free is not None and free < needed:
+        raise InputError(
+            f"calibrating takes at least {needed / 1e9:.2f} GB of memory for this model, and {free / 1e9:.2f} GB are "
+            "free; run it where there is more, or leave out the text: weights are then rounded tensor by tensor"
+        )
+    return sizes[0]
+
+
+def _class_of(config: SeedOssConfig) -> type[Any]:
+    return CLASSES.get((config.architectures or ["SeedOssForCausalLM"])[0], SeedOssForCausalLM)
 
 
 def _make_shards(work: _Work, workshop: ShardWorkshop, progress: Progress | None) -> None:

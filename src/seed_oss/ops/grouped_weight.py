@@ -70,15 +70,12 @@ def dividing_group(group_size: int | None, in_features: int) -> int | None:
         in_features: columns.
 
     Returns:
-        `group_size`, or the largest smaller group (halved until it divides); None where no multiple of 4 divides.
+        `group_size`, or the largest smaller multiple of 4 that divides; None where there is none.
     """
     if group_size is None:
         return in_features if in_features % MIN_GROUP == 0 else None
-    while group_size >= MIN_GROUP:
-        if in_features % group_size == 0:
-            return group_size
-        group_size //= 2
-    return None
+    candidates = range(group_size - group_size % MIN_GROUP, 0, -MIN_GROUP)
+    return next((size for size in candidates if in_features % size == 0), None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -166,7 +166,8 @@ def _rounded(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """Numbers without a fraction `[..., groups, group]`, and scales `[..., groups, 1]`."""
     grouped = x.unflatten(-1, (-1, group))
     largest = grouped.abs().amax(-1, keepdim=True)
-    inverse = torch.where(largest > 0, 127.0 / largest, 0.0)
+    inverse = 127.0 / largest
+    inverse = torch.where(inverse.isfinite(), inverse, 0.0)  # zeros, and magnitudes below 4e-37, are rounded to zero
     return (grouped * inverse).round(), largest / 127.0
 
 

@@ -44,7 +44,7 @@ def quantize_(
             compute capability 8.9 and newer: linear layers in 8-bit floating point, embedding and head as they are.
         strict: raise where a tensor does not fit the scheme, instead of taking smaller groups or leaving it as it is.
         calibration: token ids `[windows, length]` of text that the model shall do well on, for activation-aware scaling
-            and error feedback (a SeedOssForCausalLM on the CPU); 16,384 tokens in windows of 512 do well.
+            and error feedback (a model on the CPU); 16,384 tokens in windows of 512 do well.
         advance: called with the number of weights just done.
 
     Returns:
@@ -64,17 +64,15 @@ def quantize_(
     unfuse_(model)  # its table knows the old modules
     shapes = weight_shapes(model)
     plans = plan_tensors(scheme, shapes, tied=has_tied_head(model), strict=strict)
-    found = None
+    found, advance = None, advance or (lambda _: None)
     if calibration is not None:
-        found = calibrate(model, calibration, plans)
+        found = calibrate(model, calibration, plans, advance=advance)
         _take_over(model, found.tensors)
-    formats = _exchange(model, scheme, plans, found, advance or (lambda _: None))
+    formats = _exchange(model, scheme, plans, found, advance)
     if not formats:
         raise InputError(f"no tensor of this model can be quantized to {scheme.name}; choose another scheme")
     model.requires_grad_(False)
-    record = QuantizationRecord.of(
-        scheme.name, formats, shapes, kept_of(plans), is_calibrated=calibration is not None or scheme.is_calibrated
-    )
+    record = QuantizationRecord.of(scheme.name, formats, shapes, kept_of(plans), is_calibrated=calibration is not None)
     model.config.quantization_config = record.to_config()
     return fuse_(model) if was_fused else model
 
@@ -154,9 +152,9 @@ def _exchange(
             packed, format = pack_in_pieces(weight), weight.format
         else:
             packed, format = quantize_packed(old.weight.detach().cpu(), plan.format, scheme.method, name=name)
+            advance(old.weight.numel())
         replace_module(model, name, exchanged(old, format, packed.to(old.weight.device)))
         formats[name] = format
-        advance(old.weight.numel())
     if is_tied and "model.embed_tokens" in formats:
         head: Any = model.get_submodule("lm_head")
         embedding: Any = model.get_submodule("model.embed_tokens")

@@ -24,7 +24,6 @@ class Scheme:
         head_bits: of the language-model head; symmetric groups of 32.
         embedding_bits: of the embedding; likewise.
         method: how numbers are rounded where no calibration text is given: "plain" or "search".
-        is_calibrated: activation-aware scaling and error feedback, from calibration text.
         is_float: 8-bit floating point with a scale per row, see quant.fp8; embedding and head stay as they are.
     """
 
@@ -35,12 +34,7 @@ class Scheme:
     head_bits: int = 8
     embedding_bits: int = 8
     method: Method = "search"
-    is_calibrated: bool = False
     is_float: bool = False
-
-    def calibrated(self) -> "Scheme":
-        """The same, with calibration."""
-        return replace(self, is_calibrated=True)
 
 
 SCHEMES = {
