@@ -1,14 +1,28 @@
 """Load time and peak memory of `from_pretrained`, beside transformers', each load in a fresh process.
 
+Then the same weights saved in 4 bits, which are mapped from their file: what a second load takes.
+
 The limits beside the numbers: for time, reading the same weight files once from the page cache into memory that is
 already there (and, in bf16, converting them); for memory, the finished model itself.
 """
 
+import tempfile
 import time
 from pathlib import Path
 
 from common import Child, arguments, model_directory, note, report, summary, weight_bytes
 
+PACKED_LOADER = """
+import time, torch
+from seed_oss import AutoModelForCausalLM
+torch.set_num_threads(2)
+say(ready=True)
+hear()
+start = time.perf_counter()
+model = AutoModelForCausalLM.from_pretrained({directory!r})
+say(seconds=time.perf_counter() - start)
+hear()
+"""
 LOADER = """
 import time, torch
 from {package} import {kind}
@@ -30,7 +44,12 @@ ENGINES = {
 
 def load_once(engine: str, dtype: str, directory: Path) -> dict[str, float]:
     """Seconds, peak bytes above the imported libraries, and the model's own bytes of one load."""
-    child = Child(LOADER.format(directory=str(directory), dtype=dtype, **ENGINES[engine]), HF_HUB_OFFLINE="1")
+    return measured_load(LOADER.format(directory=str(directory), dtype=dtype, **ENGINES[engine]))
+
+
+def measured_load(program: str) -> dict[str, float]:
+    """What a child says of its load, and its peak bytes above the imported libraries, without those of mapped files."""
+    child = Child(program, HF_HUB_OFFLINE="1")
     child.read()
     before = child.memory_bytes()
     child.watch()
@@ -64,6 +83,22 @@ def measure(engine_trials: dict[str, list[dict[str, float]]]) -> dict[str, objec
     return result
 
 
+def packed_loads(directory: Path, num_trials: int) -> dict[str, object]:
+    """Loads of the model saved in 4 bits; the first one, which warms up, does not count."""
+    from seed_oss.models.quantize_folder import quantize_folder
+
+    with tempfile.TemporaryDirectory() as folder:
+        packed = Path(folder) / "int4"
+        quantize_folder(directory, packed, "int4")
+        trials = [measured_load(PACKED_LOADER.format(directory=str(packed))) for _ in range(num_trials + 1)][1:]
+        return {
+            "seconds": summary([trial["seconds"] for trial in trials]),
+            "peak_mb": summary([trial["peak_bytes"] / 1e6 for trial in trials]),
+            "file_mb": round(weight_bytes(packed) / 1e6, 1),
+            "limit_read_seconds": summary([read_seconds(packed) for _ in range(num_trials + 1)][1:]),
+        }
+
+
 def main() -> None:
     """Runs the loads, engines in turn within each trial."""
     parser = arguments(__doc__, trials=5)
@@ -80,6 +115,7 @@ def main() -> None:
                 note(f"{dtype} {engine}: {measured['seconds']:.2f} s, peak {measured['peak_bytes'] / 1e6:.0f} MB")
                 trials[engine] += [measured] if trial else []
         results[dtype] = measure(trials)
+    results["int4"] = packed_loads(directory, options.trials)
     report("load", results, options)
 
 

@@ -306,6 +306,14 @@ def _load_rows(results: Result) -> Iterator[list[str]]:
             f"{_median(theirs['peak_mb'], 0)} MB{_if_mapped(theirs)}",
             f"{ours['model_mb']:.0f} MB (the model)",
         ]
+    yield from _packed_load_rows(results.get("int4"))
+
+
+def _packed_load_rows(packed: Result | None) -> Iterator[list[str]]:
+    if packed is None:
+        return
+    read = f"{_median(packed['limit_read_seconds'])} s (reading the {packed['file_mb']:.0f} MB)"
+    yield ["`from_pretrained`, saved in int4", f"{_median(packed['seconds'])} s", "", read]
 
 
 def _if_mapped(engine: Mapping[str, Any]) -> str:
