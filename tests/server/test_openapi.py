@@ -1,8 +1,21 @@
 """The OpenAPI document describes what is there."""
 
+from pathlib import Path
 from typing import Any
 
+from seed_oss.server.errors import _CATALOGUE
+from seed_oss.server.framing import _PHRASES
 from tests.server.api_calls import engine, http, run
+
+ROOT = Path(__file__).parents[2]
+ERRORS = {str(status) for status in {*(one[0] for one in _CATALOGUE.values()), *_PHRASES}}
+
+
+def test_every_error_that_there_is_stands_in_the_manual() -> None:
+    manual = (ROOT / "docs" / "server-api.md").read_text()
+    rows = manual.partition("## Errors")[2].partition("## ")[0].splitlines()
+    told = {word.strip() for row in rows if row.startswith("| ") for word in row.split("|")[1].split(",")}
+    assert ERRORS == told - {"status", "---"}
 
 
 def document() -> Any:
@@ -20,7 +33,7 @@ def test_every_body_is_described() -> None:
     for path, operation in posts.items():
         reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
         assert reference.rpartition("/")[2] in found["components"]["schemas"], path
-        assert {"200", "400", "401", "404", "413", "429", "503"} <= operation["responses"].keys()
+        assert {"200", *ERRORS} <= operation["responses"].keys()
 
 
 def test_references_lead_somewhere() -> None:

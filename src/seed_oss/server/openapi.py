@@ -26,12 +26,19 @@ _ERROR: dict[str, Any] = {
 _STATUSES = {
     400: "The request is malformed, or asks for what is not allowed; `param` names the parameter.",
     401: "The API key is missing or wrong.",
+    403: "This host or origin may not ask without a key.",
     404: "There is no such model, task or stored object.",
+    405: "The endpoint takes another method.",
+    408: "The headers or the body came too slowly.",
     413: "The body is too large.",
+    414: "The request line is too long.",
     415: "The body is no JSON in UTF-8, or it is compressed.",
     429: "Too much is waiting; see Retry-After.",
+    431: "The headers are too many or too long.",
     500: "The server failed.",
-    503: "The engine is not there; see Retry-After.",
+    501: "The transfer encoding is not known.",
+    503: "The engine is not there, or there are too many connections or bodies; see Retry-After.",
+    505: "The version of HTTP is not spoken.",
 }
 
 
