@@ -49,7 +49,7 @@ bench: .venv/.bench
 	$(BIN)/python benchmarks/run_all.py
 
 trust: .venv/.dev
-	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 SEED_OSS_TRUST_TEXTS=1000000 SEED_OSS_TRUST_INVARIANCE=2000 SEED_OSS_HTTP_CASES=20000 SEED_OSS_TRUST_DISCONNECTS=10000 SEED_OSS_TRUST_OVERLOAD_S=300 SEED_OSS_TRUST_DEATHS=10 SEED_OSS_TRUST_NAN=50 $(BIN)/python -m pytest -n $(JOBS) tests/trust tests/server/test_http_fuzz.py
+	SEED_OSS_TRUST_CASES=200000 SEED_OSS_TRUST_KILLS=1000 SEED_OSS_TRUST_TEXTS=1000000 SEED_OSS_TRUST_INVARIANCE=2000 SEED_OSS_HTTP_CASES=20000 SEED_OSS_TRUST_DISCONNECTS=10000 SEED_OSS_TRUST_OVERLOAD_S=300 SEED_OSS_TRUST_DEATHS=10 SEED_OSS_TRUST_NAN=50 $(BIN)/python -m pytest -n $(JOBS) tests/trust tests/server/test_http_fuzz.py && SEED_OSS_TRUST_BUSY=5 $(BIN)/python -m pytest tests/trust/test_busy_core.py
 
 test-lowest: .venv-lowest/.dev
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(addprefix --ignore=,$(NEEDS_ORACLE) tests/architecture tests/docs tests/server)

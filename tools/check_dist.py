@@ -11,6 +11,8 @@ import venv
 import zipfile
 from pathlib import Path
 
+from tag_wheel import PURE_REMEDY, has_kernels
+
 ROOT = Path(__file__).resolve().parents[1]
 IN_SDIST = ("pyproject.toml", "LICENSE", "NOTICE", "README.md", "Makefile", "constraints.txt", "tests/factory.py")
 IN_WHEEL = ("seed_oss/py.typed", "seed_oss/cli/__init__.py", "seed_oss/server/page/index.html")
@@ -25,7 +27,7 @@ for name in seed_oss.__all__:
     getattr(seed_oss, name)
 import torch
 from seed_oss.ops.native import why_not
-assert why_not() is None, why_not()
+assert sys.argv[1] == "pure" or why_not() is None, why_not()
 config = seed_oss.SeedOssConfig(
     vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=8,
     num_key_value_heads=2, head_dim=8, max_position_embeddings=64)
@@ -51,6 +53,11 @@ def built(pattern: str) -> Path:
     return found[0]
 
 
+def is_pure(wheel: Path) -> bool:
+    """Whether a wheel is for every platform, as it is made where there is no compiler."""
+    return wheel.name.endswith("-none-any.whl")
+
+
 def check_contents(sdist: Path, wheel: Path) -> None:
     """Fails where a file that belongs in is missing, or the wheel holds more than the package.
 
@@ -61,8 +68,10 @@ def check_contents(sdist: Path, wheel: Path) -> None:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     in_wheel = set(zipfile.ZipFile(wheel).namelist())
     missing = [name for name in IN_SDIST if name not in in_sdist] + [name for name in IN_WHEEL if name not in in_wheel]
-    if sys.platform == "linux" and (not any("/_kernels" in name for name in in_wheel) or "manylinux" not in wheel.name):
-        raise SystemExit(f"{wheel.name} has no kernels, or was not looked at by auditwheel; is there a C++ compiler?")
+    if has_kernels(wheel) == is_pure(wheel):
+        raise SystemExit(f"{wheel.name}: kernels belong in the wheel of a platform, and only there; {PURE_REMEDY}")
+    if "-linux_" in wheel.name:
+        raise SystemExit(f"{wheel.name} was not looked at by auditwheel: run make dist")
     foreign = [name for name in in_wheel if not name.startswith(("seed_oss/", "seed_oss-"))]
     if missing or foreign:
         raise SystemExit(f"missing: {missing}; in the wheel, but not of the package: {foreign}")
@@ -80,7 +89,8 @@ def main() -> None:
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "-qq"]
         subprocess.run([*pip, "--constraint", str(ROOT / "constraints.txt"), str(wheel)], check=True)
         subprocess.run([str(fresh / "bin" / "seed-oss"), "doctor"], check=True, cwd=work)
-        subprocess.run([python, "-I", "-c", IMPORT_TEST], check=True, cwd=work)
+        kind = "pure" if is_pure(wheel) else "native"
+        subprocess.run([python, "-I", "-c", IMPORT_TEST, kind], check=True, cwd=work)
     print(f"{wheel.name} works on its own", file=sys.stderr)
 
 

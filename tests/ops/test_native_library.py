@@ -1,6 +1,7 @@
 """The native library as such: where it comes from, what it says when it is missing, forks, threads, sanitizers."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ NATIVE = Path(native.__file__).parent
 PLACES = os.pathsep.join((str(Path(__file__).parents[2]), str(NATIVE.parents[2])))  # of the tests, and of the package
 FORMAT = QuantFormat(4, 32)
 needs_library = pytest.mark.skipif(native.library() is None, reason=f"no native kernels: {native.why_not()}")
+OF_X86 = {"immintrin.h", "cpuid.h"}
 WARNINGS_ARE_ERRORS = ["-Wall", "-Wextra", "-Werror"]
 
 
@@ -119,3 +121,16 @@ def test_no_byte_too_far(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "clean" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_the_sources_are_valid_for_other_processors(tmp_path: Path) -> None:
+    """As a compiler for arm64 sees them: the headers of this system first, and then no sign of x86."""
+    sources = {path: path.read_text() for path in sorted((NATIVE / "csrc").iterdir())}
+    headers = {name for text in sources.values() for name in re.findall(r"^ *#include <(.+)>", text, re.MULTILINE)}
+    lines = [f"#include <{name}>" for name in sorted(headers - OF_X86)]
+    (tmp_path / "elsewhere.h").write_text("\n".join([*lines, "#undef __x86_64__", ""]))
+    flags = ["-std=c++17", "-fsyntax-only", "-Wno-psabi", *WARNINGS_ARE_ERRORS, "-include", "elsewhere.h"]
+    files = [str(path) for path in sources if path.suffix == ".cpp"]
+    done = subprocess.run(["g++", *flags, *files], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
