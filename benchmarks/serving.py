@@ -36,7 +36,8 @@ LEVELS = (1, 4, 16, 64)
 NUM_REQUESTS = 16  # of a trial at least, at any level
 NUM_NEW = 64
 TOPICS = ("a fox", "the sea", "a clock", "winter", "a lighthouse", "bread", "a train", "the moon")
-LLAMA_OPTIONS = ("--no-repack",)  # repacked for AMX it ends with a protection fault on the machine of the figures
+REPACKS = "amx_tile" not in Path("/proc/cpuinfo").read_text(encoding="utf-8")  # for AMX llama.cpp ends with a fault
+LLAMA_OPTIONS = () if REPACKS else ("--no-repack",)
 LLAMA_CPP_PYTHON = "llama-cpp-python"
 REPORTED_ONLY = {LLAMA_CPP_PYTHON: "it serves one stream at a time"}
 ENDS = ("<|endoftext|>", "<|im_end|>")  # tokens at which llama.cpp ends the demo model's text
@@ -55,13 +56,13 @@ for prompt in prompts:
     run(prompt)
 print(json.dumps(new * len(prompts) / (time.perf_counter() - start)))
 """
-# `python -m llama_cpp.server` without repacking, which its options do not reach; see LLAMA_OPTIONS.
-_LLAMA_CPP_SERVER = """
+# `python -m llama_cpp.server`, whose options do not reach repacking.
+_LLAMA_CPP_SERVER = f"""
 from llama_cpp import llama_cpp
 default = llama_cpp.llama_model_default_params
 def params():
     found = default()
-    found.use_extra_bufts = False
+    found.use_extra_bufts = {REPACKS}
     return found
 llama_cpp.llama_model_default_params = params
 from llama_cpp.server.__main__ import main
