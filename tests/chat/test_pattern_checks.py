@@ -83,9 +83,9 @@ LINEAR = [name for name in REAL if name not in ("deepseek, spaces", "seamless", 
 def test_they_are_fast_on_long_runs(name: str) -> None:
     split = pre_tokenizers.Split(Regex(REAL[name] or "x"), "isolated")
     for run in (" ", "a", "A", "ʰ", "日", "1", ".", "\n", " \n", "a1", "▁"):
-        start = time.process_time()
+        start = time.thread_time()
         split.pre_tokenize_str(run * (20_000 // len(run)) + "\x00")
-        assert time.process_time() - start < 1, repr(run)
+        assert time.thread_time() - start < 1, repr(run)
 
 
 SLOW = [

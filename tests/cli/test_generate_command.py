@@ -109,7 +109,7 @@ def test_when_tokens_are_drawn(files: dict[str, Any], options: dict[str, Any], s
 
 def test_dtype_and_threads(run: Run, checkpoint: Path, monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, Any] = {}
-    monkeypatch.setattr("torch.set_num_threads", lambda number: seen.update(threads=number))
+    monkeypatch.setattr("torch.set_num_threads", lambda number: seen.setdefault("threads", number))
     original = AutoModelForCausalLM.from_pretrained
 
     def remember(*arguments: Any, **kwargs: Any) -> Any:

@@ -101,7 +101,6 @@ CASES = {
     "float32": {"dtype": "float32", "context": 512},
     "a batch": {"dtype": "bfloat16", "context": 256, "batch": 3},
     "chunks": {"dtype": "bfloat16", "context": 1024, "chunk": 256},
-    "generate": {"dtype": "bfloat16", "context": 3072, "chunk": None},
 }
 
 
