@@ -61,7 +61,7 @@ def test_the_server_of_llama_cpp_python_waits_its_turn(serving: Any) -> None:
     one = serving.llama_cpp_python("PYTHON", Path("demo.gguf"), [0, 2])
     command = one.command(80)
     assert command[:2] == ["PYTHON", "-c"]
-    assert "use_extra_bufts = False" in command[2]
+    assert f"use_extra_bufts = {serving.REPACKS}" in command[2]
     assert command[command.index("--interrupt_requests") + 1] == "False"
     assert command[command.index("--model") + 1] == "demo.gguf"
     body = serving.body_of("text", one.extra)
