@@ -78,7 +78,8 @@ def test_what_a_step_reads_leaves_out_the_embedding() -> None:
 def test_plain_shapes_generate() -> None:
     model = load_model({"shape": "tiny", "weights": "bfloat16", "head_bits": None})
     assert model.lm_head.weight.dtype == torch.bfloat16
-    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False).shape == (1, 6)
+    answer = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert answer.shape == (1, 6)  # the weights are random: any token may come first, the end as well
 
 
 def test_a_tied_head_is_refused() -> None:
