@@ -45,8 +45,13 @@ def unusable(error: OSError) -> ConfigError:
     return ConfigError(f"cache_dir cannot be used ({error.strerror}); give a folder that can be written")
 
 
-def write_new(path: Path, data: bytes) -> None:
+def write_new(path: Path, data: bytes, *, is_synced: bool = False) -> None:
     """A file that only its owner may read; one that is there, or a link, is not written to.
+
+    Args:
+        path: of the file.
+        data: all of it.
+        is_synced: it is on the disk afterwards, whatever happens to the machine.
 
     Raises:
         OSError: it cannot be made; part of it may be there.
@@ -54,6 +59,9 @@ def write_new(path: Path, data: bytes) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(data)
+        if is_synced:
+            file.flush()
+            os.fsync(fd)
 
 
 def _read(path: Path) -> bytes:
@@ -70,7 +78,7 @@ def _make(path: Path) -> None:
     """All of it or nothing, and the one that came first where two make it."""
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
-        write_new(temporary, os.urandom(SECRET_LEN))
+        write_new(temporary, os.urandom(SECRET_LEN), is_synced=True)
         with suppress(FileExistsError):
             os.link(temporary, path)
     finally:

@@ -144,7 +144,7 @@ def refusing_in(wanted: Conversation) -> Generator[None, None, None]:
 
 
 def num_renderings(wanted: Conversation) -> int:
-    """About how many times the texts of a conversation are made tokens of: again up to each answer of its history."""
+    """About how often a conversation is rendered at most: again up to each answer of a history that is not known."""
     if wanted.goes_on or not wanted.takes_turns:
         return 1
     num_answers = sum(one.get("role") == "assistant" for one in wanted.messages)
