@@ -64,7 +64,7 @@ def test_stopping_says_how_to_go_on(run: Run, checkpoint: Path, tmp_path: Path, 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seed_oss.models.quantize_folder.write_file", stop)
+    monkeypatch.setattr("seed_oss.models.quantized_shards.write_file", stop)
     outcome = run("quantize", checkpoint, tmp_path / "out")
     assert outcome.code == 130
     assert "run the same command again to go on" in outcome.err

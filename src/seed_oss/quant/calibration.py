@@ -1,11 +1,11 @@
 """From calibration tokens to the integers of a whole model, one part after another.
 
-    token ids ── embedding ── layer 0 ── layer 1 ── ... ── head         hidden states of all tokens go from part to part,
-                     │           │          │               │           as the parts quantized so far compute them
+    token ids ── embedding ── layer 0 ── layer 1 ── ... ── head     hidden states of all tokens go from part to part,
+                     │           │          │               │       as the parts quantized so far compute them
                  integers    integers    integers       integers
 
-Each part is asked for when its turn comes: it is copied from a model in memory, or read from files. Memory: one part, the
-hidden states, and what `layer_calibration` takes beside them.
+Each part is asked for when its turn comes: it is copied from a model in memory, or read from files. Memory: one part,
+the hidden states, and what `layer_calibration` takes beside them.
 """
 
 from abc import ABC, abstractmethod
@@ -104,6 +104,11 @@ def num_parts(model: Any) -> int:
     return len(model.base_model.layers) + 2
 
 
+def base_prefix(model: Any) -> str:
+    """What names of the model under the head begin with; nothing where there is no head."""
+    return "" if model.base_model is model else f"{model.base_model_prefix}."
+
+
 @torch.no_grad()
 def calibrated_parts(
     parts: ModelParts,
@@ -134,7 +139,7 @@ def calibrated_parts(
     model, settings = parts.model, settings or CalibrationSettings()
     base: Any = model.base_model
     _check_windows(input_ids, model.config.vocab_size)
-    above = "" if base is model else f"{model.base_model_prefix}."
+    above = base_prefix(model)
     rope = base.rotary_emb(torch.empty(0), torch.arange(input_ids.shape[1])[None])
     for index in range(start, num_parts(model)):
         found = Calibrated({}, {})
