@@ -34,8 +34,8 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text that the model shall do well on, UTF-8: weights are rounded for it, layer by "
-            "layer. One layer is in memory at a time, in float32.",
+            help="Text that the model shall do well on, UTF-8: weights are rounded for it, one layer after the other, "
+            "which is in memory in float32.",
             show_default=False,
         ),
     ] = None,
@@ -44,9 +44,9 @@ def quantize(
 ) -> None:
     """Turn a checkpoint into one of 4 or 8 bits.
 
-    It is read and written tensor by tensor, so it need not fit into memory. OUT appears at the end, all at once. After
-    Ctrl-C, a kill or a full disk the same command goes on where it was: finished files are kept beside OUT. Tokenizer
-    and chat template are copied. Every command opens the result.
+    It is read and written tensor by tensor, or layer by layer for a text, so it need not fit into memory. OUT appears
+    at the end, all at once. After Ctrl-C, a kill or a full disk the same command goes on where it was: finished files
+    are kept beside OUT. Tokenizer and chat template are copied. Every command opens the result.
 
     Examples:
 

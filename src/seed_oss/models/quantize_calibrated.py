@@ -296,19 +296,19 @@ def _check_memory(parts: PartsInFiles, num_tokens: int) -> None:
 
 
 def needed_memory(parts: PartsInFiles, num_tokens: int) -> int:
-    """Bytes that calibrating takes at its peak: in the down projection of a layer, or in the embedding or head.
+    """Bytes that calibrating takes at its peak: in the widest product of a layer, or in the embedding or head.
 
     Args:
         parts: of the model.
         num_tokens: of the text.
     """
     model, config = parts.model, parts.model.config
-    layer = model.base_model.layers[0]
+    num_weights = sum(parameter.numel() for parameter in model.base_model.layers[0].parameters())
+    width = max(config.intermediate_size, config.num_attention_heads * config.head_dim)
     hidden = 4 * num_tokens * config.hidden_size
-    width, num_weights = config.intermediate_size, sum(one.numel() for one in layer.parameters())
-    in_layer = 4 * num_weights + hidden + 4 * num_tokens * width  # in fp32, beside the inputs of the down projection
-    in_layer += num_weights  # integers
-    in_layer += 3 * 4 * width**2 + 4 * 4 * width * config.hidden_size  # its Gram matrix thrice, its weight four times
+    inputs, gram = 4 * num_tokens * width, 4 * width**2
+    weight = 4 * width * config.hidden_size
+    in_layer = 5 * num_weights + inputs + 3 * gram + 4 * weight  # fp32 and integers; the matrix and two of its factors
     table = parts.num_bytes(f"{base_prefix(model)}embed_tokens.weight")
-    in_table = table + 2 * config.vocab_size * config.hidden_size + hidden  # integers, and packed
-    return max(in_layer, in_table)
+    in_table = table + 5 * config.vocab_size * config.hidden_size // 2  # integers with their scales, and packed
+    return hidden + max(in_layer, in_table)
