@@ -82,7 +82,8 @@ def peer(model: Any, name: str, bits: float) -> Rounded:
 
 def ours(model: Any, name: str, how: str, calibration: torch.Tensor) -> Rounded:
     """One of our schemes, rounded "plain", by "search" or "calibrated"."""
-    from seed_oss.quant.calibration import Calibrated, calibrate
+    from seed_oss.quant.calibration import calibrate
+    from seed_oss.quant.layer_calibration import Calibrated
     from seed_oss.quant.rounding import quantize_weight
     from seed_oss.quant.schemes import bits_per_weight, parse_scheme, plan_tensors, weight_shapes
 

@@ -64,13 +64,30 @@ def test_stopping_says_how_to_go_on(run: Run, checkpoint: Path, tmp_path: Path, 
     def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("seed_oss.models.quantize_folder.write_file", stop)
+    monkeypatch.setattr("seed_oss.models.quantized_shards.write_file", stop)
     outcome = run("quantize", checkpoint, tmp_path / "out")
     assert outcome.code == 130
     assert "run the same command again to go on" in outcome.err
     monkeypatch.undo()
     assert run("quantize", checkpoint, tmp_path / "out").code == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_stopping_while_a_text_is_read(run: Run, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "text.txt").write_text("The capital of France is Paris. " * 60, encoding="utf-8")
+    arguments = ("quantize", checkpoint, tmp_path / "out", "--calibrate", tmp_path / "text.txt")
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("seed_oss.quant.calibration._quantize_head", stop)
+    outcome = run(*arguments)
+    assert outcome.code == 130
+    assert "run the same command again to go on" in outcome.err
+    monkeypatch.undo()
+    monkeypatch.setattr("seed_oss.quant.calibration.calibrate_layer", stop)  # all layers are done
+    assert run(*arguments).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "text.txt"]
 
 
 def test_a_quantization_that_does_not_exist(run: Run, checkpoint: Path):

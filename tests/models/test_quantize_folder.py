@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seed_oss import AutoTokenizer, SeedOssForCausalLM, SeedOssForSequenceClassification, SeedOssModel, quantize_
+from seed_oss import AutoTokenizer, SeedOssForCausalLM, SeedOssForSequenceClassification, quantize_
 from seed_oss.errors import CheckpointError, InputError, NumericalError
 from seed_oss.models import quantize_folder as module
-from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
+from seed_oss.models import quantized_shards
+from seed_oss.models.quantize_folder import quantize_folder
 from tests.chat.tokenizer_factory import write_tiny_tokenizer
 from tests.factory import tiny_checkpoint, tiny_model
 
@@ -90,7 +90,7 @@ def test_stopped_anywhere_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM)
     quantize_folder(source, tmp_path / "whole", max_shard_size="10KB")
     made: list[str] = []
-    original = module._tensor
+    original = quantized_shards._tensor
 
     def counted(work: Any, name: str) -> torch.Tensor:
         made.append(name)
@@ -98,7 +98,7 @@ def test_stopped_anywhere_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
             raise Stop
         return original(work, name)
 
-    monkeypatch.setattr(module, "_tensor", counted)
+    monkeypatch.setattr(quantized_shards, "_tensor", counted)
     stop_at = 12
     with pytest.raises(Stop):
         quantize_folder(source, tmp_path / "out", max_shard_size="10KB")
@@ -116,7 +116,7 @@ def test_what_was_left_is_only_used_if_it_is_whole_and_fits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM)
-    monkeypatch.setattr(module, "_put_in_place", lambda *_: (_ for _ in ()).throw(Stop()))
+    monkeypatch.setattr(module, "put_in_place", lambda *_: (_ for _ in ()).throw(Stop()))
     with pytest.raises(Stop):
         quantize_folder(source, tmp_path / "out", max_shard_size="10KB")
     monkeypatch.undo()
@@ -143,7 +143,7 @@ def test_what_was_left_is_only_used_if_it_is_whole_and_fits(
 
 WORKER = """
 import sys
-from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
+from seed_oss.models.quantize_folder import quantize_folder
 print("ready", flush=True)
 quantize_folder(sys.argv[1], sys.argv[2], max_shard_size="10KB", progress=lambda done, total: print(done, flush=True))
 """
@@ -212,15 +212,15 @@ def test_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM)
-    original = module.write_file
+    original = quantized_shards.write_file
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "write_file", full)
+    monkeypatch.setattr(quantized_shards, "write_file", full)
     with pytest.raises(InputError, match="run the same command again"):
         quantize_folder(source, tmp_path / "out")
-    monkeypatch.setattr(module, "write_file", original)
+    monkeypatch.setattr(quantized_shards, "write_file", original)
     quantize_folder(source, tmp_path / "out")
     assert beside(tmp_path / "out") == []
 
@@ -233,56 +233,6 @@ def test_two_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             quantize_folder(source, tmp_path / "out")
         raise Stop
 
-    monkeypatch.setattr(module, "_put_in_place", second)
+    monkeypatch.setattr(module, "put_in_place", second)
     with pytest.raises(Stop):
         quantize_folder(source, tmp_path / "out")
-
-
-@pytest.mark.parametrize("cls", list(module.CLASSES.values()))
-def test_a_text_for_every_class(tmp_path: Path, cls: type[Any]) -> None:
-    source = tiny_checkpoint(tmp_path / "in", cls, vocab_size=512)
-    write_tiny_tokenizer(source)
-    quantize_calibrated(source, tmp_path / "out", "int4", "The capital of France is Paris. " * 60)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of a head that is left out, or new and random
-        model, plain = cls.from_pretrained(tmp_path / "out"), cls.from_pretrained(source)
-    assert model.config.architectures == [cls.__name__]
-    assert model.config.quantization_config["is_calibrated"] is True
-    kept = [name for name, _ in plain.named_parameters() if name.startswith(("score", "qa_outputs"))]
-    assert all(torch.equal(model.get_parameter(name), plain.get_parameter(name)) for name in kept)
-    assert bool(kept) is ("Classification" in cls.__name__ or "Answering" in cls.__name__)
-
-
-def test_a_text_and_a_head_that_is_missing(tmp_path: Path) -> None:
-    source = tiny_checkpoint(tmp_path / "in", SeedOssModel, vocab_size=512)
-    write_tiny_tokenizer(source)
-    config = json.loads((source / "config.json").read_text())
-    (source / "config.json").write_text(json.dumps({**config, "architectures": None}))
-    with (
-        pytest.raises(CheckpointError, match=r"lacks lm_head\.weight; a SeedOssForCausalLM"),
-        pytest.warns(match="random"),
-    ):
-        quantize_calibrated(source, tmp_path / "out", "int4", "The capital of France is Paris. " * 60)
-
-
-def test_a_text_says_how_far_it_is(tmp_path: Path) -> None:
-    source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM, vocab_size=512)
-    write_tiny_tokenizer(source)
-    told: list[tuple[int, int]] = []
-    text = "The capital of France is Paris. " * 60
-    quantize_calibrated(source, tmp_path / "out", text=text, scheme="int4", progress=lambda *now: told.append(now))
-    assert len(told) == 5
-    assert [done for done, _ in told] == sorted({done for done, _ in told})
-    num_weights = SeedOssForCausalLM.from_pretrained(source).num_parameters()
-    assert {total for _, total in told} == {4 * num_weights}
-    assert 0.9 < told[-1][0] / told[-1][1] <= 1
-
-
-def test_a_text_and_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = tiny_checkpoint(tmp_path / "in", SeedOssForCausalLM, vocab_size=512)
-    write_tiny_tokenizer(source)
-    monkeypatch.setattr(module, "memory_bytes", lambda: (10**12, 10**5))
-    monkeypatch.setattr(SeedOssForCausalLM, "from_pretrained", None)  # before anything is loaded
-    with pytest.raises(InputError, match=r"at least 0\.00 GB of memory.*leave out the text"):
-        quantize_calibrated(source, tmp_path / "out", "int4", "The capital of France is Paris. " * 60)
-    assert not (tmp_path / "out").exists()

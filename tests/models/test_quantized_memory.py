@@ -52,6 +52,38 @@ print(json.dumps({"quantizing": quantizing.growth, "loading": loading.growth, "c
     "model": size(copy)}))
 """
 )
+BUILD_LAYERS = """
+config = SeedOssConfig(
+    vocab_size=512, hidden_size=512, intermediate_size=1024, num_hidden_layers=10, num_attention_heads=16,
+    num_key_value_heads=16, head_dim=32,
+)
+model = SeedOssForCausalLM(config).to(getattr(torch, dtype))
+model.save_pretrained(folder, max_shard_size="20MB")
+print(json.dumps({"model": 2 * model.num_parameters()}))
+"""
+FOR_A_TEXT = (
+    WARM_UP
+    + """
+from seed_oss.models import quantize_calibrated as module
+from seed_oss.quant.error_feedback import FeedbackSettings
+from seed_oss.quant.layer_calibration import CalibrationSettings
+
+class Tokenizer:
+    @classmethod
+    def from_pretrained(cls, folder):
+        return lambda text: {"input_ids": [ord(letter) % 8 for letter in text]}
+
+module.SeedOssTokenizer, module.WINDOW_LEN = Tokenizer, 64
+settings = CalibrationSettings(scaling=False, effort=FeedbackSettings(num_descents=0))  # what takes time, and no memory
+module.CalibrationSettings = lambda: settings
+module.quantize_calibrated(folder + "-tiny", folder + "-tiny-text", dtype, "text" * 64)
+needed = []
+module._check_memory = lambda parts, num_tokens: needed.append(module.needed_memory(parts, num_tokens))
+with Peak() as peak:
+    module.quantize_calibrated(folder, folder + "-text", "int4", "text" * 64)
+print(json.dumps({"growth": peak.growth, "needed": needed[0]}))
+"""
+)
 FROM_FLOAT8 = (
     WARM_UP
     + """
@@ -106,6 +138,13 @@ def test_quantizing_on_disk_takes_one_tensor_and_loading_nothing(saved: Path) ->
     assert measured["quantizing"] < 2 * LARGEST + SLACK  # as stored, and packed
     assert measured["loading"] < 2**20
     assert 0.7 * measured["model"] < measured["copying"] < measured["model"] + SLACK  # into memory used before, too
+
+
+def test_quantizing_for_a_text_takes_one_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")  # tensors this small are given back, too
+    model = run(BUILD_LAYERS, tmp_path / "model", "bfloat16")["model"]
+    measured = run(FOR_A_TEXT, tmp_path / "model", "int8-channel")
+    assert 0.9 * measured["needed"] < measured["growth"] < measured["needed"] + SLACK < 0.95 * model
 
 
 def test_numbers_of_an_fp8_folder_take_the_model_and_one_tensor(saved: Path) -> None:

@@ -8,7 +8,8 @@ import torch
 
 import seed_oss
 from seed_oss.errors import InputError, NumericalError
-from seed_oss.quant.calibration import Calibrated, CalibrationSettings, calibrate, gram
+from seed_oss.quant.calibration import calibrate
+from seed_oss.quant.layer_calibration import Calibrated, CalibrationSettings, gram
 from seed_oss.quant.rounding import quantize_weight
 from seed_oss.quant.schemes import SCHEMES, TensorPlan, plan_tensors, weight_shapes
 from tests.factory import random_ids, tiny_model

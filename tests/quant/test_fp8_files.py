@@ -22,8 +22,9 @@ from seed_oss.errors import (
     UnsupportedModelError,
 )
 from seed_oss.models import pretrained
-from seed_oss.models import quantize_folder as module
-from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
+from seed_oss.models import quantized_shards as module
+from seed_oss.models.quantize_calibrated import quantize_calibrated
+from seed_oss.models.quantize_folder import quantize_folder
 from seed_oss.nn.float8_linear import Float8Linear
 from seed_oss.ops import float8
 from seed_oss.quant import fp8

@@ -22,7 +22,8 @@ from seed_oss.nn.fused import FusedLayers, fuse_
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, quantized_modules
 from seed_oss.ops.packing import pack
 from seed_oss.quant import quantize
-from seed_oss.quant.calibration import Calibrated, CalibrationSettings, calibrate
+from seed_oss.quant.calibration import calibrate
+from seed_oss.quant.layer_calibration import Calibrated, CalibrationSettings
 from seed_oss.quant.quantize import has_tied_head
 from seed_oss.quant.record import QuantizationRecord
 from seed_oss.quant.rounding import quantize_weight

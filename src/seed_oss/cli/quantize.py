@@ -34,8 +34,8 @@ def quantize(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text that the model shall do well on, UTF-8: weights are rounded for it. The whole model is loaded, "
-            "in float32.",
+            help="Text that the model shall do well on, UTF-8: weights are rounded for it, one layer after the other, "
+            "which is in memory in float32.",
             show_default=False,
         ),
     ] = None,
@@ -44,9 +44,9 @@ def quantize(
 ) -> None:
     """Turn a checkpoint into one of 4 or 8 bits.
 
-    It is read and written tensor by tensor, so it need not fit into memory. OUT appears at the end, all at once. After
-    Ctrl-C, a kill or a full disk the same command goes on where it was: finished files are kept beside OUT. Tokenizer
-    and chat template are copied. Every command opens the result.
+    It is read and written tensor by tensor, or layer by layer for a text, so it need not fit into memory. OUT appears
+    at the end, all at once. After Ctrl-C, a kill or a full disk the same command goes on where it was: finished files
+    are kept beside OUT. Tokenizer and chat template are copied. Every command opens the result.
 
     Examples:
 
@@ -61,7 +61,8 @@ def quantize(
     if out_dir.exists() and not out_dir.is_dir():
         raise typer.BadParameter(f"{out_dir} is a file, not a folder", param_hint="OUT")
     text = None if calibrate is None else _read_text(calibrate)
-    from seed_oss.models.quantize_folder import quantize_calibrated, quantize_folder
+    from seed_oss.models.quantize_calibrated import quantize_calibrated
+    from seed_oss.models.quantize_folder import quantize_folder
 
     options: dict[str, Any] = {"strict": strict, "max_shard_size": max_shard_size, "revision": revision}
     try:
@@ -71,7 +72,7 @@ def quantize(
             else:
                 folder = quantize_calibrated(source, out_dir, scheme, text, **options, progress=update)
     except KeyboardInterrupt:
-        show_note("Stopped; run the same command again" + (" to go on." if text is None else "."))
+        show_note("Stopped; run the same command again to go on.")
         raise typer.Exit(130) from None
     show_note(f"Wrote {folder}. Try it: seed-oss generate --model {shlex.quote(str(folder))} Hello")
 

@@ -8,6 +8,8 @@ arXiv:2210.17323); then descent over scales and integers, each in turn to its be
 All of it works on transposed weights, `[in_features, out_features]`: a column is then contiguous.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +76,8 @@ def quantize_with_feedback(
 
     Args:
         weight: `[out_features, in_features]`.
-        hessian: X^T X of the inputs, `[in_features, in_features]`, up to a factor.
+        hessian: X^T X of the inputs, `[in_features, in_features]`, up to a factor. If it is in fp32, its diagonal is
+            changed meanwhile, and is afterwards what it was.
         format: what to make; fp32 scales come about as in `quantize_weight`.
         settings: how hard to try.
         name: of the tensor, for messages.
@@ -92,24 +95,33 @@ def quantize_with_feedback(
         raise InputError(f"hessian is {list(hessian.shape)}; {short(name)} has {weight.shape[1]} columns")
     format = fitting_format(format, largest_magnitude(weight, name))
     largest_magnitude(hessian, f"the Hessian of {name}")
-    hessian = damped(hessian.float(), settings.damping)
     original = weight.float().t().contiguous()
-    state = _first_grids(original, hessian, format)
-    _feed_errors_forward(original, hessian, state, settings.block_columns, name)
-    for _ in range(settings.num_descents):
-        _descend(original, hessian, state)
+    with _damped(hessian.float(), settings.damping) as hessian:
+        state = _first_grids(original, hessian, format)
+        _feed_errors_forward(original, hessian, state, settings.block_columns, name)
+        for _ in range(settings.num_descents):
+            _descend(original, hessian, state)
     points = None if state.zero_point is None else state.zero_point.t()
     return grouped_weight(
         format, state.q.t().contiguous(), state.scale.t().contiguous(), state.offset.t().contiguous(), points
     )
 
 
-def damped(hessian: Tensor, damping: float) -> Tensor:
-    """The Hessian with a share of its mean diagonal added to the diagonal; the identity where it is zero."""
+@contextmanager
+def _damped(hessian: Tensor, damping: float) -> Iterator[Tensor]:
+    """The Hessian itself, its diagonal larger for as long as the context lasts: a copy would take as much again."""
+    before = hessian.diagonal().clone()
+    _damp_(hessian, damping)
+    try:
+        yield hessian
+    finally:
+        hessian.diagonal().copy_(before)
+
+
+def _damp_(hessian: Tensor, damping: float) -> None:
+    """Add a share of the mean diagonal to the diagonal; 1 where it is zero."""
     mean = float(hessian.diagonal().mean())
-    result = hessian.clone()
-    result.diagonal().add_(damping * mean if mean > 0 else 1.0)
-    return result
+    hessian.diagonal().add_(damping * mean if mean > 0 else 1.0)
 
 
 def output_error(weight: Tensor, rounded: Tensor, hessian: Tensor) -> float:
@@ -142,23 +154,29 @@ def _first_grids(original: Tensor, hessian: Tensor, format: QuantFormat) -> _Sta
     )
 
 
-def _inverse_factor(hessian: Tensor, name: str) -> Tensor:
-    """The upper Cholesky factor of the inverse, with as much more damping as it takes."""
+def _inverse_factor(hessian: Tensor, order: Tensor, name: str) -> Tensor:
+    """The upper Cholesky factor of the inverse, with as much more damping as it takes, columns in this order.
+
+    Two matrices of this size are in memory at a time, beside the Hessian.
+    """
     damping = 0.0
     while damping <= MAX_DAMPING:
-        candidate = damped(hessian, damping) if damping else hessian
-        lower, failed = torch.linalg.cholesky_ex(candidate)
+        factor = hessian[order[:, None], order]
+        if damping:
+            _damp_(factor, damping)
+        factor, failed = torch.linalg.cholesky_ex(factor)
         if not int(failed):
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(upper.diagonal().isfinite().all()):
-                return upper
+            factor = torch.cholesky_inverse(factor)
+            factor, failed = torch.linalg.cholesky_ex(factor, upper=True)
+            if not int(failed) and bool(factor.diagonal().isfinite().all()):
+                return factor
         damping = max(10 * damping, 0.01)
     raise NumericalError(f"the Hessian of {short(name)} is no Gram matrix: its inverse has no Cholesky factor")
 
 
 def _feed_errors_forward(original: Tensor, hessian: Tensor, state: _State, block_columns: int, name: str) -> None:
     order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    factor = _inverse_factor(hessian[order][:, order], name)
+    factor = _inverse_factor(hessian, order, name)
     columns, wanted = order.tolist(), original[order]
     for start in range(0, len(columns), block_columns):
         stop = min(start + block_columns, len(columns))

@@ -13,8 +13,9 @@ from seed_oss.nn.linear import Linear
 from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedModule, quantized_modules
 from seed_oss.ops.grouped_weight import QuantFormat
-from seed_oss.quant.calibration import Calibrated, calibrate
+from seed_oss.quant.calibration import calibrate
 from seed_oss.quant.fp8 import exchange_float8, float8_modules, has_float8
+from seed_oss.quant.layer_calibration import Calibrated
 from seed_oss.quant.packed_rows import pack_in_pieces, quantize_packed
 from seed_oss.quant.record import Float8Record, QuantizationRecord
 from seed_oss.quant.schemes import Scheme, TensorPlan, parse_scheme, plan_tensors, weight_shapes

@@ -1,8 +1,10 @@
-"""Shards that are made one after another, kept when the process dies, and put in place all at once at the end.
+"""Files that are made one after another, kept when the process dies, and put in place all at once at the end.
 
 beside:  .NAME.seed-oss-quantize/   made while at work
-             ledger.json            what is made, and size and SHA-256 of every finished shard
+             ledger.json            what is made, and size and SHA-256 of every finished file
              model-00001-of-....    finished shards
+             calibrated-00003....   what shards will be made of, where a text is read: results of one layer each,
+             hidden-00003....       and what the next layer gets
              ....part               the one at work
 NAME                                appears, or changes, in one step when everything is there
 """
@@ -59,6 +61,7 @@ class ShardWorkshop:
         self._purpose = hashlib.sha256(json.dumps(purpose, sort_keys=True).encode()).hexdigest()
         self.notes: dict[str, Any] = {}
         self._done: dict[str, dict[str, Any]] = {}
+        self._checked: set[str] = set()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
@@ -84,30 +87,39 @@ class ShardWorkshop:
         known = cast(dict[str, Any], content) if isinstance(content, dict) else {}
         done, notes = known.get("done"), known.get("notes")
         if known.get("purpose") != self._purpose or not isinstance(done, dict) or not isinstance(notes, dict):
-            self._empty()
+            self.start_anew()
             return
         self.notes = cast(dict[str, Any], notes)
         self._done = {name: entry for name, entry in cast(dict[str, Any], done).items() if isinstance(entry, dict)}
 
-    def _empty(self) -> None:
+    def start_anew(self) -> None:
+        """Throw away all that was left."""
+        self.notes, self._done, self._checked = {}, {}, set()
         for entry in list(os.scandir(self.folder)):
             if not entry.name.startswith(OWN_PREFIX) and not entry.is_dir(follow_symlinks=False):
                 Path(entry.path).unlink()
 
     def is_finished(self, name: str) -> bool:
-        """Whether a shard is there as it was when it was finished; its bytes are looked at."""
+        """Whether a file is there as it was when it was finished; its bytes are looked at once."""
         entry = self._done.get(name)
         if entry is None:
             return False
         try:
             with open_model_file(self.folder, name) as file:
                 same = os.fstat(file.fileno()).st_size == entry.get("size")
-                return same and _sha256(file) == entry.get("sha256")
+                if same and (name in self._checked or _sha256(file) == entry.get("sha256")):
+                    self._checked.add(name)
+                    return True
         except (MissingFileError, CheckpointError):
-            return False
+            pass
+        return False
+
+    def num_bytes(self) -> int:
+        """Of all finished files."""
+        return sum(entry["size"] for entry in self._done.values() if isinstance(entry.get("size"), int))
 
     def make(self, name: str, write: Callable[[HashingFile], None]) -> None:
-        """Write a shard; it counts once it is on disk as a whole.
+        """Write a file; it counts, and `notes` are kept, once it is on disk as a whole.
 
         Raises:
             OSError: disk full and the like; what was finished before stays.
@@ -119,8 +131,15 @@ class ShardWorkshop:
         fsync_file(part)
         part.replace(self.folder / name)
         fsync_folder(self.folder)
+        self._checked.discard(name)
         self._done[name] = {"size": (self.folder / name).stat().st_size, "sha256": hashing.sha256}
         self.save_notes()
+
+    def drop(self, name: str) -> None:
+        """Delete a finished file that is of no more use."""
+        if self._done.pop(name, None) is not None:
+            self.save_notes()
+        (self.folder / name).unlink(missing_ok=True)
 
     def save_notes(self) -> None:
         """Put the ledger on disk."""
@@ -144,6 +163,25 @@ def _sha256(file: BinaryIO) -> str:
     while piece := file.read(PIECE_BYTES):
         digest.update(piece)
     return digest.hexdigest()
+
+
+@contextmanager
+def explained_if_full(folder: Path) -> Iterator[None]:
+    """Say what to do where a disk fills up meanwhile.
+
+    Raises:
+        InputError: it did.
+        OSError: every other one as it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise InputError(
+                f"the disk of {folder} is full; what is finished is kept there. Make room and run the same command "
+                "again"
+            ) from error
+        raise
 
 
 def check_room(folder: Path, num_bytes: int) -> None:

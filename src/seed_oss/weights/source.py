@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,17 +117,21 @@ class CheckpointSource(WeightSource):
 
     Args:
         root: The model folder.
+        files: names of the files to read; None for those of the model.
 
     Raises:
         MissingFileError, UnsafeFileError, CheckpointError: There are no weights, or a file or header is malformed.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, files: Iterable[str] | None = None) -> None:
         self._root = Path(root)
         self.name = str(self._root)
         self._stored: dict[str, _Stored] = {}
         self._identities: dict[str, tuple[int, ...]] = {}
-        if model_file_exists(root, SINGLE_FILE):
+        if files is not None:
+            for file_name in files:
+                self._read_header(file_name)
+        elif model_file_exists(root, SINGLE_FILE):
             self._read_header(SINGLE_FILE)
         else:
             self._read_shards(read_weight_map(root))
