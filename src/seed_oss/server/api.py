@@ -24,6 +24,7 @@ from seed_oss.server.work import LONG_CHARS, WorkPool
 _Model = TypeVar("_Model", bound=Body)
 _T = TypeVar("_T")
 _PIECE_CHARS = 2**16
+INLINE_CHARS = 2**15  # of JSON that is written on the event loop
 SPARE_CHARS = 4096  # what the template leaves out
 
 
@@ -62,6 +63,15 @@ class Api:
     async def finish(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
         """The same for what has been computed already; see `WorkPool.finish`."""
         return await self._pool.finish(work, num_chars)
+
+    async def written(self, write: Callable[[], _T], num_chars: int) -> _T:
+        """What has been computed, as it is sent: at once where it is short, else in a thread.
+
+        Args:
+            write: makes it.
+            num_chars: of what is sent, about.
+        """
+        return write() if num_chars <= INLINE_CHARS else await self.finish(write, num_chars)
 
     def remember(self, request: Request, answer: WrittenAnswer) -> None:
         """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""

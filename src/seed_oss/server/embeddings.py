@@ -21,6 +21,8 @@ from seed_oss.server.sampling_fields import Priority
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
 
+_CHARS_PER_NUMBER = 20
+
 
 class InputRequest(Ignored):
     """What all tasks take that read inputs and give no text."""
@@ -62,7 +64,9 @@ async def embeddings(api: Api, request: Request) -> Response:
     results, usage = await compute(
         api, request, "embed", rows, param="input", priority=asked.priority, adapter=adapter, options=options
     )
-    return await api.work(lambda: _listed(asked, results, usage, asked.model or api.served.name))
+    model = asked.model or api.served.name
+    num_chars = _CHARS_PER_NUMBER * sum(len(vector) for one in results for vector in one.values)
+    return await unless_gone(request, api.finish(lambda: _listed(asked, results, usage, model), num_chars))
 
 
 def _listed(asked: EmbeddingRequest, results: Sequence[Computed], usage: Usage, model: str) -> Response:

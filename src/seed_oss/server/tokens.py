@@ -21,6 +21,8 @@ from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids
 
+_CHARS_PER_TOKEN = 12
+
 
 class TokenizeRequest(ThinkingFields):
     """A body of /tokenize: a text, or a conversation with what shapes its prompt."""
@@ -52,8 +54,12 @@ async def tokenize(api: Api, request: Request) -> Response:
     if wanted is not None:
         num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
     ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted), num))
-    strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
-    return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
+
+    def answer() -> Response:
+        strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
+        return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
+
+    return await unless_gone(request, api.written(answer, _CHARS_PER_TOKEN * len(ids)))
 
 
 async def detokenize(api: Api, request: Request) -> Response:
