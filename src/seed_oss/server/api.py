@@ -10,10 +10,10 @@ from starlette.requests import Request
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.client import EngineClient
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
 from seed_oss.server.bodies import Body, checked, read_json, unwrapped
 from seed_oss.server.errors import ApiError
-from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.stored import ResponseStore
@@ -41,7 +41,7 @@ class Api:
         self.client, self.served, self.settings = client, served, settings
         self.texts = Texts(served.tokenizer)
         self.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
-        self.memory = ConversationMemory(self.texts, served.generation, settings.max_remembered_tokens)
+        self.memory = ConversationMemory(served.tokenizer, served.generation, settings.max_remembered_tokens)
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:

@@ -10,17 +10,17 @@ from typing import Any
 
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import Piece
-from seed_oss.chat.control_vocabulary import each_text_once
 from seed_oss.chat.normalize import normalize_chat
 from seed_oss.chat.output_format import OutputFormat
 from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.asks import conversation_ids
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse
 from seed_oss.server.errors import ApiError, refusing
-from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
@@ -154,14 +154,12 @@ def num_renderings(wanted: Conversation) -> int:
 def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
     if wanted.goes_on:
         return RememberedPrompt(prompt_ids(texts, wanted))
-    if not wanted.takes_turns:
-        return RememberedPrompt(prompt_ids(texts, wanted), not_taken(wanted.messages, "off"))
 
     def render(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> Sequence[int]:
         return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
 
-    with each_text_once():
-        return memory.prompt(namespace, wanted.messages, render, reuse_reasoning=wanted.reuse_reasoning)
+    takes, reuses = wanted.takes_turns, wanted.reuse_reasoning
+    return memory.prompt(namespace, wanted.messages, render, takes_turns=takes, reuse_reasoning=reuses)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
@@ -170,19 +168,15 @@ def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
     Raises:
         TemplateError, TokenizerError, InputError: it cannot be rendered.
     """
-    variables = dict(wanted.variables)
-    if wanted.budget.template_value != -1:
-        variables["thinking_budget"] = wanted.budget.template_value
-    ids: list[int] = texts.tokenizer.apply_chat_template(
-        list(wanted.messages),
-        tools=wanted.tools or None,
-        add_generation_prompt=wanted.is_answered and not wanted.goes_on,
-        continue_final_message=wanted.goes_on,
-        return_dict=False,
-        tokenizer_kwargs={"verbose": False},
-        **variables,
+    return conversation_ids(
+        texts.tokenizer,
+        wanted.messages,
+        tools=wanted.tools,
+        budget=wanted.budget,
+        variables=wanted.variables,
+        is_answered=wanted.is_answered,
+        goes_on=wanted.goes_on,
     )
-    return tuple(ids)
 
 
 def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
