@@ -50,7 +50,7 @@ class Api:
 
     async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
         """A request's body as typed fields, and as it came."""
-        body = await read_json(request, self._pool)
+        body = await read_json(request, self._pool, self.settings.limits.json_depth)
         flat = unwrapped(body)
         asked = checked(flat, model)
         self.settings.limits.check(flat)

@@ -53,15 +53,24 @@ class Ignored(Body):
 _Model = TypeVar("_Model", bound=Body)
 
 
-async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
+async def read_json(request: Request, pool: WorkPool, max_depth: int) -> dict[str, Any]:
     """The JSON object that a request brings.
 
+    Args:
+        request: with a body.
+        pool: for what takes long.
+        max_depth: most levels of its lists and objects.
+
     Raises:
-        ApiError: another type of content, charset or encoding, too large, no strict JSON, or no object.
+        ApiError: another type of content, charset or encoding, too large, too deep, no strict JSON, or no object.
     """
     _check_headers(request.headers)
     raw = await _read(request)
-    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw), len(raw))
+
+    def read() -> Any:
+        return _parsed(raw, max_depth)
+
+    value: Any = await pool.run(read, len(raw)) if len(raw) > _MAX_INLINE_BYTES else read()
     if not isinstance(value, dict):
         raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
     return cast("dict[str, Any]", value)
@@ -131,9 +140,10 @@ async def _read(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(raw: bytes) -> Any:
+def _parsed(raw: bytes, max_depth: int) -> Any:
+    bounds = {"max_bytes": MAX_BODY_BYTES, "max_values": MAX_BODY_VALUES, "max_depth": max_depth}
     try:
-        return parse_json(raw, source="the body", max_bytes=MAX_BODY_BYTES, max_values=MAX_BODY_VALUES)
+        return parse_json(raw, source="the body", **bounds)
     except CheckpointError as error:
         raise ApiError("invalid", without_quotes(str(error))) from None
 

@@ -59,7 +59,11 @@ async def begin(
     num = api.check_chars([wanted.messages, wanted.tools], param)
     await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
     num_read = num * num_renderings(wanted)
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num_read))
+
+    def make() -> Turn:
+        return prepare(api.texts, api.memory, owner, wanted, params, api.settings.limits.schema_depth)
+
+    turn = await unless_gone(request, api.work(make, num_read))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)
     runs, first = await api.start(request, [submit])

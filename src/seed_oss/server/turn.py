@@ -12,6 +12,7 @@ from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import Piece
 from seed_oss.chat.normalize import normalize_chat
 from seed_oss.chat.output_format import OutputFormat
+from seed_oss.chat.schema_checks import MAX_SCHEMA_DEPTH
 from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
@@ -92,7 +93,12 @@ class Turn:
 
 
 def prepare(
-    texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation, params: SamplingParams
+    texts: Texts,
+    memory: ConversationMemory,
+    namespace: str,
+    wanted: Conversation,
+    params: SamplingParams,
+    max_schema_depth: int = MAX_SCHEMA_DEPTH,
 ) -> Turn:
     """Check, render and encode a conversation. It may take long: not for the event loop.
 
@@ -102,6 +108,7 @@ def prepare(
         namespace: whose conversation it is.
         wanted: the conversation.
         params: how it is continued.
+        max_schema_depth: most levels of the schemas of answers and tools.
 
     Raises:
         ApiError: what cannot be shown to the model, or an answer that cannot be held to its form.
@@ -115,7 +122,7 @@ def prepare(
     with refusing_in(wanted):
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
-        _check_form(wanted, tools)
+        _check_form(wanted, tools, max_schema_depth)
         prompt = _remembered(texts, memory, namespace, wanted)
     ids = prompt.ids
     form = AnswerForm(
@@ -179,12 +186,12 @@ def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
     )
 
 
-def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
+def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None, max_schema_depth: int) -> None:
     """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
     with refusing(wanted.form_param):
-        OutputFormat.of(wanted.response_format)
+        OutputFormat.of(wanted.response_format, max_schema_depth)
     with refusing(otherwise="tools"):
-        functions = tool_functions(tools)
+        functions = tool_functions(tools, max_schema_depth)
     with refusing("tool_choice"):
         ToolChoice.of(wanted.tool_choice, functions)
 
