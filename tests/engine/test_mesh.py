@@ -16,10 +16,10 @@ from seed_oss.engine.batch import RowKey, ScheduledBatch, ScheduledRow
 from seed_oss.engine.build import build_core, build_follower
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.follower import follow
+from seed_oss.engine.forward import RowTraits
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.mesh import Ranks, batch_of, numbers_of
 from seed_oss.engine.messages import Submit
-from seed_oss.engine.stepper import RowTraits
 from seed_oss.errors import ConfigError, StateError
 from tests.engine.mesh_rank import BROKEN, PATIENCE, digest_of, loaded, mesh_of, spec
 from tests.engine.processes import ROOT, environment

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from seed_oss import AutoModelForCausalLM, SamplingParams, SeedOssForCausalLM, quantize_
+from seed_oss.engine.forward import Forward
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.self_check import is_batch_invariant
 from seed_oss.generation.noise import gumbel_noise, split_seed
@@ -92,11 +93,8 @@ def test_the_check_at_the_start_sees_results_that_depend_on_the_batch() -> None:
     assert _engine().core.ready().is_batch_invariant
 
     class Dependent:
-        def run(self, batch: Any, total_lens: Any) -> torch.Tensor:
-            return torch.full((batch.num_tokens, 2), float(len(batch.rows)))
-
-        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-            return hidden
+        def run(self, batch: Any, traits: Any) -> Forward:
+            return Forward(torch.full((batch.num_tokens, 2), float(len(batch.rows))), lambda hidden: hidden)
 
     pool = _engine().core._scheduler.pool
     assert not is_batch_invariant(Dependent(), pool, 10)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """A whole step in one native call: the bits of the model's forward, and the forward wherever somebody watches it."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssF
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.nn.fused import fuse_, logits_of_rows
 from seed_oss.nn.fused_step import FusedStep
+from seed_oss.ops.logits import NO_TOKEN
 from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
 
@@ -196,7 +197,7 @@ def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
     prompts = [random_ids(1, length + 1)[0] for length in lengths]
     before = PackedRows(tuple(PackedSequence(0, n, table) for n, table in zip(lengths, tables, strict=True)))
     now = PackedRows(tuple(PackedSequence(n, 1, table) for n, table in zip(lengths, tables, strict=True)))
-    tokens, positions = torch.stack([one[-1] for one in prompts]), torch.tensor(lengths)
+    tokens = torch.stack([one[-1] for one in prompts])
     found: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for is_step in (False, True):
@@ -205,20 +206,36 @@ def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
             model.model.run_packed(ids, places, PagedContext(cache, before))
             context = PagedContext(cache, now)
             if is_step:
-                both = step_of(model).run_packed(tokens, positions, context)
-                assert both is not None
-                found.append(both)
+                step = step_of(model).run_packed(tokens, lengths, context)
+                assert step is not None
+                assert step.best == step.logits.argmax(dim=1).tolist()
+                assert step.lost == [False] * len(lengths)
+                found.append((step.hidden, step.logits))
             else:
-                hidden = model.model.run_packed(tokens, positions, context)
+                hidden = model.model.run_packed(tokens, torch.tensor(lengths), context)
                 found.append((hidden, logits_of_rows(model.lm_head, hidden)))
     assert all(map(torch.equal, *found))
+
+
+def test_a_step_says_which_rows_are_lost(model: Any, instructions: str) -> None:
+    cache = PagedCache(model.config, 3, 16, torch.float32)
+    sequences = tuple(PackedSequence(4, 1, (row,)) for row in range(3))
+    for room in cache.rooms:
+        room.keys.zero_()
+        room.values.zero_()
+    cache.rooms[0].values[1, :, 0] = torch.nan
+    with torch.no_grad():
+        step = step_of(model).run_packed(torch.tensor([5, 6, 7]), (4, 4, 4), PagedContext(cache, PackedRows(sequences)))
+    assert step is not None
+    assert step.lost == [False, True, False]
+    assert step.best == [int(step.logits[0].argmax()), NO_TOKEN, int(step.logits[2].argmax())]
 
 
 def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     num_rows: list[int] = []
     run_packed = FusedStep.run_packed
 
-    def counting(self: FusedStep, tokens: Tensor, positions: Tensor, context: PagedContext) -> Any:
+    def counting(self: FusedStep, tokens: Tensor, positions: Sequence[int], context: PagedContext) -> Any:
         num_rows.append(len(tokens))
         return run_packed(self, tokens, positions, context)
 

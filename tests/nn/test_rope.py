@@ -53,3 +53,18 @@ def test_rows_made_without_autograd_serve_with_it() -> None:
     weight = torch.ones(row.shape[-1], requires_grad=True)
     (weight * row).sum().backward()
     assert weight.grad is not None
+
+
+@pytest.mark.parametrize("positions", [(0,), (255,), (256, 3, 256, 700), (5, 32_767), (32_768, 1)])
+def test_rows_of_several_sequences_equal_computed_ones(positions: tuple[int, ...]) -> None:
+    module = embedding(LINEAR)
+    expected = module.of_sequences(torch.zeros(1, 1, 4), torch.tensor([positions]), None)
+    for given, wanted in zip(module.of_steps(positions, torch.float32), expected, strict=True):
+        assert torch.equal(given, wanted)
+
+
+def test_new_frequencies_are_noticed_in_rows_of_several_sequences() -> None:
+    module = embedding()
+    before = module.of_steps((5, 9), torch.float32)[0].clone()
+    module.inv_freq = module.inv_freq * 0.5
+    assert not torch.equal(module.of_steps((5, 9), torch.float32)[0], before)

@@ -222,11 +222,15 @@ def run_step(
     call = call_of(structs, layers, sequences, blocks, past + 1, cos=address(cos), sin=address(sin), x=address(x))
     call.is_causal = 1
     embedding, head = (weight(structs, rng, kept, VOCAB, HIDDEN, (bits, 32, 0, 0)) for bits in (8, 4))
-    step = structs.StepStruct(ctypes.addressof(call), embedding, head, None, address(norm), 1e-6, address(logits))
+    best, is_lost = np.zeros(batch, np.int64), np.ones(batch, np.int8)
+    results = address(logits), address(best), address(is_lost)
+    step = structs.StepStruct(ctypes.addressof(call), embedding, head, None, address(norm), 1e-6, *results)
     for ids, num_known in ((np.full(batch, VOCAB - 1), batch), (np.full(batch, VOCAB), 0)):
         step.ids = address(ids)
         assert library.so_step(ctypes.byref(step)) == num_known
     assert np.isfinite(logits).all()
+    assert (best == logits.argmax(axis=1)).all()
+    assert not is_lost.any()
 
 
 def run_paged(

@@ -281,7 +281,7 @@ def _intake(
     model = loaded.model
     is_causal = "generate" in ready.tasks
     num_labels = 2 if "question_answer" in ready.tasks else model.config.num_labels
-    prompt_tasks = PromptTasks(packed.logits if is_causal else None, None if is_causal else packed.logits, num_labels)
+    prompt_tasks = PromptTasks(packed.head if is_causal else None, None if is_causal else packed.head, num_labels)
     variant = partial(length_variant, model.config)
     served = ServedTasks(frozenset(ready.tasks), ready.vocab_size, ready.max_model_len, adapters, variant)
     defaults = getattr(model, "generation_config", None) or GenerationConfig()

@@ -75,8 +75,9 @@ class GeneratedRow:
             config, prompt, lengths, None, tokenizer=tokenizer, first_row=choice, breakers=breakers
         )
         self._choose = sampler(config.seed, None, choice) if config.do_sample else choose_greedily
-        self._is_plain = not (config.do_sample or self._processors or steering)
+        self._is_plain = not (config.do_sample or self._processors or steering) and self._watch.can_take
         self._ids = Columns(ids, config.max_new_tokens)
+        self._taken: list[int] = []  # tokens that are not in it so far
         self._num_new, self._max_new = 0, config.max_new_tokens
         self._looks_slowly = False
         self._num_top = (config.top_logprobs or 0) if config.output_logprobs else None
@@ -112,6 +113,7 @@ class GeneratedRow:
     @property
     def new_ids(self) -> list[int]:
         """The tokens so far."""
+        self._settle()
         return self._ids.view()[0, len(self._ids) - self._num_new :].tolist()
 
     def grow(self, logits: Tensor, drafts: Sequence[int] = ()) -> Growth:
@@ -124,6 +126,7 @@ class GeneratedRow:
         Raises:
             NumericalError: there is no number to choose a token by.
         """
+        self._settle()
         steps: list[tuple[Tensor, Tensor, Tensor]] = []
         token_ids: list[int] = []
         reason: str | None = None
@@ -142,7 +145,9 @@ class GeneratedRow:
         Raises:
             NumericalError: there was no number to choose a token by.
         """
-        return Growth((token,), self._append(torch.tensor([token]), token))
+        self._count(token)
+        self._taken.append(token)
+        return Growth((token,), self._watch.take(token, len(self._ids) + len(self._taken)))
 
     def drafts(self) -> tuple[int, ...]:
         """Guesses of what comes next; none where each would cost a slow mask."""
@@ -175,17 +180,26 @@ class GeneratedRow:
         return is_over
 
     def _append(self, tokens: Tensor, token: int) -> str | None:
+        self._count(token)
+        self._ids.append(tokens)
+        self._watch.update(tokens, self._ids, None)
+        return self._watch.reasons[0]
+
+    def _count(self, token: int) -> None:
         if token == NO_TOKEN:
             raise NumericalError(
                 f"no finite score to choose new token {self._num_new} by: the logits are NaN, or every token is "
                 "forbidden; check the weights, logit_bias and the filters"
             )
-        self._ids.append(tokens)
         self._num_new += 1
         if self._lookup is not None:
             self._lookup.extend((token,))
-        self._watch.update(tokens, self._ids, None)
-        return self._watch.reasons[0]
+
+    def _settle(self) -> None:
+        """Tokens that were taken one by one become part of the tensor that processors read."""
+        if self._taken:
+            self._ids.extend(torch.tensor([self._taken]))
+            self._taken.clear()
 
 
 def _log_probs(steps: Sequence[tuple[Tensor, Tensor, Tensor]]) -> LogProbs:

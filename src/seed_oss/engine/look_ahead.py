@@ -47,6 +47,11 @@ class LookAhead:
         if row.wants_mask:
             self._wanted[key] = row
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a mask is wanted, or was begun and is not known to be there."""
+        return bool(self._wanted or self._masks)
+
     def held(self) -> frozenset[RowKey]:
         """The rows whose next mask is not there; waits for the quick ones a moment."""
         for key, row in self._wanted.items():

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from seed_oss.engine.batch import RowKey, ScheduledBatch, ScheduledRow
-from seed_oss.engine.stepper import RowTraits
+from seed_oss.engine.forward import RowTraits
 from seed_oss.errors import ConfigError, EngineError
 
 _HEAD_LEN = 7

@@ -10,15 +10,36 @@ from torch.distributed.device_mesh import DeviceMesh
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.batch import ScheduledBatch, ScheduledRow
 from seed_oss.engine.disk import BlockFolder
+from seed_oss.engine.forward import Forward, PackedModel, RowTraits
 from seed_oss.engine.mesh import Ranks, batch_of, numbers_of
-from seed_oss.engine.stepper import PackedModel, RowTraits
 from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
-from seed_oss.nn.fused_step import FusedStep
+from seed_oss.nn.fused_step import FusedStep, Stepped
 from seed_oss.ops.triton import builder
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Stepped(Forward):
+    """See Forward; of a step that has computed everything at once."""
+
+    def __init__(self, step: Stepped) -> None:
+        super().__init__(step.hidden, None)
+        self._step = step
+
+    def logits(self, rows: Sequence[int]) -> Tensor:
+        """See Forward."""
+        logits = self._step.logits
+        return logits if list(rows) == list(range(len(logits))) else logits[list(rows)]
+
+    def best(self, rows: Sequence[int], logits: Tensor) -> list[int]:
+        """See Forward."""
+        return [self._step.best[row] for row in rows]
+
+    def lost(self) -> list[bool] | None:
+        """See Forward."""
+        return self._step.lost if any(self._step.lost) else None
 
 
 class PagedModel(PackedModel):
@@ -49,7 +70,6 @@ class PagedModel(PackedModel):
         steps: Mapping[str | None, FusedStep] | None = None,
     ) -> None:
         self._steps = steps or {}
-        self._stepped: tuple[Tensor, Tensor] | None = None  # hidden states of a step whose logits are known
         self._device = decoder.device  # asked for here: in quantized models it takes a walk over modules
         self._ranks = None if mesh is None else Ranks(mesh, self._device)
         if mesh is not None and mesh.size() > 1 and store is not None:
@@ -60,6 +80,11 @@ class PagedModel(PackedModel):
         self._decoder, self._head, self._cache, self._store = decoder, head, cache, store
         self._is_native = runs_natively(decoder)
         self._depends_on_length = decoder.config.rope_parameters["rope_type"] in ("dynamic", "longrope")
+
+    @property
+    def head(self) -> Callable[[Tensor], Tensor] | None:
+        """As given."""
+        return self._head
 
     @property
     def is_native(self) -> bool:
@@ -81,7 +106,7 @@ class PagedModel(PackedModel):
         if self._store is not None:
             self._store.close()
 
-    def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
+    def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Forward:
         """See PackedModel. All ranks of the mesh run it; only the first one may be asked.
 
         Raises:
@@ -114,7 +139,7 @@ class PagedModel(PackedModel):
             _LOG.error("a batch from the mesh's first rank failed", exc_info=error)
         return True
 
-    def _run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
+    def _run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Forward:
         """The rows of each adapter, and those without, are a forward of their own."""
         rows = list(zip(batch.rows, traits, strict=True))
         names = dict.fromkeys(one.adapter for one in traits)
@@ -124,35 +149,26 @@ class PagedModel(PackedModel):
         for name in names:
             places = [place for place, one in enumerate(traits) if one.adapter == name]
             lengths = [len(batch.rows[place].token_ids) for place in places]
-            parts = self._forward(name, [rows[place] for place in places]).split(lengths)
+            parts = self._forward(name, [rows[place] for place in places]).hidden.split(lengths)
             for place, part in zip(places, parts, strict=True):
                 hidden[place] = part
-        return torch.cat(hidden)
+        return Forward(torch.cat(hidden), self._head)
 
-    def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Tensor:
-        """Hidden states of rows that run through one decoder."""
+    def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Forward:
+        """Rows that run through one decoder."""
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
         device = self._device
         ids = torch.tensor([token for row, _ in rows for token in row.token_ids], device=device)
-        positions = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
+        places = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
         lens = None
         if self._depends_on_length:
             each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
-        self._stepped = None
-        step = self._steps.get(adapter) if packed.num_tokens == len(rows) and lens is None else None
-        if step is not None:
-            self._stepped = step.run_packed(ids, torch.tensor(positions, device=device), context)
-        if self._stepped is not None:
-            return self._stepped[0]
+        step = self._steps.get(adapter) if len(places) == len(rows) and lens is None else None
+        stepped = None if step is None else step.run_packed(ids, places, context)
+        if stepped is not None:
+            return _Stepped(stepped)
         with builder().held():  # all layers of a step run the same kernels
-            return self._decoders[adapter].run_packed(ids, torch.tensor(positions, device=device), context, lens)
-
-    def logits(self, hidden: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """See PackedModel."""
-        assert self._head is not None
-        if self._stepped is None or hidden is not self._stepped[0]:
-            return self._head(hidden if rows is None else hidden[list(rows)]).float()
-        logits = self._stepped[1]
-        return logits if rows is None or list(rows) == list(range(len(logits))) else logits[list(rows)]
+            hidden = self._decoders[adapter].run_packed(ids, torch.tensor(places, device=device), context, lens)
+        return Forward(hidden, self._head)

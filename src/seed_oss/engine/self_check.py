@@ -1,10 +1,11 @@
 """Whether results here do not depend on what else is in a batch, looked at once when an engine starts."""
 
 import torch
+from torch import Tensor
 
 from seed_oss.engine.batch import RowKey, ScheduledBatch, ScheduledRow
 from seed_oss.engine.blocks import BlockPool
-from seed_oss.engine.stepper import PackedModel, RowTraits
+from seed_oss.engine.forward import Forward, PackedModel, RowTraits
 
 _LENGTHS = (1, 2, 19)  # one token, a few, and more than the products take at a time
 
@@ -36,6 +37,9 @@ def is_batch_invariant(model: PackedModel, pool: BlockPool, vocab_size: int, ada
     ]
     traits = [RowTraits(length, adapter) for length in _LENGTHS]
     by_itself = [model.run(ScheduledBatch((row,)), [one]) for row, one in zip(rows, traits, strict=True)]
-    alone = torch.cat([model.logits(hidden) for hidden in by_itself])
-    together = model.logits(model.run(ScheduledBatch(tuple(rows)), traits))
-    return torch.equal(alone, together)
+    together = model.run(ScheduledBatch(tuple(rows)), traits)
+    return torch.equal(torch.cat(list(map(_all_logits, by_itself))), _all_logits(together))
+
+
+def _all_logits(forward: Forward) -> Tensor:
+    return forward.logits(range(len(forward.hidden)))

@@ -1,74 +1,18 @@
 """One step: the model over a batch, then the next token of each row that is due. A row's fault costs that row alone."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from seed_oss.engine.batch import RowKey, RowResult, ScheduledBatch, ScheduledRow, StepResult
+from seed_oss.engine.forward import Forward, PackedModel, RowTraits
 from seed_oss.engine.generated_row import Growth
 from seed_oss.engine.look_ahead import LookAhead
 from seed_oss.engine.messages import Computed
 from seed_oss.engine.ready_row import ReadyRow, RowEnd
 from seed_oss.errors import SeedOssError
-from seed_oss.generation.sampling import choose_greedily
 from seed_oss.ops.native import alone
-
-
-class RowTraits(NamedTuple):
-    """What a forward is told of a row beside its tokens.
-
-    Attributes:
-        total_len: most tokens that it will have in the end.
-        adapter: name of the adapter that it runs through, or None.
-    """
-
-    total_len: int
-    adapter: str | None = None
-
-
-class PackedModel(ABC):
-    """Runs packed rows."""
-
-    @property
-    @abstractmethod
-    def is_native(self) -> bool:
-        """Whether the kernels run it, beside which torch's threads had better sleep."""
-
-    @abstractmethod
-    def transfer(self, batch: ScheduledBatch) -> bool:
-        """Write and read the blocks that go to the disk and come from it; whether all were read."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Finish what goes on beside."""
-
-    @abstractmethod
-    def run(self, batch: ScheduledBatch, traits: Sequence[RowTraits]) -> Tensor:
-        """Compute the batch's tokens, keys and values into their blocks.
-
-        Args:
-            batch: what to compute.
-            traits: of each row.
-
-        Returns:
-            Hidden states behind the last norm, `[num_tokens, hidden_size]`, row after row.
-        """
-
-    @abstractmethod
-    def logits(self, hidden: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """The head; a row's bits do not depend on the others.
-
-        Args:
-            hidden: `[n, hidden_size]`, as `run` returned it.
-            rows: of it; None for all.
-
-        Returns:
-            float32 `[rows, vocab_size]`.
-        """
 
 
 @dataclass(frozen=True)
@@ -109,7 +53,7 @@ class Stepper:
 
     def held(self) -> frozenset[RowKey]:
         """Rows that cannot be run now, since what may come next is still being found out."""
-        if self._ahead is None:
+        if self._ahead is None or not self._ahead.has_work:
             return frozenset()
         with alone(self._model.is_native):  # the masks are computed meanwhile
             return self._ahead.held()
@@ -169,11 +113,11 @@ class Stepper:
             return self._run(batch)
 
     def _run(self, batch: ScheduledBatch) -> StepOutcome:
-        hidden = self._model.run(batch, [self._traits(row.key) for row in batch.rows])
+        forward = self._model.run(batch, [self._traits(row.key) for row in batch.rows])
         spans = _spans(batch.rows)
-        errors = self._errors_of_numbers(batch.rows, spans, hidden)
-        self._feed_prompts(batch.rows, spans, hidden, errors)
-        growths = self._grow([row for row in batch.rows if row.key not in errors], spans, hidden, errors)
+        errors = self._errors_of_numbers(batch.rows, spans, forward)
+        self._feed_prompts(batch.rows, spans, forward, errors)
+        growths = self._grow([row for row in batch.rows if row.key not in errors], spans, forward, errors)
         rows = tuple(self._result(row, growths.get(row.key), errors.get(row.key)) for row in batch.rows)
         for key, growth in growths.items():
             if growth.reason is None:
@@ -186,13 +130,12 @@ class Stepper:
 
     @staticmethod
     def _errors_of_numbers(
-        rows: Sequence[ScheduledRow], spans: dict[RowKey, slice], hidden: Tensor
+        rows: Sequence[ScheduledRow], spans: dict[RowKey, slice], forward: Forward
     ) -> dict[RowKey, str]:
         """The rows in which something is no number, and what to say of it."""
-        is_lost = hidden.sum(dim=1, dtype=torch.float32).isnan()
-        if not bool(is_lost.any()):
+        lost = forward.lost()
+        if lost is None:
             return {}
-        lost = is_lost.tolist()
         said = "the model's result is not a number; check the weights, or load the model in bfloat16 or float32"
         return {row.key: said for row in rows if any(lost[spans[row.key]])}
 
@@ -200,7 +143,7 @@ class Stepper:
         self,
         rows: Sequence[ScheduledRow],
         spans: dict[RowKey, slice],
-        hidden: Tensor,
+        forward: Forward,
         errors: dict[RowKey, str],
     ) -> None:
         for row in rows:
@@ -208,7 +151,7 @@ class Stepper:
             if task is None or row.start >= len(self._rows[row.key].row.prompt_ids) or row.key in errors:
                 continue
             try:
-                task.see(hidden[spans[row.key]], row.token_ids, row.start)
+                task.see(forward.hidden[spans[row.key]], row.token_ids, row.start)
             except SeedOssError as error:
                 errors[row.key] = str(error)
 
@@ -216,7 +159,7 @@ class Stepper:
         self,
         rows: Sequence[ScheduledRow],
         spans: dict[RowKey, slice],
-        hidden: Tensor,
+        forward: Forward,
         errors: dict[RowKey, str],
     ) -> dict[RowKey, Growth]:
         due = [(row, one) for row in rows if row.is_sampled and (one := self._rows[row.key].generated) is not None]
@@ -224,14 +167,14 @@ class Stepper:
             return {}
         counts = [1 + row.num_drafts for row, _ in due]
         wanted = [spans[row.key].stop - n + i for (row, _), n in zip(due, counts, strict=True) for i in range(n)]
-        logits = self._model.logits(hidden, wanted)
+        logits = forward.logits(wanted)
         best: list[int] | None = None
         growths: dict[RowKey, Growth] = {}
         first = 0
         for (row, generated), count in zip(due, counts, strict=True):
             try:
                 if generated.is_plain and count == 1:
-                    best = choose_greedily(logits, 0).tolist() if best is None else best
+                    best = forward.best(wanted, logits) if best is None else best
                     growths[row.key] = generated.take(best[first])
                 else:
                     drafts = row.token_ids[len(row.token_ids) - row.num_drafts :]

@@ -178,6 +178,32 @@ class RowWatch:
         self._mark(reasons)
         return all(self.done)
 
+    @property
+    def can_take(self) -> bool:
+        """Whether `take` may stand for `update`: there is one row, and nobody who asks for tensors."""
+        return len(self._reasons) == 1 and not self._others and self._streamer is None
+
+    def take(self, token: int, length: int) -> str | None:
+        """Take notice of a step of the only row, where `can_take`.
+
+        Args:
+            token: the new one.
+            length: tokens so far, this one and the prompt included.
+
+        Returns:
+            Why the row has ended, or None.
+
+        Raises:
+            NumericalError: there was no number to choose a token by.
+        """
+        reasons = list(self._reasons)
+        self._num_tokens[0] += reasons[0] is None
+        if self._reads_tokens:
+            self._read([token], length, reasons)
+        reasons[0] = reasons[0] or self._reason_for_all(length)
+        self._mark(reasons)
+        return reasons[0]
+
     def check_numbers(self) -> None:
         """Report what `update` has not looked at.
 

@@ -1,7 +1,9 @@
 """One token per row through a whole model in one native call: Python around three took a fifth of a small step."""
 
+from array import array
+from collections.abc import Sequence
 from ctypes import addressof, byref
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,22 @@ from seed_oss.ops.native import library
 from seed_oss.ops.native.structs import StepStruct
 from seed_oss.ops.quantized import weight_struct
 from seed_oss.ops.recording import is_recorded
+
+
+class Stepped(NamedTuple):
+    """What a step came to, for each row.
+
+    Attributes:
+        hidden: states behind the last norm, fp32 `[num_rows, hidden_size]`.
+        logits: fp32 `[num_rows, vocab_size]`.
+        best: the token with the highest logit, or NO_TOKEN.
+        lost: whether the sum of the hidden states is no number.
+    """
+
+    hidden: Tensor
+    logits: Tensor
+    best: list[int]
+    lost: list[bool]
 
 
 class FusedStep:
@@ -92,37 +110,51 @@ class FusedStep:
         cache.advance(1)
         return logits
 
-    def run_packed(self, tokens: Tensor, positions: Tensor, context: PagedContext) -> tuple[Tensor, Tensor] | None:
+    def run_packed(self, tokens: Tensor, positions: Sequence[int], context: PagedContext) -> Stepped | None:
         """Run the next token of each of several sequences.
+
+        Hooks that were put on a layer are noticed at the next prompt: to look at every layer takes as long as the rest
+        of what Python does for a step.
 
         Args:
             tokens: int64 `[num_tokens]`, those of `context.rows` in order, one of each.
-            positions: int64 `[num_tokens]`.
+            positions: of the tokens.
             context: where each sequence keeps its keys and values.
 
         Returns:
-            Hidden states behind the last norm, fp32 `[num_tokens, hidden_size]`, and their logits, fp32 `[num_tokens,
-            vocab_size]`; None where the model has to be called instead, and nothing was done.
+            What it came to; None where the model has to be called instead, and nothing was done.
 
         Raises:
             IndexError: a token that the vocabulary does not have.
         """
-        table = self._table()
+        table = self._table(looks_into_layers=False)
         if table is None or tokens.device.type != "cpu":
             return None
         x = torch.empty(1, len(tokens), table.call.hidden)
-        cos, sin = self._rotary.of_sequences(x, positions[None], None)
+        cos, sin = self._rotary.of_steps(positions, x.dtype)
         batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len)
-        return x[0], self._run(table, batch, tokens, x, cos, sin)
+        best, lost = array("q", bytes(8 * len(tokens))), array("b", bytes(len(tokens)))
+        logits = self._run(table, batch, tokens, x, cos, sin, best, lost)
+        return Stepped(x[0], logits, best.tolist(), [bool(one) for one in lost])
 
-    def _table(self) -> LayerTable | None:
+    def _table(self, *, looks_into_layers: bool = True) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
             return None
-        return self._layers.table_of_step()
+        return self._layers.table_of_step(looks_into_layers=looks_into_layers)
 
-    def _run(self, table: LayerTable, batch: Batch, tokens: Tensor, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Logits; `x` is filled with the hidden states behind the last norm."""
+    def _run(
+        self,
+        table: LayerTable,
+        batch: Batch,
+        tokens: Tensor,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        best: "array[int] | None" = None,
+        lost: "array[int] | None" = None,
+    ) -> Tensor:
+        """Logits; `x` is filled with the hidden states behind the last norm, `best` and `lost` see Stepped."""
         logits = torch.empty(len(tokens), self._vocab_size)
         tokens, cos, sin = tokens.contiguous(), cos.contiguous(), sin.contiguous()
         call, native = self._call, library()
@@ -130,6 +162,7 @@ class FusedStep:
         with OneCall.lock:
             fill_in(table, batch, x, cos, sin)
             call.decoder, call.ids, call.logits = addressof(table.call), tokens.data_ptr(), logits.data_ptr()
+            call.best, call.is_lost = _address(best), _address(lost)
             num_known = native.so_step(byref(call))
         if num_known < len(tokens):
             raise IndexError("index out of range in self")  # as torch's own embedding
@@ -140,3 +173,7 @@ class FusedStep:
         if self._like is None or self._like.shape[0] != batch:
             self._like = table.like.bfloat16().expand(batch, -1, -1, -1)
         return self._like
+
+
+def _address(numbers: "array[int] | None") -> int | None:
+    return None if numbers is None else numbers.buffer_info()[0]

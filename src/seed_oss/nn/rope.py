@@ -1,6 +1,6 @@
 """The rotary embedding of a model: frequencies as buffers, cosines and sines per forward."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,16 +10,22 @@ from seed_oss.config import SeedOssConfig
 from seed_oss.ops.rope import cos_sin, default_inv_freq, dynamic_theta, longrope_inv_freq, rope_frequencies
 
 _TABLE_LEN = 256
+_MAX_TABLE_LEN = 32_768  # 2 x 16 MiB for heads of 128
 
 
 class _Table(NamedTuple):
-    """Cosines and sines `[1, _TABLE_LEN, head_dim]` of positions from `start` on, and what they were made of."""
+    """Cosines and sines `[1, length, head_dim]` of positions from `start` on, and what they were made of."""
 
     start: int
     cos: Tensor
     sin: Tensor
     inv_freq: Tensor
     dtype: torch.dtype
+
+    def has(self, start: int, end: int, inv_freq: Tensor, dtype: torch.dtype) -> bool:
+        """Whether the positions from `start` to before `end` are in it, made of this."""
+        is_inside = self.start <= start and end <= self.start + self.cos.shape[1]
+        return is_inside and self.inv_freq is inv_freq and self.dtype == dtype
 
 
 class SeedOssRotaryEmbedding(nn.Module):
@@ -41,11 +47,12 @@ class SeedOssRotaryEmbedding(nn.Module):
         self.original_max_seq_len = config.max_position_embeddings
         self.attention_scaling = 1.0
         self._table: _Table | None = None
+        self._long_table: _Table | None = None  # from position 0 on
         self.reset_buffers()
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
         """Compute the buffers anew on `device` (the default device if None)."""
-        self._table = None
+        self._table = self._long_table = None
         device = torch.device(device) if device is not None else torch.get_default_device()
         # arithmetic on the meta device would make torch import its compiler (seconds)
         computed_on = torch.device("cpu") if device.type == "meta" else device
@@ -91,6 +98,31 @@ class SeedOssRotaryEmbedding(nn.Module):
         inv_freq = self.inv_freq if total_lens is None else self._inv_freq_of(total_lens[..., None])
         return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
 
+    def of_steps(self, positions: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines `[1, length, head_dim]` on the CPU for a token of each of several sequences.
+
+        They are looked up where they can be, as a step is short beside computing them. Not for the types that depend
+        on lengths.
+
+        Args:
+            positions: of the tokens.
+            dtype: of the results.
+        """
+        end, places = max(positions) + 1, torch.tensor(positions)
+        if end > _MAX_TABLE_LEN:
+            return cos_sin(places[None], self.inv_freq, self.attention_scaling, dtype)
+        table = self._long_table
+        if table is None or not table.has(0, end, self.inv_freq, dtype):
+            length = max(_TABLE_LEN, 1 << (end - 1).bit_length())
+            self._long_table = table = self._made_table(0, length, dtype)
+        return table.cos.index_select(1, places), table.sin.index_select(1, places)
+
+    def _made_table(self, start: int, length: int, dtype: torch.dtype) -> _Table:
+        with torch.inference_mode(False):  # whoever comes next may want a graph
+            positions = torch.arange(start, start + length)[None]
+            cos, sin = cos_sin(positions, self.inv_freq, self.attention_scaling, dtype)
+        return _Table(start, cos, sin, self.inv_freq, dtype)
+
     def _inv_freq_of(self, total_lens: Tensor) -> Tensor:
         if self.rope_type == "longrope":
             trained_len = self.config.rope_parameters["original_max_position_embeddings"]
@@ -118,12 +150,8 @@ class SeedOssRotaryEmbedding(nn.Module):
         if self.rope_type in ("dynamic", "longrope"):  # what they give depends on the longest position
             return self(hidden_states, torch.tensor([[start]]))
         table, dtype = self._table, hidden_states.dtype
-        known = table is not None and table.start <= start < table.start + _TABLE_LEN
-        if table is None or not known or table.dtype != dtype or table.inv_freq is not self.inv_freq:
-            with torch.inference_mode(False):  # whoever comes next may want a graph
-                positions = torch.arange(start, start + _TABLE_LEN)[None]
-                cos, sin = cos_sin(positions, self.inv_freq, self.attention_scaling, dtype)
-            self._table = table = _Table(start, cos, sin, self.inv_freq, dtype)
+        if table is None or not table.has(start, start + 1, self.inv_freq, dtype):
+            self._table = table = self._made_table(start, _TABLE_LEN, dtype)
         row = slice(start - table.start, start - table.start + 1)
         return table.cos[:, row], table.sin[:, row]
 

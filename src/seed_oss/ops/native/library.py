@@ -14,7 +14,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 11
+VERSION = 12
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),

@@ -77,4 +77,6 @@ class StepStruct(ctypes.Structure):
         ("norm", c_void_p),
         ("norm_eps", c_double),
         ("logits", c_void_p),
+        ("best", c_void_p),
+        ("is_lost", c_void_p),
     )

@@ -294,6 +294,15 @@ class Decoder : Attention {
     }
 };
 
+// Whether the sum of all entries is not a number, as it is with NaN, or with infinities of both signs.
+bool has_no_sum(const float *x, int64_t cols) {
+    float sums[16] = {};
+    for (int64_t i = 0; i < cols; i++) sums[i % 16] += x[i];
+    float sum = 0.0f;
+    for (float part : sums) sum += part;
+    return sum != sum;
+}
+
 }  // namespace
 
 extern "C" {
@@ -303,6 +312,7 @@ extern "C" {
 int64_t so_embedding(const Weight *w, const int64_t *ids, int64_t n, float *out);
 void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out);
 void so_linear(const Weight *w, const float *x, int64_t n, float *out, int64_t threads);
+void so_argmax(const float *x, int64_t count, int64_t stride, int64_t cols, int64_t *out, int64_t threads);
 
 EXPORT void so_decoder(const DecoderCall *call) { Decoder(*call).run(); }
 
@@ -314,6 +324,10 @@ EXPORT int64_t so_step(const StepCall *call) {
     so_decoder(&c);
     so_rms_norm(c.x, call->norm, call->norm_eps, c.num_tokens, c.hidden, c.x);
     so_linear(&call->head, c.x, c.num_tokens, call->logits, c.threads);
+    for (int64_t t = 0; call->is_lost && t < c.num_tokens; t++)
+        call->is_lost[t] = has_no_sum(c.x + t * c.hidden, c.hidden);
+    int64_t vocab = call->head.rows;
+    if (call->best) so_argmax(call->logits, c.num_tokens, vocab, vocab, call->best, c.threads);
     return known;
 }
 }

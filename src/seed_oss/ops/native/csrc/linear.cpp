@@ -101,7 +101,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 11; }
+EXPORT int64_t so_version() { return 12; }
 
 // 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with AMX; returns what is in force. -1 takes the best; one that there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {

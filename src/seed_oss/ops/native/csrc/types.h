@@ -143,7 +143,9 @@ struct StepCall {
     const int64_t *ids;  // [num_tokens]
     const float *norm;   // [hidden]
     double norm_eps;
-    float *logits;  // [num_tokens, head.rows]
+    float *logits;   // [num_tokens, head.rows]
+    int64_t *best;   // [num_tokens], as so_argmax; or null
+    int8_t *is_lost;  // [num_tokens], whether the hidden states have NaN, or infinities of both signs; or null
 };
 
 constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows * kChunkKeys + 32 * head_dim; }
