@@ -144,8 +144,9 @@ def test_bounds_of_grammars_are_a_setting() -> None:
 def test_answers_that_may_wait_are_a_setting() -> None:
     spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, max_num_waiting=2)
     core = build.build_core(spec, build.LoadedModel(model(), None))
-    for number in range(3):
+    for number in range(4):
         core.submit(Submit(str(number), PROMPTS[1], PARAMS))
-    assert ends(core) == {"0": "length", "1": "length", "2": "overloaded"}
+    assert ends(core) == {"0": "length", "1": "length", "2": "length", "3": "overloaded"}
+    assert (core.ready().max_num_rows, core.ready().max_queued_tokens) == (3, 2**20)
     with pytest.raises(InputError, match="max_num_waiting is 0"):
         EngineSpec("(loaded)", max_num_waiting=0)

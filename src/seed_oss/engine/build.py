@@ -235,6 +235,7 @@ def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | N
 
 
 def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ...], adapters: tuple[str, ...]) -> Ready:
+    limits = _limits(spec, size)
     return Ready(
         max_model_len=size.max_model_len,
         max_num_seqs=spec.max_num_seqs,
@@ -244,6 +245,8 @@ def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ..
         dtype=dtype_name(model),
         is_batch_invariant=False,  # until it has been looked at
         kv_cache_tokens=size.num_blocks * BLOCK_LEN,
+        max_num_rows=limits.max_num_rows,
+        max_queued_tokens=limits.max_queued_tokens,
     )
 
 

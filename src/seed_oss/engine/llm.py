@@ -21,6 +21,7 @@ from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVecto
 from seed_oss.engine.spec import EngineSpec
 
 _FOR_EVER_S = float(2**31)
+_NO_BOUND = 2**31 - 1
 
 
 class LLM:
@@ -83,6 +84,8 @@ class LLM:
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
             lora=lora_texts(lora),
+            max_num_waiting=_NO_BOUND,  # more than a few are never handed in
+            max_num_queued_tokens=_NO_BOUND,
             queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
             no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
         )

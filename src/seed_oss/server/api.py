@@ -14,6 +14,7 @@ from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswe
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
 from seed_oss.server.bodies import Body, checked, read_json, unwrapped
 from seed_oss.server.errors import ApiError
+from seed_oss.server.places import Places
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.stored import ResponseStore
@@ -42,6 +43,7 @@ class Api:
         self.texts = Texts(served.tokenizer)
         self.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
         self.memory = ConversationMemory(served.tokenizer, served.generation, settings.max_remembered_tokens)
+        self.places = Places()
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class Api:
     @property
     def num_at_once(self) -> int:
         """Answers of one request that are in the engine's hands together: those that run, and as many again."""
-        return 2 * self.ready.max_num_seqs
+        return min(2 * self.ready.max_num_seqs, self.ready.max_num_rows)
 
     def model_names(self) -> list[str]:
         """Whatever requests may ask for: the model's names, and adapters."""
@@ -239,7 +241,7 @@ class Api:
             ApiError: refused.
             ClientGoneError: nobody waits any more.
         """
-        runs = Runs(self.client, submits, at_once=self.num_at_once)
+        runs = Runs(self.client, submits, self.places, self.num_at_once)
         try:
             return runs, await unless_gone(request, self._first(runs))
         except BaseException:
