@@ -23,7 +23,7 @@ from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids, refusing_in
 
-_OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)')
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -178,8 +178,18 @@ def _content(answer: Answer) -> list[dict[str, Any]]:
 
 def _input(call: Call) -> Any:
     """A call's arguments; whatever is in them, the answer is not thrown away."""
-    text = _OPEN_KEY.sub("", call.arguments) or "{"
+    text = _without_open_key(call.arguments) or "{"
     for end in ("}", '"}') if call.is_cut else ("",):
         with contextlib.suppress(CheckpointError):
             return parse_json(text + end, source="arguments")
     return {"arguments": call.arguments}
+
+
+def _without_open_key(arguments: str) -> str:
+    """Without a name at the end whose value has not come; in one pass over what the model wrote."""
+    if not arguments.endswith('": '):
+        return arguments
+    start, end = 0, 0
+    for match in _STRING.finditer(arguments):
+        start, end = match.span()
+    return arguments[:start].removesuffix(", ") if end == len(arguments) - 2 else arguments
