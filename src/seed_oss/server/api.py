@@ -12,7 +12,7 @@ from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.client import EngineClient
 from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
-from seed_oss.server.bodies import Body, checked, read_json, unwrapped
+from seed_oss.server.bodies import Body, checked, parsed, read_raw, unwrapped
 from seed_oss.server.errors import ApiError
 from seed_oss.server.places import Places
 from seed_oss.server.runs import RunEvent, Runs
@@ -25,7 +25,7 @@ from seed_oss.server.work import LONG_CHARS, WorkPool
 _Model = TypeVar("_Model", bound=Body)
 _T = TypeVar("_T")
 _PIECE_CHARS = 2**16
-INLINE_CHARS = 2**15  # of JSON that is written on the event loop
+INLINE_CHARS = 2**15  # of JSON that is read or written on the event loop
 SPARE_CHARS = 4096  # what the template leaves out
 
 
@@ -52,11 +52,27 @@ class Api:
 
     async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
         """A request's body as typed fields, and as it came."""
-        body = await read_json(request, self._pool, self.settings.limits.json_depth)
-        flat = unwrapped(body)
-        asked = checked(flat, model)
-        self.settings.limits.check(flat)
-        return asked, body
+        raw, limits = await read_raw(request), self.settings.limits
+        request.state.num_body_bytes = len(raw)
+
+        def read() -> tuple[_Model, dict[str, Any]]:
+            body = parsed(raw, limits.json_depth)
+            flat = unwrapped(body)
+            asked = checked(flat, model)
+            limits.check(flat)
+            return asked, body
+
+        return await self.made(request, read)
+
+    async def made(self, request: Request, make: Callable[[], _T]) -> _T:
+        """What is made of a request's body: at once where that is short, else in a thread.
+
+        Args:
+            request: whose body was read by `read`.
+            make: makes it.
+        """
+        num = int(request.state.num_body_bytes)
+        return make() if num <= INLINE_CHARS else await self._pool.run(make, num)
 
     async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
         """The result of what takes too long for the event loop; see `WorkPool.run`."""

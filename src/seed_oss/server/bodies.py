@@ -12,10 +12,8 @@ from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
 from seed_oss.server.errors import ApiError, without_quotes
 from seed_oss.server.served import MAX_BODY_BYTES, MAX_BODY_VALUES
-from seed_oss.server.work import WorkPool
 
 _NAME = re.compile(r"[\w.\-]{1,64}")
-_MAX_INLINE_BYTES = 32 * 1024  # what is parsed at once; more goes to a thread
 _BUDGETS = frozenset(
     ("thinking_budget", "thinking_token_budget", "thinking", "enable_thinking", "reasoning_effort", "reasoning")
 )
@@ -53,24 +51,27 @@ class Ignored(Body):
 _Model = TypeVar("_Model", bound=Body)
 
 
-async def read_json(request: Request, pool: WorkPool, max_depth: int) -> dict[str, Any]:
-    """The JSON object that a request brings.
+async def read_raw(request: Request) -> bytes:
+    """The bytes of a body.
+
+    Raises:
+        ApiError: another type of content, charset or encoding than JSON in UTF-8, or too large.
+    """
+    _check_headers(request.headers)
+    return await _read(request)
+
+
+def parsed(raw: bytes, max_depth: int) -> dict[str, Any]:
+    """The JSON object in a body.
 
     Args:
-        request: with a body.
-        pool: for what takes long.
+        raw: the body.
         max_depth: most levels of its lists and objects.
 
     Raises:
-        ApiError: another type of content, charset or encoding, too large, too deep, no strict JSON, or no object.
+        ApiError: too deep, no strict JSON, or no object.
     """
-    _check_headers(request.headers)
-    raw = await _read(request)
-
-    def read() -> Any:
-        return _parsed(raw, max_depth)
-
-    value: Any = await pool.run(read, len(raw)) if len(raw) > _MAX_INLINE_BYTES else read()
+    value = _parsed(raw, max_depth)
     if not isinstance(value, dict):
         raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
     return cast("dict[str, Any]", value)

@@ -31,7 +31,7 @@ async def chat_completions(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    wanted = asked.conversation(body, api.settings)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
     runs, first = begun.runs, begun.first
     reply = _Reply(api, request, asked, begun.turn, params)

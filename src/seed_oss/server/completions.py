@@ -95,7 +95,10 @@ class _Prompt:
 async def completions(api: Api, request: Request) -> Response:
     """Go on with texts."""
     asked, _ = await api.read(request, CompletionRequest)
-    given = read_prompts(asked.prompt, "prompt", max_prompts=MAX_PROMPTS, vocab_size=api.vocab_size)
+    size = api.vocab_size
+    given = await api.made(
+        request, lambda: read_prompts(asked.prompt, "prompt", max_prompts=MAX_PROMPTS, vocab_size=size)
+    )
     asked.check(len(given))
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)

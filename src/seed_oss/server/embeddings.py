@@ -37,7 +37,10 @@ class InputRequest(Ignored):
         Raises:
             ApiError: they are no texts and no ids, or too many.
         """
-        given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
+        size = api.vocab_size
+        given = await api.made(
+            request, lambda: read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=size)
+        )
         num = sum(api.check_chars(one.text, "input") for one in given)
         for one in given:
             await unless_gone(request, api.check_long(one.text, "input"))

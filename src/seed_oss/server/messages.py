@@ -33,7 +33,7 @@ async def create_message(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    wanted = asked.conversation(body, api.settings)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
     reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
     if asked.stream:
@@ -49,8 +49,9 @@ async def count_tokens(api: Api, request: Request) -> Response:
     """How many tokens a conversation has."""
     asked, body = await api.read(request, CountRequest)
     api.adapter_of(asked.model)
-    wanted = asked.conversation(body, api.settings)
-    num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
+    texts = [wanted.messages, wanted.tools]
+    num = await api.made(request, lambda: api.check_chars(texts, "messages", most=MAX_COUNTED_CHARS))
     num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted), num))
     return JSONAnswer({"input_tokens": num_tokens})
 

@@ -14,6 +14,7 @@ from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.stored import StoredResponse
 from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import Talk, begin
+from seed_oss.server.turn import Conversation
 from seed_oss.server.usage import Usage
 
 
@@ -24,8 +25,13 @@ async def create_response(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    messages = [*_earlier(api, request, asked), *asked.messages()]
-    wanted = asked.conversation(messages, body, api.settings)
+    earlier = _earlier(api, request, asked)
+
+    def make() -> tuple[list[Mapping[str, Any]], Conversation]:
+        messages = [*earlier, *asked.messages()]
+        return messages, asked.conversation(messages, body, api.settings)
+
+    messages, wanted = await unless_gone(request, api.made(request, make))
     begun = await begin(api, request, wanted, params, param="input", priority=asked.priority, adapter=adapter)
     reply = _Reply(api, request, asked, messages, Talk(api, request, begun, params))
     if asked.stream:

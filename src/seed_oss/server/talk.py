@@ -56,7 +56,7 @@ async def begin(
         ClientGoneError: nobody waits any more.
     """
     owner = namespace(request)
-    num = api.check_chars([wanted.messages, wanted.tools], param)
+    num = await api.made(request, lambda: api.check_chars([wanted.messages, wanted.tools], param))
     await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
     num_read = num * num_renderings(wanted)
 
