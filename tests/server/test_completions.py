@@ -137,6 +137,9 @@ def test_what_long_prompts_have_is_not_written_on_the_event_loop(
         (TEXT, {"prompt": "ab " * 500, "echo": True, "logprobs": 5, "stream": True}),
         (TEXT, {"prompt": "ab " * 20_000, "echo": True}),
         ("/v1/chat/completions", {"messages": ASK, "logprobs": True, "top_logprobs": 20}),
+        ("/v1/messages", {"messages": ASK, "max_tokens": 9}),
+        ("/v1/responses", {"input": "ab", "instructions": "ab " * 20_000}),
+        ("/v1/responses", {"input": "ab", "instructions": "ab " * 20_000, "stream": True}),
         ("/v1/embeddings", {"input": ["ab"] * 1000}),
         ("/classify", {"input": ["ab"] * 1000}),
         ("/tokenize", {"prompt": "ab " * 9000}),
@@ -155,7 +158,7 @@ def test_a_large_answer_is_not_serialised_on_the_event_loop(
         return written
 
     monkeypatch.setattr(streaming, "to_json", seen)
-    client = engine("Four. " * 100, max_model_len=2**17)
+    client = engine("Four. " * 8000 if path == "/v1/messages" else "Four. " * 100, max_model_len=2**17)
 
     async def work() -> int:
         async with http(client) as caller:

@@ -64,14 +64,15 @@ class Api:
 
         return await self.made(request, read)
 
-    async def made(self, request: Request, make: Callable[[], _T]) -> _T:
+    async def made(self, request: Request, make: Callable[[], _T], num_more: int = 0) -> _T:
         """What is made of a request's body: at once where that is short, else in a thread.
 
         Args:
             request: whose body was read by `read`.
             make: makes it.
+            num_more: bytes of what it is made of besides.
         """
-        num = int(request.state.num_body_bytes)
+        num = int(request.state.num_body_bytes) + num_more
         return make() if num <= INLINE_CHARS else await self._pool.run(make, num)
 
     async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:

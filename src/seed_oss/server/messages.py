@@ -24,6 +24,7 @@ from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids, refusing_in
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)')
+_CHARS_PER_TOKEN = 8
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -35,12 +36,12 @@ async def create_message(api: Api, request: Request) -> Response:
     params = asked.params(api.vocab_size)
     wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
-    reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
+    reply = _Reply(api, asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
     if asked.stream:
         seconds, ping = api.settings.keep_alive_seconds, _event("ping", {})
         return EventStream(reply.stream(), _last, begun.runs.close, keep_alive_s=seconds, keep_alive=ping)
     try:
-        return JSONAnswer(await unless_gone(request, reply.whole()))
+        return await unless_gone(request, reply.whole())
     finally:
         await begun.runs.close()
 
@@ -116,16 +117,20 @@ class _Blocks:
 class _Reply:
     """One message."""
 
-    def __init__(self, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
-        self._asked, self._talk, self._num_prompt = asked, talk, num_prompt
+    def __init__(self, api: Api, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
+        self._api, self._asked, self._talk, self._num_prompt = api, asked, talk, num_prompt
         self._id = f"msg_{secrets.token_hex(12)}"
         self._parts: list[Part] = []
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self) -> Response:
         """The message in one."""
         async for step in self._talk.steps():
             self._parts += step.parts
-        return {**self._head(_content(Answer.of(self._parts))), **self._ending(), "usage": self._usage()}
+        return await self._api.written(self._answer, _CHARS_PER_TOKEN * self._talk.usage.completion_tokens)
+
+    def _answer(self) -> Response:
+        content = _content(Answer.of(self._parts))
+        return JSONAnswer({**self._head(content), **self._ending(), "usage": self._usage()})
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The message as events."""
