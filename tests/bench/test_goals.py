@@ -46,9 +46,21 @@ def test_ratios_of_rows_of_one_run(goals: Any) -> None:
     assert goals.said(found).count("MISSED: ") == 4
 
 
-@pytest.mark.parametrize(("decode", "share", "is_reached"), [(8.0, 0.5, True), (4.0, 0.85, True), (7.9, 0.84, False)])
-def test_bf16_reaches_the_lower_of_two_goals(decode: float, share: float, is_reached: bool, goals: Any) -> None:
-    rows = [row("seed_oss", "bfloat16", decode=decode, share=share), row("transformers", "bfloat16", decode=2.0)]
+@pytest.mark.parametrize(
+    ("weights", "peer", "decode", "share", "is_reached"),
+    [
+        ("bfloat16", ("transformers", "bfloat16"), 8.0, 0.5, True),
+        ("bfloat16", ("transformers", "bfloat16"), 4.0, 0.85, True),
+        ("bfloat16", ("transformers", "bfloat16"), 7.9, 0.84, False),
+        ("int4-sym", ("llama.cpp", "Q4_0"), 3.0, 0.5, True),
+        ("int8", ("llama.cpp", "Q8_0"), 2.3, 0.92, True),
+        ("int8", ("llama.cpp", "Q8_0"), 2.9, 0.84, False),
+    ],
+)
+def test_the_lower_of_two_goals_is_to_be_reached(
+    weights: str, peer: tuple[str, str], decode: float, share: float, is_reached: bool, goals: Any
+) -> None:
+    rows = [row("seed_oss", weights, decode=decode, share=share), row(*peer, decode=2.0)]
     (goal,) = goals.engine_goals("engines_1b", {"results": rows, "import_torch_s": None})
     assert goal["is_reached"] is is_reached
 
@@ -107,5 +119,6 @@ def test_the_stored_quality_has_its_goals(goals: Any) -> None:
 
 
 def test_what_was_not_measured_has_no_line(goals: Any) -> None:
-    assert goals.engine_goals("engines_1b", {"results": [row("seed_oss", "int8", decode=1)], "import_torch_s": 1}) == []
+    lonely = {"results": [row("seed_oss", "int4", decode=1)], "import_torch_s": 1}
+    assert goals.engine_goals("engines_1b", lonely) == goals.engine_goals("engines_demo_int4", lonely) == []
     assert goals.serving_goals({"levels": {"1": {"ratios": {}}}, "each_level_to_the_one_before": []}) == []

@@ -227,8 +227,8 @@ def test_a_row_says_what_was_measured() -> None:
     }
     limits = limits_of([Limit(30e9, 400e9, 800e9), Limit(20e9, 200e9, 400e9), Limit(10e9, 100e9, 100e9)])
     assert limits == {"read_gb_per_s": 20.0, "matmul_gflop_per_s": 200.0, "int8_gop_per_s": 400.0}
-    work = {"prompt_tokens": 100, "new_tokens": 11, "product_weights": 10**8}
-    row = result_row(EngineResult(spec, measured, [0.5], 10**9, 123, [1.0, 3.0, 2.0]), limits, work)
+    work = {"prompt_tokens": 100, "new_tokens": 11, "product_weights": 10**8, "token_cache_bytes": 10**6}
+    row = result_row(EngineResult(spec, measured, [0.5], 895 * 10**6, 123, [1.0, 3.0, 2.0]), limits, work)
     assert (row["prefill_tokens_per_s"], row["prefill_threads"]) == (100.0, 2)
     assert (row["decode_tokens_per_s"], row["decode_threads"]) == (10.0, 1)
     assert (row["decode_share_of_read"], row["prefill_share_of_matmul"], row["prefill_share_of_int8"]) == (

@@ -67,6 +67,22 @@ def test_without_an_interval_nothing_is() -> None:
     assert begun(0.0).take([Tokens("a", 0, (2,))], 0.0) == [Tokens("a", 0, (2,))]
 
 
+def test_many_choices_are_said_less_often() -> None:
+    pace = Pace(0.5, 0.4)
+    pace.take([Tokens(name, 0, (1,)) for name in "abc"], 0.0)
+    assert pace.take([Tokens("a", 0, (2,))], 1.1) == []
+    assert pace.take([Tokens("a", 0, (3,))], 1.3) == [Tokens("a", 0, (2,)), Tokens("a", 0, (3,))]
+    pace.take([Ended(name, 0, "eos") for name in "bc"], 1.4)
+    assert pace.take([Tokens("a", 0, (4,))], 1.8) == []
+    assert pace.take([Tokens("a", 0, (5,))], 1.9) == [Tokens("a", 0, (4,)), Tokens("a", 0, (5,))]
+
+
+def test_an_interval_of_zero_holds_nothing_of_many_either() -> None:
+    pace = Pace(0.0, 0.4)
+    pace.take([Tokens(name, 0, (1,)) for name in "abc"], 0.0)
+    assert pace.take([Tokens("a", 0, (2,))], 0.1) == [Tokens("a", 0, (2,))]
+
+
 def test_log_probabilities_stay_with_their_tokens() -> None:
     pace = begun()
     one, two = Tokens("a", 0, (2,), LOGPROBS), Tokens("a", 0, (3,), LOGPROBS)
@@ -130,7 +146,7 @@ class Quiet(ScriptedCore):
 def test_the_loop_says_what_it_holds_before_it_obeys_and_before_it_ends() -> None:
     source, sink = os.pipe()
     inbox = Commands([encode(Submit("a", (1000,)))], *[[]] * 9, [encode(Close(drain=False))])
-    EngineLoop(Quiet(), inbox, Outbox(sink), clock=lambda: 0.0, interval_s=1e9).run()
+    EngineLoop(Quiet(), inbox, Outbox(sink), clock=lambda: 0.0, pace=Pace(1e9)).run()
     lines = os.read(source, 2**16).splitlines()
     os.close(source)
     os.close(sink)

@@ -59,13 +59,17 @@ def result_row(found: EngineResult, limits: Mapping[str, float], work: Mapping[s
     Args:
         found: what was measured.
         limits: as in the report.
-        work: `prompt_tokens`, `new_tokens`, `product_weights` (of the layers' products).
+        work: `prompt_tokens`, `new_tokens`, `product_weights` (of the layers' products), `token_cache_bytes` (keys and
+            values of a token).
     """
     prompt, new = work["prompt_tokens"], work["new_tokens"]
     prefill = best_of({count: [prompt / t.prefill_s for t in m.trials] for count, m in found.measured.items()})
     decode = best_of({count: [(new - 1) / t.decode_s for t in m.trials] for count, m in found.measured.items()})
     starts = Spread.of(found.first_token_s) if found.first_token_s else None
     ops = 2.0 * work["product_weights"] * prefill.speed.median
+    step_bytes = (
+        0 if found.weight_bytes is None else found.weight_bytes + work["token_cache_bytes"] * (prompt + new // 2)
+    )
     return {
         "engine": found.spec.engine,
         "weights": found.spec.weights,
@@ -77,7 +81,7 @@ def result_row(found: EngineResult, limits: Mapping[str, float], work: Mapping[s
         "prefill_threads": prefill.threads,
         "decode_threads": decode.threads,
         "weight_bytes": found.weight_bytes,
-        "decode_share_of_read": _share(decode.speed.median * (found.weight_bytes or 0), limits["read_gb_per_s"]),
+        "decode_share_of_read": _share(decode.speed.median * step_bytes, limits["read_gb_per_s"]),
         "prefill_share_of_matmul": _share(ops, limits["matmul_gflop_per_s"]),
         "prefill_share_of_int8": _share(ops, limits["int8_gop_per_s"]) if found.spec.bits <= 8 else None,
         "spread": {
@@ -110,6 +114,11 @@ def product_weights(config: SeedOssConfig) -> int:
     shared = config.num_key_value_heads * config.head_dim
     layer = config.hidden_size * (2 * attended + 2 * shared + 3 * config.intermediate_size)
     return layer * config.num_hidden_layers
+
+
+def token_cache_bytes(config: SeedOssConfig) -> int:
+    """Keys and values of a token in 16 bits, which a step reads of every token before it."""
+    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
 def machine() -> dict[str, Any]:

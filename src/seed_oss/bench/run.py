@@ -102,6 +102,7 @@ class Run:
             "prompt_tokens": options.prompt_tokens,
             "new_tokens": options.new_tokens,
             "product_weights": report.product_weights(self.config),
+            "token_cache_bytes": report.token_cache_bytes(self.config),
         }
         start = Spread.of(self._import_torch) if self._import_torch else None
         return {

@@ -80,7 +80,7 @@ class EngineLoop:
         outbox: events.
         clock: seconds that only grow.
         rest: called after each round, with whether nothing is to be done.
-        interval_s: see Pace.
+        pace: when tokens are said; None says those of each step at once.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class EngineLoop:
         outbox: Outbox,
         clock: Callable[[], float] = time.monotonic,
         rest: Callable[[bool], None] = lambda is_idle: None,
-        interval_s: float = 0.0,
+        pace: Pace | None = None,
     ) -> None:
         self._core = core
         self._inbox = inbox
@@ -102,7 +102,7 @@ class EngineLoop:
         self._stats: dict[str, float] = {}
         self._beat = Beat(outbox.put, clock, _PULSE_S)
         self._rest = rest
-        self._pace = Pace(interval_s)
+        self._pace = Pace(0.0) if pace is None else pace
 
     def run(self) -> None:
         """Serve until told to close, or until the other side is gone."""
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str]) -> int:
             inbox,
             outbox,
             rest=lambda is_idle: garbage.look(is_idle=is_idle),
-            interval_s=settings.stream_interval_s,
+            pace=Pace.for_machine(settings.stream_interval_s),
         ).run()
     core.close()
     return 0

@@ -49,7 +49,7 @@ class EngineSpec:
         grammar_cache_bytes: of the compiled grammars that are kept, about.
         lora: adapters, each "NAME=FOLDER"; requests choose one by its name.
         stream_interval_s: least seconds between two times at which tokens leave a process of the engine, apart from
-            the first and the last ones of an answer; 0 sends each step's at once.
+            the first and the last ones of an answer, more with many streams (see `Pace`); 0 sends each step's at once.
     """
 
     model: str
