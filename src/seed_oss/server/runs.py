@@ -65,11 +65,13 @@ class Runs:
 
     async def close(self) -> None:
         """Nobody waits for the rest."""
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-        await asyncio.gather(*(reader.close() for reader in self._readers), return_exceptions=True)
-        self._share.give_back()
+        try:
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+            await asyncio.gather(*(reader.close() for reader in self._readers), return_exceptions=True)
+        finally:
+            self._share.give_back()
 
     async def first(self, seconds: float) -> RunEvent | None:
         """The first event.
