@@ -15,7 +15,7 @@ from seed_oss.engine.async_llm import AsyncLLM
 from seed_oss.engine.llm import LLM
 from seed_oss.engine.messages import Ended, Event, Ready, Started, Submit, Tokens
 from seed_oss.engine.turn_memory import TurnUse
-from seed_oss.errors import SeedOssError
+from seed_oss.errors import InputError, SeedOssError
 from tests.factory import tiny_checkpoint, tiny_model
 from tests.seed_tokenizer import seed_tokenizer
 
@@ -158,6 +158,14 @@ def test_what_is_no_message_is_refused_as_before(messages: Sequence[Any]) -> Non
     llm.chat(ASK)
     with pytest.raises(SeedOssError, match="message"):
         llm.chat(messages)
+
+
+@pytest.mark.parametrize("settings", [{"cache_turns": "off"}, {"reuse_reasoning": "yes"}, {"cache_turns": None}])
+def test_what_is_no_bool_is_refused(settings: dict[str, Any]) -> None:
+    llm, core = talk()
+    with pytest.raises(InputError, match=f"{next(iter(settings))} is"):
+        llm.chat(ASK, **settings)
+    assert core.submits == []
 
 
 def test_asyncs_chats_and_streams_share_one_memory(tmp_path: Path) -> None:

@@ -148,8 +148,11 @@ def chat_ask(
     """How a chat is answered, from the arguments of `LLM.chat`.
 
     Raises:
-        InputError: the budget is none.
+        InputError: the budget is none, or whether turns are cached or reasoning is reused is no bool.
     """
+    for name, value in {"cache_turns": cache_turns, "reuse_reasoning": reuse_reasoning}.items():
+        if value not in (True, False):
+            raise InputError(f"{name} is {value!r:.60}; it must be True or False")
     budget = ThinkingBudget.of(thinking_budget)
     held = AnswerForm(budget.tokens, budget.mode, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
     return ChatAsk(held, cache_turns, reuse_reasoning)
