@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.client import RequestEvent, RequestStream
 from seed_oss.engine.messages import Computed, Ended, Ready, Refused, Submit, Tokens
 from seed_oss.server import api as server_api
-from seed_oss.server.places import Need, Places
+from seed_oss.server.places import Need, Places, Share
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, app, post, run
 from tests.server.fake_engine import FakeEngine, Script
@@ -100,6 +101,21 @@ def strict(**more: Any) -> StrictEngine:
 
 def texts(num: int, n: int = 1, length: int = 3) -> dict[str, Any]:
     return {"model": MODEL, "prompt": [[20] * length] * num, "n": n}
+
+
+def test_a_share_that_was_given_back_takes_nothing_any_more() -> None:
+    places = Places()
+    parts = [Submit(str(number), (1, 2, 3), SamplingParams(n=2)) for number in range(3)]
+    share = Share(places, parts, 4)
+    share.take(Ready(100, 4, 100, ("generate",)))
+    assert places.taken == Need(4, 12)
+    share.enter(0, parts[0])
+    share.see(0, Tokens("0", 1, (5,)))
+    assert places.taken == Need(4, 12), "as many still come"
+    share.give_back()
+    share.see(0, Ended("0", 1, "eos"))
+    share.give_back()
+    assert places.taken == Need()
 
 
 @pytest.mark.parametrize("max_num_rows", [3, 4, 5, 100])

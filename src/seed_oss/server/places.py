@@ -123,8 +123,9 @@ class Share:
             self._hold(self._needed())
 
     def give_back(self) -> None:
-        """Nothing more is wanted."""
-        self._hold(Need())
+        """Nothing more is wanted, whatever still comes."""
+        self._most = Need()
+        self._hold(self._needed())
 
     def _needed(self) -> Need:
         return Need(
