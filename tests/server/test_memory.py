@@ -81,6 +81,18 @@ def test_others_answers_are_unknown() -> None:
     assert second["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unknown"}]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "missed"),
+    [(MODEL, "other-name", None), ("a", "a", None), ("a", "b", "unknown"), (MODEL, "a", "unknown")],
+)
+def test_each_adapter_has_its_own_answers(first: str, second: str, missed: str | None) -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>", adapters=("a", "b"))
+    again = {"model": second, "messages": history({"content": "Four."}), "reuse_reasoning": True}
+    _, answer = bodies(client, (CHAT, {"model": first, "messages": ASK}, "me"), (CHAT, again, "me"))
+    followed(client, is_known=missed is None)
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+
+
 def test_nothing_is_remembered_where_that_is_switched_off() -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
     body = {"model": MODEL, "messages": ASK}

@@ -8,7 +8,7 @@ from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.generation import GenerationConfig
 from seed_oss.config.sampling import SamplingParams
-from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer, open_turn
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer, open_turn, owner_of
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import AnswerForm
 from seed_oss.engine.turn_memory import RememberedPrompt
@@ -78,13 +78,12 @@ class Asks:
             return conversation_ids(tokenizer, some, tools=form.tools, budget=budget, is_answered=is_answered)
 
         assert self._memory is not None  # there is a tokenizer
-        return self._memory.prompt(
-            adapter or "", list(messages), render, takes_turns=ask.cache_turns, reuse_reasoning=ask.reuse_reasoning
-        )
+        takes, reuses, owner = ask.cache_turns, ask.reuse_reasoning, owner_of("", adapter)
+        return self._memory.prompt(owner, list(messages), render, takes_turns=takes, reuse_reasoning=reuses)
 
     def remember(self, found: Gathered, ask: ChatAsk) -> None:
         """Keep the answers of a chat that has ended."""
-        submit, owner = found.submit, found.submit.adapter or ""
+        submit, owner = found.submit, owner_of("", found.submit.adapter)
         if self._memory is None or not ask.cache_turns:
             return
         num_prompt, opening = len(submit.prompt_ids), tuple(open_turn(self.tokenizer, found.prompt_ids))

@@ -129,6 +129,16 @@ class ConversationMemory:
         self._memory.remember(namespace, answer.prompt_ids, ids, message, is_cut=answer.is_cut)
 
 
+def owner_of(namespace: str, adapter: str | None) -> str:
+    """Under which name answers are kept: what one adapter wrote is in no cache of another's.
+
+    Args:
+        namespace: whose conversations they are.
+        adapter: that wrote them, or None.
+    """
+    return namespace if adapter is None else f"{namespace}/{adapter}"
+
+
 def open_turn(tokenizer: SeedOssTokenizer, prompt_ids: Sequence[int]) -> list[Piece]:
     """The pieces of a prompt's last turn, which say where the answer starts."""
     bos, ids = tokenizer.bos_token_id, list(prompt_ids)

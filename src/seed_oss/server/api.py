@@ -92,9 +92,13 @@ class Api:
         """
         return write() if num_chars <= INLINE_CHARS else await self.finish(write, num_chars)
 
-    def remember(self, request: Request, answer: WrittenAnswer) -> None:
-        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""
-        owner = namespace(request)
+    def remember(self, owner: str, answer: WrittenAnswer) -> None:
+        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before.
+
+        Args:
+            owner: see `owner_of`.
+            answer: as it was generated.
+        """
         self.memory.take(owner, answer)
         self._pool.later(lambda: self.memory.read_pending(owner))
 

@@ -146,7 +146,7 @@ class _Reply:
         elif isinstance(said, Ended):
             choice = self._choice(said.choice)
             choice.ended = said
-            self._api.remember(self._request, choice.reader.written(said))
+            self._api.remember(self._turn.owner, choice.reader.written(said))
             self._usage.add(event.run, said, choice.reader.num_tokens)
             return self._kept(said.choice, choice.reader.finish(said))
         return Step()

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.conversation_memory import owner_of
 from seed_oss.engine.messages import Ended, Started, Tokens
 from seed_oss.server.api import Api, namespace
 from seed_oss.server.errors import ApiError
@@ -55,7 +56,7 @@ async def begin(
         ApiError: it cannot be answered.
         ClientGoneError: nobody waits any more.
     """
-    owner = namespace(request)
+    owner = owner_of(namespace(request), adapter)
     num = await api.made(request, lambda: api.check_chars([wanted.messages, wanted.tools], param))
     await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
     num_read = num * num_renderings(wanted)
@@ -130,7 +131,7 @@ class Talk:
             return self._reader.feed(said)
         elif isinstance(said, Ended):
             self.ended = said
-            self._api.remember(self._request, self._reader.written(said))
+            self._api.remember(self._begun.turn.owner, self._reader.written(said))
             self.usage.add(event.run, said, self._reader.num_tokens)
             return self._reader.finish(said)
         return Step()

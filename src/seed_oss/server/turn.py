@@ -80,6 +80,7 @@ class Turn:
         goes_on: the prompt ends inside the answer.
         uses: what became of the answers in the history.
         is_remembered: the answer may stand in later prompts as it was generated.
+        owner: whose memory knows it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -90,12 +91,13 @@ class Turn:
     goes_on: bool = False
     uses: tuple[TurnUse, ...] = ()
     is_remembered: bool = True
+    owner: str = ""
 
 
 def prepare(
     texts: Texts,
     memory: ConversationMemory,
-    namespace: str,
+    owner: str,
     wanted: Conversation,
     params: SamplingParams,
     max_schema_depth: int = MAX_SCHEMA_DEPTH,
@@ -105,7 +107,7 @@ def prepare(
     Args:
         texts: of the model.
         memory: of what was generated before.
-        namespace: whose conversation it is.
+        owner: whose conversation it is; see `owner_of`.
         wanted: the conversation.
         params: how it is continued.
         max_schema_depth: most levels of the schemas of answers and tools.
@@ -123,7 +125,7 @@ def prepare(
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
         _check_form(wanted, tools, max_schema_depth)
-        prompt = _remembered(texts, memory, namespace, wanted)
+        prompt = _remembered(texts, memory, owner, wanted)
     ids = prompt.ids
     form = AnswerForm(
         thinking_budget=wanted.budget.tokens,
@@ -135,7 +137,8 @@ def prepare(
         loop_guard=wanted.loop_guard,
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
-    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns, wanted.takes_turns)
+    opening, is_remembered = tuple(texts.open_turn(ids)), wanted.takes_turns
+    return Turn(ids, form, tools, opening, before, wanted.goes_on, prompt.turns, is_remembered, owner)
 
 
 @contextmanager
@@ -158,7 +161,7 @@ def num_renderings(wanted: Conversation) -> int:
     return 1 + min(num_answers, _MAX_ANSWERS_COUNTED) // 2
 
 
-def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
+def _remembered(texts: Texts, memory: ConversationMemory, owner: str, wanted: Conversation) -> RememberedPrompt:
     if wanted.goes_on:
         return RememberedPrompt(prompt_ids(texts, wanted))
 
@@ -166,7 +169,7 @@ def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted
         return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
 
     takes, reuses = wanted.takes_turns, wanted.reuse_reasoning
-    return memory.prompt(namespace, wanted.messages, render, takes_turns=takes, reuse_reasoning=reuses)
+    return memory.prompt(owner, wanted.messages, render, takes_turns=takes, reuse_reasoning=reuses)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
