@@ -11,6 +11,7 @@ from seed_oss import DynamicCache, SeedOssForCausalLM, SeedOssModel, StaticCache
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext, QuantizedCache
 from seed_oss.errors import InputError, StateError
 from seed_oss.nn.fused import FusedLayers, fuse_, logits_of_rows, unfuse_
+from seed_oss.nn.linear import Linear
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.logits import argmax_rows
 from seed_oss.ops.native import library, why_not
@@ -59,6 +60,21 @@ def dense(model: Any, ids: Tensor, dtype: torch.dtype) -> Tensor:
 def test_pages_change_no_bit(weights: str, kind: torch.dtype, instructions: str) -> None:
     model, ids = model_of(weights), random_ids(300)
     assert num_different([run_alone(model, ids, dtype=kind)], [dense(model, ids, kind)]) == 0
+
+
+def test_weights_of_several_kinds_in_one_layer_change_no_bit(instructions: str) -> None:
+    """Products that share their rows want them in 8 bits, in bfloat16 and in fp32 at once."""
+    model, ids = tiny_model(SeedOssModel, **SHAPE), random_ids(40)
+    plain = {name: child for name, child in model.layers.named_modules() if isinstance(child, Linear)}
+    quantized(model, QuantFormat(8, 32))
+    for name, child in plain.items():
+        if name.endswith(("k_proj", "up_proj", "down_proj")):
+            model.layers.set_submodule(name, child.bfloat16())
+        if name.endswith(("v_proj", "o_proj")):
+            model.layers.set_submodule(name, child)
+    model = fuse_(model.requires_grad_(False))
+    paged = run_alone(model, ids, dtype=torch.float32)
+    assert num_different([paged], [dense(model, ids, torch.float32)]) == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -1,5 +1,8 @@
 """The widened product beside torch's."""
 
+import math
+from ctypes import byref
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,7 +11,9 @@ import torch.nn.functional as F
 
 from seed_oss.nn.linear import Linear
 from seed_oss.ops import linear as linear_op
+from seed_oss.ops import native
 from seed_oss.ops.linear import batch_invariant_linear, linear, linear_split, linear_vector, linear_widened
+from seed_oss.ops.native.structs import BFLOAT16, WeightStruct
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -110,3 +115,39 @@ def test_rows_of_the_invariant_product_do_not_depend_on_others(
     assert torch.equal(together, alone)
     expected = F.linear(x.double(), weight.double(), bias.double())
     assert float((together - expected).norm() / expected.norm()) < {torch.float32: 1e-6}.get(dtype, 3e-3)
+
+
+def product_in_fp32(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, threads: int = 1) -> torch.Tensor:
+    """As the fused layers have it: fp32 rows, the weight in bfloat16, and no rounding behind."""
+    out, library = torch.empty(len(x), len(weight)), native.library()
+    assert library is not None
+    struct = WeightStruct(weight.data_ptr(), bias.data_ptr(), *weight.shape, BFLOAT16, 0, 0, 0)
+    library.so_linear(byref(struct), x.data_ptr(), len(x), out.data_ptr(), threads)
+    return out
+
+
+@pytest.mark.parametrize("is_rounded", [True, False])
+@pytest.mark.parametrize(("rows", "cols"), [(70, 1056), (39, 37), (33, 5003), (6, 20), (65, 32)])
+def test_rows_have_the_same_bits_beside_any_others(instructions: str, rows: int, cols: int, is_rounded: bool) -> None:
+    """Columns that are no whole vectors, rows that are no whole blocks, numbers of rows around those of a tile."""
+    x, weight, bias = torch.randn(100, cols), torch.randn(rows, cols).bfloat16(), torch.randn(rows)
+    x = x.bfloat16().float() if is_rounded else x
+    alone = torch.cat([product_in_fp32(row[None], weight, bias) for row in x])
+    for count, threads in product((1, 2, 3, 4, 5, 7, 16, 17, 100), (1, 2)):
+        assert torch.equal(product_in_fp32(x[-count:], weight, bias, threads), alone[-count:]), (count, threads)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    added = F.linear(x.double().abs(), weight.double().abs(), bias.double().abs())
+    rounding = 2**-9 if instructions in ("avx512_bf16", "amx") and not is_rounded else 0
+    assert ((alone - exact).abs() <= added * (cols * 2**-24 + rounding)).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("count", [1, 8, 40])
+def test_what_is_no_number_stays_in_its_row_of_bfloat16(instructions: str, count: int, bad: float) -> None:
+    x, weight = torch.randn(count, 70).bfloat16(), torch.randn(45, 70).bfloat16()
+    expected, place = batch_invariant_linear(x, weight), count // 2
+    x[place, 66] = bad
+    got = batch_invariant_linear(x, weight)
+    assert not got[place].isfinite().any()
+    others = torch.arange(count) != place
+    assert torch.equal(got[others], expected[others])

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import seed_oss.ops.native as native
+from seed_oss.cli.machine import cpu_flags
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import structs
 from seed_oss.ops.packing import pack
@@ -51,6 +52,15 @@ def test_the_environment_chooses(wanted: str, said: str) -> None:
     code = "from seed_oss.ops.native import instruction_set as i, why_not as w\nprint(i(), w())"
     done = run_python(code, SEED_OSS_OPS=wanted)
     assert said in done.stdout + done.stderr
+
+
+@needs_library
+@pytest.mark.skipif("SEED_OSS_OPS" in os.environ, reason="SEED_OSS_OPS forces an instruction set")
+def test_products_in_bfloat16_are_used_where_the_processor_has_them() -> None:
+    flags = cpu_flags()
+    if not {"avx512_vnni", "avx512vl", "avx512dq", "avx512bw"} <= flags:
+        pytest.skip("no AVX-512, or a system that does not say so")
+    assert (native.instruction_set() != "avx512") == ("avx512_bf16" in flags)
 
 
 @needs_library

@@ -1,8 +1,8 @@
 """Finds and loads the native kernels.
 
-`SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2", "avx512" and "amx" force an
-instruction set (one that the processor lacks is an error, as are kernels that are not there). "amx" is "avx512" with
-tiles for many rows at a time.
+`SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2", "avx512", "avx512_bf16" and "amx"
+force an instruction set (one that the processor lacks is an error, as are kernels that are not there). "avx512_bf16" is
+"avx512" with products of bfloat16 by bfloat16, and "amx" is that with tiles for many rows of packed weights at a time.
 """
 
 import ctypes
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 12
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "amx")
+VERSION = 13
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
     "so_linear": (c_void_p, c_void_p, c_int64, c_void_p, c_int64),
@@ -111,7 +111,7 @@ def why_not() -> str | None:
 
 
 def instruction_set() -> str | None:
-    """The instruction set in use: "amx", "avx512", "avx2" or "portable"; None without the kernels."""
+    """The instruction set in use, one of INSTRUCTION_SETS; None without the kernels."""
     loaded = library()
     return None if loaded is None else INSTRUCTION_SETS[loaded.so_instruction_set(-2)]
 

@@ -51,14 +51,11 @@ class Decoder : Attention {
     ActRows shared_acts, gated_acts;  // of the product that is running, and of the next `down`
 
     void reserve_acts() {
-        int64_t smallest = 32, widest = c.hidden > c.heads * c.head_dim ? c.hidden : c.heads * c.head_dim;
+        ActForm form = {0, false};
+        int64_t widest = c.hidden > c.heads * c.head_dim ? c.hidden : c.heads * c.head_dim;
         if (c.intermediate > widest) widest = c.intermediate;
-        for (int64_t i = 0; i < c.num_layers; i++) {
-            const Layer &l = c.layers[i];
-            int64_t group = group_of({&l.q, &l.k, &l.v, &l.o, &l.gate, &l.up, &l.down});
-            if (group && group < smallest) smallest = group;
-        }
-        if (!few) shared_acts.reserve(n, widest, smallest);
+        for (int64_t i = 0; i < c.num_layers; i++) form = both(form, form_of(c.layers[i], kQ, kDown + 1));
+        if (!few) shared_acts.reserve(n, widest, form);
         gated_acts.reserve(n, c.intermediate, kBlockRows);
     }
 
@@ -81,19 +78,12 @@ class Decoder : Attention {
         add_down(l, phase + 9, memory);
     }
 
-    // 0 where no weight of them wants activations in 8 bits
-    static int64_t group_of(std::initializer_list<const Weight *> weights) {
-        int64_t result = 0;
-        for (const Weight *w : weights)
-            if (is_packed(*w)) result = common_divisor(act_group(*w), result);
-        return result;
-    }
-
     static const Weight &weight(const Layer &l, int64_t which) { return (&l.q)[which]; }
 
-    static int64_t group_of(const Layer &l, int64_t begin, int64_t end) {
-        int64_t result = 0;
-        for (int64_t which = begin; which < end; which++) result = common_divisor(group_of({&weight(l, which)}), result);
+    // What weights begin <= which < end want together.
+    static ActForm form_of(const Layer &l, int64_t begin, int64_t end) {
+        ActForm result = {0, false};
+        for (int64_t which = begin; which < end; which++) result = both(act_form(weight(l, which)), result);
         return result;
     }
 
@@ -144,10 +134,10 @@ class Decoder : Attention {
     // Many tokens: norm and quantization are a phase. Few: each thread does them for itself, in `own_acts`.
     void norm_and_quantize(const Layer &l, const float *weight, int64_t begin, int64_t end, Phase &phase) {
         if (few) return;
-        const int64_t group = group_of(l, begin, end);
+        const ActForm form = form_of(l, begin, end);
         each_tokens(phase, [&](int64_t first, int64_t count) {
             norm_rows(weight, first, count, normed.data());
-            if (group) shared_acts.quantize(normed.data(), c.hidden, group, first, count);
+            if (form) shared_acts.round(normed.data(), c.hidden, form, first, count);
             shrink(l, begin, end, normed.data(), first, first + count, shared_low.data());
         });
     }
@@ -157,13 +147,13 @@ class Decoder : Attention {
             kernels().rms_norm(c.x + t * c.hidden, weight, static_cast<float>(c.eps), c.hidden, out + t * c.hidden);
     }
 
-    void own_acts(const Layer &l, const float *norm_weight, int64_t begin, int64_t end, int64_t group, Memory &memory) {
+    void own_acts(const Layer &l, const float *norm_weight, int64_t begin, int64_t end, ActForm form, Memory &memory) {
         if (!few) return;
         norm_rows(norm_weight, 0, n, sized(memory.rows, n * c.hidden));
         shrink_own(l, begin, end, memory.rows.data(), memory);
-        if (!group) return;
-        memory.acts.reserve(n, c.hidden, group);
-        memory.acts.quantize(memory.rows.data(), c.hidden, group, 0, n);
+        if (!form) return;
+        memory.acts.reserve(n, c.hidden, form);
+        memory.acts.round(memory.rows.data(), c.hidden, form, 0, n);
     }
 
     Acts acts_of_hidden(int64_t group, const Memory &memory) const {
@@ -177,10 +167,10 @@ class Decoder : Attention {
         ends[1] = ends[0] + num_blocks(l.k);
         ends[2] = ends[1] + num_blocks(l.v);
         BlockTasks tasks(ends[2], n, c.threads);
-        const int64_t group_wanted = group_of({&l.q, &l.k, &l.v});
-        auto prologue = [&] { own_acts(l, l.input_norm, kQ, kO, group_wanted, memory); };
+        const ActForm form = form_of(l, kQ, kO);
+        auto prologue = [&] { own_acts(l, l.input_norm, kQ, kO, form, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
-            Acts acts = acts_of_hidden(group_wanted, memory);
+            Acts acts = acts_of_hidden(form.group, memory);
             tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
                 int which = block < ends[0] ? 0 : block < ends[1] ? 1 : 2;
                 int64_t own_block = block - (which ? ends[which - 1] : 0);
@@ -221,23 +211,23 @@ class Decoder : Attention {
     template <class OwnRows>
     void add_product(const Layer &l, int64_t which, const float *rows, Phase *phase, Memory &memory, OwnRows own_rows) {
         const Weight &w = weight(l, which);
-        const int64_t group = act_group(w);
-        if ((group || c.rank) && !few)
+        const ActForm form = act_form(w);
+        if ((form || c.rank) && !few)
             each_tokens(phase[0], [&](int64_t first, int64_t count) {
-                if (group) shared_acts.quantize(rows, w.cols, group, first, count);
+                if (form) shared_acts.round(rows, w.cols, form, first, count);
                 shrink(l, which, which + 1, rows, first, first + count, shared_low.data());
             });
         auto prologue = [&] {
             if (!few) return;
             rows = own_rows();
             shrink_own(l, which, which + 1, rows, memory);
-            if (!group) return;
-            memory.acts.reserve(n, w.cols, group);
-            memory.acts.quantize(rows, w.cols, group, 0, n);
+            if (!form) return;
+            memory.acts.reserve(n, w.cols, form);
+            memory.acts.round(rows, w.cols, form, 0, n);
         };
         BlockTasks tasks(num_blocks(w), n, c.threads);
         run_phase(phase[1], tasks.count(), prologue, [&](int64_t task) {
-            add_blocks(l, which, (few ? memory.acts : shared_acts).view(rows, w.cols, group), tasks, task, memory);
+            add_blocks(l, which, (few ? memory.acts : shared_acts).view(rows, w.cols, form.group), tasks, task, memory);
         });
     }
 
@@ -258,15 +248,15 @@ class Decoder : Attention {
     }
 
     // Blocks of 32 rows are groups of activations: then the next product's come out quantized.
-    bool quantizes_at_once(const Weight &down) const { return act_group(down) == kBlockRows; }
+    bool quantizes_at_once(const Weight &down) const { return act_form(down).group == kBlockRows; }
 
     void gate_and_up(const Layer &l, Phase &phase, Memory &memory) {
         bool at_once = quantizes_at_once(l.down);
         BlockTasks tasks(num_blocks(l.gate), n, c.threads);
-        const int64_t group_wanted = group_of({&l.gate, &l.up});
-        auto prologue = [&] { own_acts(l, l.post_norm, kGate, kDown, group_wanted, memory); };
+        const ActForm form = form_of(l, kGate, kDown);
+        auto prologue = [&] { own_acts(l, l.post_norm, kGate, kDown, form, memory); };
         run_phase(phase, tasks.count(), prologue, [&](int64_t task) {
-            Acts acts = acts_of_hidden(group_wanted, memory);
+            Acts acts = acts_of_hidden(form.group, memory);
             tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
                 float gate[kTokenTile * kBlockRows], up[kTokenTile * kBlockRows];
                 kernels().product(l.gate, block, acts, t0, t1, gate);

@@ -287,6 +287,15 @@ static void plain_product(const Weight &w, int64_t block, const Acts &acts, int6
 
 using Product = void (*)(const Weight &, int64_t, const Acts &, int64_t, int64_t, float *);
 
+#ifdef SEED_OSS_PAIRS
+#include "pairs_bf16.inl"
+static constexpr Product bf16_product = pairs_product;
+static constexpr auto round_activations = round_bf16;
+#else
+static constexpr Product bf16_product = plain_product<false>;
+static constexpr void (*round_activations)(const float *, int64_t, uint16_t *) = nullptr;
+#endif
+
 template <int Kind, bool Wide>
 static Product product_of(int32_t zero) {
     return zero == kSymmetric ? packed_product<Kind, kSymmetric, Wide>
@@ -295,7 +304,7 @@ static Product product_of(int32_t zero) {
 }
 
 static void product(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out) {
-    Product run = w.kind == kBFloat16  ? plain_product<false>
+    Product run = w.kind == kBFloat16  ? bf16_product
                   : w.kind == kFloat32 ? plain_product<true>
                   : w.kind == kNibbles ? (w.wide_params ? product_of<kNibbles, true>(w.zero) : product_of<kNibbles, false>(w.zero))
                                        : (w.wide_params ? product_of<kBytes, true>(w.zero) : product_of<kBytes, false>(w.zero));
@@ -612,5 +621,6 @@ static float sum_exp(const float *x, int64_t n, float top) {
 
 #include "sampling.inl"
 
-static const Kernels kTable = {quantize, product, rms_norm, silu_mul, rotate, store_kv,     attend,  merge,     finish,
-                               read,     highest, sum_exp,  rivals,   weigh,  masses_below, between, fill_below};
+static const Kernels kTable = {quantize, round_activations, product, rms_norm, silu_mul, rotate,       store_kv, attend,    merge,
+                               finish,   read,              highest, sum_exp,  rivals,   weigh,        masses_below, between,
+                               fill_below};

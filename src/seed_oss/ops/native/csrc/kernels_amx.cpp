@@ -1,4 +1,4 @@
-// Processors with what kernels_avx512.cpp asks for, and AMX tiles of whole numbers.
+// Processors with what kernels_avx512_bf16.cpp asks for, and AMX tiles of whole numbers.
 // No header with inline functions may come after the pragma: a linker could keep
 // its copy for everybody.
 #include "types.h"
@@ -7,15 +7,16 @@
 #include <immintrin.h>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi,bmi2,amx-tile,amx-int8"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c,bmi,bmi2,amx-tile,amx-int8"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi,bmi2,amx-tile,amx-int8")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c,bmi,bmi2,amx-tile,amx-int8")
 #pragma GCC diagnostic ignored "-Wpsabi"
 #pragma GCC diagnostic ignored "-Wuninitialized"  // gcc 12 warns of its own headers
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
+#define SEED_OSS_PAIRS
 #define SEED_OSS_TILES
 namespace amx {
 namespace {

@@ -1,7 +1,9 @@
 #include "linear.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #include <cpuid.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -21,13 +23,25 @@ bool has_tiles() {
 #endif
 }
 
+// Whether there are products of pairs of bf16. Not every compiler knows them by name.
+bool has_bf16() {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+    unsigned a = 0, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 5);
+#else
+    return false;
+#endif
+}
+
 const Kernels *best() {
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
     __builtin_cpu_init();
     bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     if (has_avx2 && avx512_kernels() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-        return amx_kernels() && has_tiles() ? amx_kernels() : avx512_kernels();
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
+        if (!avx512_bf16_kernels() || !has_bf16()) return avx512_kernels();
+        return amx_kernels() && has_tiles() ? amx_kernels() : avx512_bf16_kernels();
+    }
     if (has_avx2 && avx2_kernels()) return avx2_kernels();
 #endif
     return portable_kernels();
@@ -65,21 +79,21 @@ void linear_program(void *context, int64_t) {
     LinearCall &call = *static_cast<LinearCall *>(context);
     const Weight &w = call.w;
     static thread_local ActRows own;
-    const int64_t group = act_group(w);
+    const ActForm form = act_form(w);
     const bool is_few = call.n <= kFewTokens;
-    if (group && !is_few)
+    if (form && !is_few)
         run_phase(call.phases[0], ceil_div(call.n, 8), [&](int64_t task) {
             int64_t first = task * 8;
-            call.acts.quantize(call.x, w.cols, group, first, call.n - first < 8 ? call.n - first : 8);
+            call.acts.round(call.x, w.cols, form, first, call.n - first < 8 ? call.n - first : 8);
         });
     auto prologue = [&] {
-        if (!group || !is_few) return;
-        own.reserve(call.n, w.cols, group);
-        own.quantize(call.x, w.cols, group, 0, call.n);
+        if (!form || !is_few) return;
+        own.reserve(call.n, w.cols, form);
+        own.round(call.x, w.cols, form, 0, call.n);
     };
     BlockTasks tasks(num_blocks(w), call.n, call.threads);
     run_phase(call.phases[1], tasks.count(), prologue, [&](int64_t task) {
-        Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, group);
+        Acts acts = (is_few ? own : call.acts).view(call.x, w.cols, form.group);
         tasks.each(task, [&](int64_t block, int64_t t0, int64_t t1) {
             float tile[kTokenTile * kBlockRows];
             kernels().product(w, block, acts, t0, t1, tile);
@@ -101,24 +115,26 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 12; }
+EXPORT int64_t so_version() { return 13; }
 
-// 0 portable, 1 AVX2, 2 AVX-512, 3 AVX-512 with AMX; returns what is in force. -1 takes the best; one that there is not changes nothing.
+// 0 portable, 1 AVX2, 2 AVX-512, 3 with BF16, 4 with AMX as well; returns what is in force. -1 takes the best; one that
+// there is not changes nothing.
 EXPORT int64_t so_instruction_set(int64_t wanted) {
-    const Kernels *fastest = best(), *tables[4] = {portable_kernels(), avx2_kernels(), avx512_kernels(), amx_kernels()};
+    const Kernels *fastest = best();
+    const Kernels *tables[5] = {portable_kernels(), avx2_kernels(), avx512_kernels(), avx512_bf16_kernels(), amx_kernels()};
     int64_t level = 0, top = 0;
-    for (int64_t i = 0; i < 4; i++)
+    for (int64_t i = 0; i < 5; i++)
         if (tables[i] == fastest) top = i;
     if (wanted == -1) chosen = fastest;
     else if (wanted >= 0 && wanted <= top && tables[wanted]) chosen = tables[wanted];
-    for (int64_t i = 0; i < 4; i++)
+    for (int64_t i = 0; i < 5; i++)
         if (tables[i] == &kernels()) level = i;
     return level;
 }
 
 EXPORT void so_linear(const Weight *w, const float *x, int64_t n, float *out, int64_t threads) {
     LinearCall call{*w, x, n, out, threads, {}, {}};
-    if (is_packed(*w) && n > kFewTokens) call.acts.reserve(n, w->cols, act_group(*w));
+    if (n > kFewTokens) call.acts.reserve(n, w->cols, act_form(*w));
     Pool::shared().run(threads, linear_program, &call);
 }
 

@@ -25,12 +25,26 @@ inline void copy_tile_row(const float *tile, int64_t count, float *out) {
     else std::memcpy(out, tile, static_cast<size_t>(count) * sizeof(float));
 }
 
-// Columns that share a scale of activations: 32, or less where a weight's groups want it; 0 for plain weights.
-inline int64_t act_group(const Weight &w) { return is_packed(w) ? common_divisor(w.group, 32) : 0; }
+// What weights want of activations beside fp32.
+struct ActForm {
+    int64_t group;  // columns that share a scale in 8 bits: 32, or less where a weight's groups want it; 0 for plain weights
+    bool in_bf16;
+    explicit operator bool() const { return group || in_bf16; }
+};
 
-// Memory for rows of activations in 8 bits. It grows and stays; how rows are cut into groups is the caller's to know.
+inline ActForm act_form(const Weight &w) {
+    return {is_packed(w) ? common_divisor(w.group, 32) : 0, w.kind == kBFloat16 && kernels().round_bf16};
+}
+inline ActForm both(ActForm a, ActForm b) { return {common_divisor(a.group, b.group), a.in_bf16 || b.in_bf16}; }
+
+// Memory for rows of activations in 8 bits and in bf16. It grows and stays; how rows are cut into groups is the caller's to know.
 class ActRows {
    public:
+    void reserve(int64_t n, int64_t cols, ActForm form) {
+        if (form.in_bf16 && static_cast<int64_t>(bf16_.size()) < n * cols) bf16_.resize(static_cast<size_t>(n * cols));
+        if (form.group) reserve(n, cols, form.group);
+    }
+
     void reserve(int64_t n, int64_t cols, int64_t group) {
         if (static_cast<int64_t>(q_.size()) < n * cols) q_.resize(static_cast<size_t>(n * cols));
         if (static_cast<int64_t>(sum_.size()) >= n * cols / group) return;
@@ -40,9 +54,11 @@ class ActRows {
     }
 
     // Rows first .. first + n of x `[.., cols]`.
-    void quantize(const float *x, int64_t cols, int64_t group, int64_t first, int64_t n) {
-        int64_t groups = cols / group;
-        kernels().quantize(x + first * cols, n, groups, group, from(first * groups, group), groups);
+    void round(const float *x, int64_t cols, ActForm form, int64_t first, int64_t n) {
+        if (form.in_bf16) kernels().round_bf16(x + first * cols, n * cols, bf16_.data() + first * cols);
+        if (!form.group) return;
+        int64_t groups = cols / form.group;
+        kernels().quantize(x + first * cols, n, groups, form.group, from(first * groups, form.group), groups);
     }
 
     // Group number `index` of rows first .. first + n, from x `[n, group]`.
@@ -52,7 +68,7 @@ class ActRows {
     }
 
     Acts view(const float *x, int64_t cols, int64_t group) const {
-        return {x, q_.data(), scale_.data(), sum_.data(), scaled_sum_.data(), cols, group};
+        return {x, q_.data(), scale_.data(), sum_.data(), scaled_sum_.data(), cols, group, bf16_.data()};
     }
 
    private:
@@ -61,6 +77,7 @@ class ActRows {
     }
 
     std::vector<int8_t> q_;
+    std::vector<uint16_t> bf16_;
     std::vector<float> scale_, scaled_sum_;
     std::vector<int32_t> sum_;
 };

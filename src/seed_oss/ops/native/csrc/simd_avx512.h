@@ -47,6 +47,15 @@ static inline void store_bf16(uint16_t *p, F16 x) {
     rounded = _mm512_mask_mov_epi32(rounded, is_nan, _mm512_set1_epi32(0x7fc00000));
     _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
+#ifdef SEED_OSS_PAIRS
+using Bf32 = __m512bh;  // 32 numbers in bf16
+static inline Bf32 load_pairs(const uint16_t *p) { return (__m512bh)_mm512_loadu_si512(p); }
+static inline Bf32 load_first_pairs(const uint16_t *p, int64_t n) {  // n below 32
+    return (__m512bh)_mm512_maskz_loadu_epi16(static_cast<__mmask32>((1u << n) - 1u), p);
+}
+// sum[i] += a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1]; numbers too small for normal ones count as 0
+static inline F16 add_pairs(F16 sum, Bf32 a, Bf32 b) { return {_mm512_dpbf16_ps(sum.v, a, b)}; }
+#endif
 static inline I16 zero_int() { return {_mm512_setzero_si512()}; }
 static inline I16 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 static inline I16 sub_int(I16 a, I16 b) { return {_mm512_sub_epi32(a.v, b.v)}; }

@@ -23,7 +23,7 @@ struct Weight {
     int32_t kind, group, zero, wide_params;
 };
 
-// Inputs of products: fp32 rows, and the same in 8 bits per group of columns.
+// Inputs of products: fp32 rows, and the same in 8 bits per group of columns, or in bf16.
 struct Acts {
     const float *x;        // [n, cols]
     const int8_t *q;       // [n, cols]
@@ -31,6 +31,7 @@ struct Acts {
     const int32_t *sum;    // [n, cols / group], sums of q
     const float *scaled_sum;  // the same times their scales
     int64_t cols, group;
+    const uint16_t *bf16 = nullptr;  // [n, cols]
 };
 
 // Where such inputs are written to.
@@ -72,6 +73,8 @@ struct Noise {
 struct Kernels {
     // x [rows, groups * group]; a row of the result starts row_groups groups behind the one before
     void (*quantize)(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups);
+    // n numbers in bf16, the nearest ones; null where products with weights in bf16 read activations in fp32
+    void (*round_bf16)(const float *x, int64_t n, uint16_t *out);
     // out[t, 0..31] of tokens t0 <= t < t1 for one block of rows, bias included
     void (*product)(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out);
     void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
@@ -153,4 +156,5 @@ constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows *
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();    // null where this build has none
 const Kernels *avx512_kernels();
+const Kernels *avx512_bf16_kernels();
 const Kernels *amx_kernels();
