@@ -51,7 +51,8 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     options += (
         "--body-timeout 2 --idle-timeout 3 --stream-keep-alive 4 --start-timeout 5 --health-timeout 6 --dtype bfloat16 "
     )
-    options += "--no-cache-turns --max-num-waiting 11 --max-num-queued-tokens 1000"
+    options += "--no-cache-turns --max-num-waiting 11 --max-num-queued-tokens 1000 "
+    options += "--grammar-timeout 0.5 --grammar-cache-size 8MiB --limit json-depth=9 --limit schema-depth=3"
     run("serve", "m", *options.split(), "--api-key-file", keys, "--cache-dir", tmp_path, "--cache-dir-size", "2GB")
     (settings,) = served
     spec, limits = settings.spec, settings.limits
@@ -69,6 +70,8 @@ def test_every_option_arrives(run: Run, served: list[ServeSettings], tmp_path: P
     assert (spec.kv_cache_memory, spec.kv_cache_dtype) == (3 * 2**29, "int8")
     assert (spec.cache_dir, spec.cache_dir_bytes) == (str(tmp_path), 2 * 10**9)
     assert (spec.queue_s, spec.no_progress_s, spec.total_s, spec.stream_interval_s) == (7.0, 8.0, 10.0, 0.5)
+    assert (spec.grammar_s, spec.grammar_cache_bytes) == (0.5, 8 * 2**20)
+    assert (settings.requests.json_depth, settings.requests.schema_depth) == (9, 3)
     assert (limits.max_connections, limits.max_body_bytes) == (5, 10**6)
     assert (limits.headers_s, limits.body_s, limits.keep_alive_s) == (1.0, 2.0, 3.0)
     assert (settings.process.start_s, settings.process.hang_s) == (5.0, 9.0)

@@ -13,7 +13,9 @@ from seed_oss.engine.messages import AnswerForm, Computed, Ended, Refused, Submi
 from seed_oss.engine.prompt_tasks import PromptLogProbs
 from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import InputError
-from tests.engine.test_llm import PROMPTS, llm, model
+from seed_oss.generation.grammar_compiler import GrammarCompiler, GrammarLimits
+from tests.engine.test_llm import PROMPTS, VOCAB_SIZE, llm, model
+from tests.seed_tokenizer import seed_tokenizer
 
 FORM = AnswerForm(response_format={"type": "json_object"})
 PARAMS = SamplingParams(max_tokens=2, temperature=0)
@@ -130,11 +132,21 @@ def test_a_machine_on_which_batches_change_bits_is_told_of_loudly(
     assert [("depend on what else is in a batch" in one) for one in warned] == ([] if is_equal else [True])
 
 
+def test_bounds_of_grammars_are_a_setting() -> None:
+    tokenizer = seed_tokenizer(vocab_size=VOCAB_SIZE)
+    spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, grammar_s=0.5, grammar_cache_bytes=2**20)
+    build.build_core(spec, build.LoadedModel(model(), tokenizer))
+    assert GrammarCompiler.of(tokenizer).limits == GrammarLimits(0.5, 2**20)
+    with pytest.raises(InputError, match="grammar_cache_bytes is 0"):
+        EngineSpec("(loaded)", grammar_cache_bytes=0)
+
+
 def test_answers_that_may_wait_are_a_setting() -> None:
     spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, max_num_waiting=2)
     core = build.build_core(spec, build.LoadedModel(model(), None))
-    for number in range(3):
+    for number in range(4):
         core.submit(Submit(str(number), PROMPTS[1], PARAMS))
-    assert ends(core) == {"0": "length", "1": "length", "2": "overloaded"}
+    assert ends(core) == {"0": "length", "1": "length", "2": "length", "3": "overloaded"}
+    assert (core.ready().max_num_rows, core.ready().max_queued_tokens) == (3, 2**20)
     with pytest.raises(InputError, match="max_num_waiting is 0"):
         EngineSpec("(loaded)", max_num_waiting=0)

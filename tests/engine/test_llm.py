@@ -289,6 +289,12 @@ def test_a_setting_that_is_no_number_is_named(setting: dict[str, Any]) -> None:
         LLM(tiny_model(SeedOssForCausalLM), **setting)
 
 
+def test_more_answers_than_rows_run_after_each_other() -> None:
+    (output,) = llm(max_num_seqs=1).generate([PROMPTS[1]], SamplingParams(n=8, max_tokens=2, temperature=0))
+    assert len({one.token_ids for one in output.outputs}) == 1
+    assert len(output.outputs) == 8
+
+
 def test_no_prompts_have_no_answers() -> None:
     assert llm().generate([]) == []
 

@@ -38,8 +38,9 @@ def test_limits_that_cannot_be(options: dict[str, object]) -> None:
 
 
 def test_the_queue_is_four_times_the_running_rows() -> None:
-    assert EngineLimits(100, max_num_seqs=3).queue_len == 12
-    assert EngineLimits(100, max_num_seqs=3, max_num_waiting=5).queue_len == 5
+    usual, given = EngineLimits(100, max_num_seqs=3), EngineLimits(100, max_num_seqs=3, max_num_waiting=5)
+    assert (usual.queue_len, usual.max_num_rows) == (12, 15)
+    assert (given.queue_len, given.max_num_rows) == (5, 8)
 
 
 def test_the_clock_never_goes_back_nor_far() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.messages import Computed, Ended, LogProbs, Refused, Started, Submit, Tokens
-from seed_oss.engine.request_queue import RequestQueue
+from seed_oss.engine.request_queue import MAX_RUN, RequestQueue
 from seed_oss.engine.restarts import Restarts
 from seed_oss.errors import InputError
 from tests.engine.processes import events_of, run
@@ -37,6 +37,24 @@ def test_tokens_that_nobody_has_read_come_at_once() -> None:
         for event in (Started("0-mine"), tokens(1), tokens(2, 3), Ended("0-mine", 0, "eos")):
             stream.put(event)
         assert await events_of(stream) == [Started("mine"), Tokens("mine", 0, (1, 2, 3)), Ended("mine", 0, "eos")]
+
+    run(scenario())
+
+
+def test_a_reader_gets_long_answers_in_pieces() -> None:
+    async def scenario() -> None:
+        stream = queue(2)
+        for number in range(MAX_RUN + 9):
+            stream.put(tokens(number))
+            stream.put(tokens(number, choice=1))
+        for choice in range(2):
+            stream.put(Ended("0-mine", choice, "eos"))
+        found = await events_of(stream)
+        sizes = [len(one.token_ids) for one in found if isinstance(one, Tokens)]
+        assert sizes == [MAX_RUN, MAX_RUN, 9, 9]
+        for choice in range(2):
+            runs = [one.token_ids for one in found if isinstance(one, Tokens) and one.choice == choice]
+            assert [one for ids in runs for one in ids] == list(range(MAX_RUN + 9))
 
     run(scenario())
 

@@ -89,18 +89,33 @@ def test_what_just_fits_is_taken_and_ends() -> None:
 
 
 def test_a_full_queue_refuses_for_now() -> None:
-    engine = Harness(max_num_waiting=3, max_queued_tokens=40)
-    assert engine.add(*choices(row("a"), 3)) == []
-    refusal = engine.scheduler.refusal([row("b")])
+    engine = Harness(max_num_seqs=2, max_num_waiting=3, max_queued_tokens=40)
+    assert engine.add(*choices(row("a"), 4)) == []
+    assert engine.scheduler.refusal([row("b")]) is None
+    refusal = engine.scheduler.refusal(choices(row("b", 1), 2))
     assert refusal is not None
-    assert (refusal.reason, "3 rows wait; the queue holds 3" in refusal.message) == ("overloaded", True)
+    assert (refusal.reason, "4 rows run or wait; there is room for 5" in refusal.message) == ("overloaded", True)
     engine.step()
     tokens = engine.scheduler.refusal([row("b", 30)])
     assert tokens is not None
-    assert (tokens.reason, "16 tokens wait; the queue holds 40" in tokens.message) == ("overloaded", True)
-    impossible = engine.scheduler.refusal(choices(row("b"), 4))
+    assert (tokens.reason, "24 tokens wait; the queue holds 40" in tokens.message) == ("overloaded", True)
+    impossible = engine.scheduler.refusal(choices(row("b", 1), 6))
     assert impossible is not None
-    assert (impossible.reason, "4 rows at once" in impossible.message) == ("impossible", True)
+    assert (impossible.reason, "6 rows at once" in impossible.message) == ("impossible", True)
+
+
+def test_a_row_that_lost_its_blocks_does_not_fill_the_queue() -> None:
+    engine = Harness(4, max_num_seqs=4, max_queued_tokens=24)
+    engine.add(row("a", 4, 12))
+    engine.add(row("b", 4, 12, first=200))
+    while not engine.scheduler.counters().total_preemptions:
+        engine.step()
+    (waiting,) = engine.scheduler.waiting
+    assert len(waiting.token_ids) > 4
+    assert engine.scheduler.refusal([row("c", 12, 1)]) is None
+    engine.add(row("c", 12, 1))
+    assert engine.scheduler.refusal([row("d", 13, 1)]) is not None
+    engine.run()
 
 
 def test_all_rows_of_a_request_are_taken_or_none() -> None:

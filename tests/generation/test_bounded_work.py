@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from seed_oss.chat.output_format import OutputFormat
-from seed_oss.errors import InputError, StateError
+from seed_oss.errors import ConfigError, InputError, StateError
 from seed_oss.generation.bounded_work import BoundedWork
-from seed_oss.generation.grammar_compiler import MAX_RUNNING_COMPILES, GrammarCompiler
+from seed_oss.generation.grammar_compiler import MAX_RUNNING_COMPILES, GrammarCompiler, GrammarLimits
 from tests.generation.grammar_runs import tokenizer
+from tests.seed_tokenizer import seed_tokenizer
 
 NAME = "test work"
 
@@ -85,10 +86,9 @@ def test_a_thread_that_cannot_start_leaves_its_place(monkeypatch: pytest.MonkeyP
 
 
 def test_grammars_that_take_too_long_do_not_pile_up(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = GrammarCompiler(tokenizer())
+    mine = GrammarCompiler(tokenizer(), GrammarLimits(compile_s=0.01))
     build = mine._build
     with monkeypatch.context() as patched:
-        patched.setattr("seed_oss.generation.grammar_compiler.MAX_COMPILE_SECONDS", 0.01)
         patched.setattr(mine, "_build", lambda source: (gate.wait(), build(source))[1])
         for number in range(MAX_RUNNING_COMPILES):
             for _ in range(2):
@@ -100,4 +100,19 @@ def test_grammars_that_take_too_long_do_not_pile_up(gate: threading.Event, monke
         assert num_threads("compiling grammars") == MAX_RUNNING_COMPILES
         gate.set()
         join_all("compiling grammars")
+    mine.limits = GrammarLimits()
     assert mine.compile(OutputFormat.regex("quick")).prototype is not None
+
+
+def test_a_tokenizers_compiler_has_the_limits_that_were_set_for_it() -> None:
+    mine, limits = seed_tokenizer(), GrammarLimits(compile_s=0.5, cache_bytes=1)
+    GrammarCompiler.limit(mine, limits)
+    assert GrammarCompiler.of(mine).limits == limits
+    assert GrammarCompiler.of(mine) is GrammarCompiler.of(mine)
+    assert GrammarCompiler.of(seed_tokenizer()).limits == GrammarLimits()
+
+
+@pytest.mark.parametrize("limits", [{"compile_s": 0.0}, {"compile_s": float("nan")}, {"cache_bytes": 0}])
+def test_limits_that_cannot_be(limits: Any) -> None:
+    with pytest.raises(ConfigError, match="above 0"):
+        GrammarLimits(**limits)

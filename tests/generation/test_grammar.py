@@ -14,6 +14,7 @@ from seed_oss.chat.output_format import OutputFormat
 from seed_oss.errors import InputError, MissingExtraError
 from seed_oss.generation import grammar_package
 from seed_oss.generation.grammar import GRAMMAR_ERROR, GrammarControl
+from seed_oss.generation.grammar_compiler import GrammarLimits
 from seed_oss.generation.row_control import combine
 from tests.generation.grammar_runs import (
     BOS,
@@ -347,12 +348,12 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         grammar_package.require_llguidance()
 
 
-def test_compiled_grammars_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_grammars_are_kept_within_bounds() -> None:
     mine = copy.copy(compiler())
     mine._cache, mine._cached_bytes = type(mine._cache)(), 0
     first = mine.compile(OutputFormat.regex("first"))
     assert mine.compile(OutputFormat.regex("first")) is first
-    monkeypatch.setattr("seed_oss.generation.grammar_compiler.MAX_CACHE_BYTES", 2 * 128 * 1024 + 30_000)
+    mine.limits = GrammarLimits(cache_bytes=2 * 128 * 1024 + 30_000)
     for text in ("second", "third"):
         mine.compile(OutputFormat.regex(text))
     assert mine._cached_bytes <= 2 * 128 * 1024 + 30_000

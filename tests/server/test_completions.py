@@ -10,7 +10,8 @@ import pytest
 
 from seed_oss.engine.client import RequestEvent
 from seed_oss.engine.messages import Computed, Submit
-from seed_oss.server import completions, scoring
+from seed_oss.server import completions, scoring, streaming
+from seed_oss.server.work import WorkPool
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, engine, events, http, post, run
 from tests.server.fake_engine import FakeEngine, Script, probs
@@ -127,6 +128,50 @@ def test_what_long_prompts_have_is_not_written_on_the_event_loop(
     assert run(work()) == 200
     assert threads
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (TEXT, {"prompt": "ab " * 500, "echo": True, "logprobs": 5}),
+        (TEXT, {"prompt": "ab " * 500, "echo": True, "logprobs": 5, "stream": True}),
+        (TEXT, {"prompt": "ab " * 20_000, "echo": True}),
+        ("/v1/chat/completions", {"messages": ASK, "logprobs": True, "top_logprobs": 20}),
+        ("/v1/messages", {"messages": ASK, "max_tokens": 9}),
+        ("/v1/responses", {"input": "ab", "instructions": "ab " * 20_000}),
+        ("/v1/responses", {"input": "ab", "instructions": "ab " * 20_000, "stream": True}),
+        ("/v1/embeddings", {"input": ["ab"] * 1000}),
+        ("/classify", {"input": ["ab"] * 1000}),
+        ("/tokenize", {"prompt": "ab " * 9000}),
+    ],
+)
+def test_a_large_answer_is_not_serialised_on_the_event_loop(
+    path: str, body: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large: list[threading.Thread] = []
+    to_json = streaming.to_json
+
+    def seen(value: Any) -> bytes:
+        written = to_json(value)
+        if len(written) > 2**15:
+            large.append(threading.current_thread())
+        return written
+
+    monkeypatch.setattr(streaming, "to_json", seen)
+    client = engine("Four. " * 8000 if path == "/v1/messages" else "Four. " * 100, max_model_len=2**17)
+
+    async def work() -> int:
+        async with http(client) as caller:
+            return (await caller.post(path, json={"model": MODEL, **body})).status_code
+
+    assert run(work()) == 200
+    assert large
+    assert threading.main_thread() not in large
+
+
+def test_a_short_answer_waits_for_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkPool, "finish", None)
+    assert complete(engine(), "ab", echo=True)["choices"][0]["text"].startswith("ab")
 
 
 def test_echo_alone() -> None:

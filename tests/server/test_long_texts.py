@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from seed_oss.chat import SeedOssTokenizer
+from seed_oss.server import api as server_api
+from seed_oss.server.chat_request import ThinkingFields
 from seed_oss.server.texts import Texts, num_chars, pieces_of, texts_in
 from tests.seed_tokenizer import seed_tokenizer
 from tests.server.api_calls import ASK, MODEL, engine, http, post, run
@@ -124,3 +126,34 @@ def test_short_texts_do_not_wait_for_long_ones(
     usual = getattr(owner, name)
     monkeypatch.setattr(owner, name, slow)
     assert run(work()) == [200] * 4
+
+
+MANY = [{"role": "user", "content": "ab"}] * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": MANY}),
+        ("/v1/messages", {"messages": MANY, "max_tokens": 9}),
+        ("/v1/messages/count_tokens", {"messages": MANY}),
+        ("/v1/responses", {"input": MANY}),
+    ],
+)
+def test_a_large_body_is_not_looked_through_on_the_event_loop(
+    path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def watched(work: Any) -> Any:
+        def seen(*args: Any) -> Any:
+            threads.append(threading.current_thread())
+            return work(*args)
+
+        return seen
+
+    monkeypatch.setattr(server_api, "checked", watched(server_api.checked))
+    monkeypatch.setattr(ThinkingFields, "turns", watched(ThinkingFields.turns))
+    assert post(engine(max_model_len=2**17), path, {"model": MODEL, **body}).status == 200
+    assert len(threads) >= 2
+    assert threading.main_thread() not in threads

@@ -9,8 +9,8 @@ import pytest
 
 from seed_oss.chat.control_vocabulary import ControlVocabulary
 from seed_oss.config.sampling import SamplingParams
-from seed_oss.server import memory as server_memory
-from seed_oss.server.memory import ConversationMemory, WrittenAnswer
+from seed_oss.engine import conversation_memory
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, num_renderings, prepare
 from seed_oss.server.work import WorkPool
@@ -81,6 +81,18 @@ def test_others_answers_are_unknown() -> None:
     assert second["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": "unknown"}]
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "missed"),
+    [(MODEL, "other-name", None), ("a", "a", None), ("a", "b", "unknown"), (MODEL, "a", "unknown")],
+)
+def test_each_adapter_has_its_own_answers(first: str, second: str, missed: str | None) -> None:
+    client = engine(THOUGHT, "Six.<seed:eos>", adapters=("a", "b"))
+    again = {"model": second, "messages": history({"content": "Four."}), "reuse_reasoning": True}
+    _, answer = bodies(client, (CHAT, {"model": first, "messages": ASK}, "me"), (CHAT, again, "me"))
+    followed(client, is_known=missed is None)
+    assert answer["usage"]["prompt_tokens_details"]["turns"] == [{"message": 1, "missed": missed}]
+
+
 def test_nothing_is_remembered_where_that_is_switched_off() -> None:
     client = engine(THOUGHT, "Six.<seed:eos>")
     body = {"model": MODEL, "messages": ASK}
@@ -131,7 +143,7 @@ def test_an_answer_that_was_cut_off(said: str, reason: Any, message: dict[str, A
 def test_nobody_waits_while_another_conversation_is_rendered() -> None:
     """The first prompt is stopped in its rendering; the second one comes before it goes on."""
     client = engine()
-    memory = ConversationMemory(Texts(client.tokenizer), None, 1000)
+    memory = ConversationMemory(client.tokenizer, None, 1000)
     memory.remember("me", WrittenAnswer((1, 2), (), (3,), None, ()))
     begun, go_on = threading.Event(), threading.Event()
 
@@ -144,7 +156,7 @@ def test_nobody_waits_while_another_conversation_is_rendered() -> None:
         return [8] * len(messages)
 
     def ask(render: Any) -> Any:
-        return memory.prompt("me", history({"content": "Four."}), render, reuse_reasoning=False)
+        return memory.prompt("me", history({"content": "Four."}), render)
 
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(ask, slow)
@@ -167,10 +179,10 @@ def test_an_answer_that_nobody_had_time_to_read_is_read_by_the_next_prompt(monke
 
 def test_a_prompt_waits_for_an_answer_that_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
     client = engine()
-    memory = ConversationMemory(Texts(client.tokenizer), None, 1000)
+    memory = ConversationMemory(client.tokenizer, None, 1000)
     prompt, answer = client.encode("ask"), client.encode("Four.<seed:eos>")
     begun, go_on = threading.Event(), threading.Event()
-    parse = server_memory.parse
+    parse = conversation_memory.parse
 
     def slow(*args: Any, **more: Any) -> Any:
         begun.set()
@@ -180,15 +192,13 @@ def test_a_prompt_waits_for_an_answer_that_is_being_read(monkeypatch: pytest.Mon
     def render(messages: Any, is_answered: bool) -> list[int]:
         return [*prompt, *(answer if len(messages) > 1 else ()), *((9,) if len(messages) > 2 else ())]
 
-    monkeypatch.setattr(server_memory, "parse", slow)
+    monkeypatch.setattr(conversation_memory, "parse", slow)
     memory.take("me", WrittenAnswer(tuple(prompt), (), tuple(answer), None, ()))
     with ThreadPoolExecutor(2) as threads:
         reading = threads.submit(memory.read_pending, "me")
         assert begun.wait(20)
-        asking = threads.submit(
-            lambda: memory.prompt("me", history({"content": "Four."}), render, reuse_reasoning=False)
-        )
-        memory.prompt("you", history({"content": "Four."}), render, reuse_reasoning=False)  # has nothing to wait for
+        asking = threads.submit(lambda: memory.prompt("me", history({"content": "Four."}), render))
+        memory.prompt("you", history({"content": "Four."}), render)  # has nothing to wait for
         go_on.set()
         assert [turn.missed for turn in asking.result(20).turns] == [None]
         reading.result(20)
@@ -200,7 +210,7 @@ def test_an_answer_that_cannot_be_read_costs_no_request(
     def broken(*args: Any, **more: Any) -> Any:
         raise ValueError("a prompt that nobody may read")
 
-    monkeypatch.setattr(server_memory, "parse", broken)
+    monkeypatch.setattr(conversation_memory, "parse", broken)
     client = engine(THOUGHT, "Six.<seed:eos>")
     again = {"model": MODEL, "messages": history({"content": "Four."})}
     bodies(client, (CHAT, {"model": MODEL, "messages": ASK}, "me"), (CHAT, again, "me"))
@@ -229,7 +239,7 @@ def test_each_text_of_a_history_is_encoded_once(monkeypatch: Any) -> None:
 
     texts = Texts(seed_tokenizer())
     messages = [one for turn in "abcdef" for one in history({"content": f"It is {turn}."})]
-    memory = ConversationMemory(texts, None, 10**6)
+    memory = ConversationMemory(texts.tokenizer, None, 10**6)
     memory.remember("me", WrittenAnswer((1,), (), (2,), None, ()))
     monkeypatch.setattr(ControlVocabulary, "_encode_all", counted)
     ids = ask(takes_turns=True)

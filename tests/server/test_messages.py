@@ -1,6 +1,7 @@
 """/v1/messages, with Anthropic's own client as the judge of what is sent."""
 
 import json
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -9,6 +10,10 @@ import httpx2
 import pytest
 
 from seed_oss.chat.budget import ThinkingBudget
+from seed_oss.server.messages import _input, _without_open_key
+from seed_oss.server.messages_request import MessagesRequest
+from seed_oss.server.parts import Call
+from seed_oss.server.served import ApiSettings
 from tests.server.api_calls import MODEL, app, engine, events, post, run
 from tests.server.fake_engine import FakeEngine, Script
 from tests.server.test_chat import ARGUMENTS, CALL, PARAMETERS, THOUGHT
@@ -182,6 +187,40 @@ def test_a_call_that_is_cut_off(written: str, given: dict[str, Any]) -> None:
     assert got["stop_reason"] == "max_tokens"
     assert [block["type"] for block in got["content"]] == ["text", "tool_use"]
     assert got["content"][1]["input"].items() >= given.items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        ("", ""),
+        ('{"a": 1', '{"a": 1'),
+        ('{"a": ', "{"),
+        ('{"a": 1, "b": ', '{"a": 1'),
+        ('{"a": 1, "b\\"c": ', '{"a": 1'),
+        ('{"a": "b\\": ', '{"a": "b\\": '),
+        ('{"a": "b, \\"c\\": ', '{"a": "b, \\"c\\": '),
+        ('{"a": "b\\\\", "c": ', '{"a": "b\\\\"'),
+    ],
+)
+def test_a_name_whose_value_has_not_come_is_left_out(arguments: str, left: str) -> None:
+    assert _without_open_key(arguments) == left
+
+
+@pytest.mark.parametrize("end", ['"}', "", ": ", '\\": '])
+def test_arguments_full_of_quotes_take_no_longer_than_others(end: str) -> None:
+    began = time.thread_time()
+    text = json.dumps({"a": '"' * 300_000})[:-2] + end
+    assert _input(Call("1", "f", text, is_whole=end == '"}', is_cut=end != '"}'))["a"].startswith('"' * 1000)
+    assert time.thread_time() - began < 10
+
+
+def test_a_message_of_many_blocks_takes_no_longer_than_one_of_few() -> None:
+    blocks = [{"type": "text", "text": "x" * 40}] * 100_000
+    body = {**BODY, "messages": [{"role": "user", "content": blocks}]}
+    began = time.thread_time()
+    (message,) = MessagesRequest.model_validate(body).conversation(body, ApiSettings()).messages
+    assert message["content"] == "x" * 4_000_000
+    assert time.thread_time() - began < 4
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,16 @@ def test_a_server_that_drains_is_healthy_and_not_ready() -> None:
     assert status_of(Engine(), "/health", Phase(is_draining=True)) == (200, "ok")
 
 
+@pytest.mark.parametrize(("path", "is_anthropics"), [("/v1/chat/completions", False), ("/v1/messages", True)])
+def test_what_a_server_that_drains_refuses_is_shaped_by_its_path(path: str, is_anthropics: bool) -> None:
+    echo = Echo()
+    app = Operations(echo, Engine(), Metrics(Engine()), Phase(is_draining=True), 30.0)
+    response = asyncio.run(ask(app, path, "POST"))
+    assert (response.status_code, response.headers["retry-after"], echo.paths) == (503, "1", [])
+    assert (response.json().get("type") == "error") is is_anthropics
+    assert response.json()["error"]["type"] == ("overloaded_error" if is_anthropics else "server_error")
+
+
 def test_probes_are_counted_and_not_logged() -> None:
     engine, lines = Engine(), Lines()
     metrics = Metrics(engine)

@@ -50,6 +50,46 @@ def test_a_limit_that_is_lower(
     assert post(engine(), path, {**usual, **beyond}).status == 200
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/responses"])
+def test_schemas_may_be_less_deep_than_they_ship(path: str) -> None:
+    body: dict[str, Any] = (
+        {"model": MODEL, "input": "a"} if path == "/v1/responses" else {"model": MODEL, "messages": ASK}
+    )
+    body |= {"max_tokens": 9} if path == "/v1/messages" else {}
+    for depth, status in ((3, 200), (4, 400)):
+        answer = post(engine(), path, {**body, **_with_tool(path, depth)}, limits=RequestLimits(schema_depth=3))
+        assert answer.status == status
+    assert "nested deeper than 3 levels, the limit" in answer.body["error"]["message"]
+
+
+def _with_tool(path: str, depth: int) -> dict[str, Any]:
+    inner = schema(depth - 1)["json_schema"]["schema"]
+    parameters = {"type": "object", "properties": {"a": inner}}
+    if path == "/v1/messages":
+        return {"tools": [{"name": "f", "input_schema": parameters}]}
+    function = {"name": "f", "parameters": parameters}
+    is_flat = path == "/v1/responses"
+    return {"tools": [{"type": "function", **(function if is_flat else {"function": function})}]}
+
+
+def test_forms_of_answers_may_be_less_deep_than_they_ship() -> None:
+    for depth, status in ((3, 200), (4, 400)):
+        body = {"model": MODEL, "messages": ASK, "response_format": schema(depth)}
+        answer = post(engine(), CHAT, body, limits=RequestLimits(schema_depth=3))
+        assert answer.status == status
+    assert answer.error["param"].startswith("response_format")
+
+
+def test_json_may_be_less_deep_than_it_ships() -> None:
+    for parameters, status in (({}, 200), ({"properties": {}}, 400)):
+        (tool,) = tools(1)
+        tool["function"]["parameters"] = parameters  # the fifth level of the body
+        body = {"model": MODEL, "messages": ASK, "tools": [tool]}
+        answer = post(engine(), CHAT, body, limits=RequestLimits(json_depth=5))
+        assert answer.status == status
+    assert "nested deeper than 5 levels" in answer.error["message"]
+
+
 def test_limits_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="the limit n is 17; it must be from 0 to 16"):
         RequestLimits.of({"n": 17})

@@ -7,6 +7,7 @@ import pytest
 
 from seed_oss.chat.output_format import OutputFormat
 from seed_oss.errors import InputError
+from seed_oss.generation.grammar_compiler import GrammarLimits
 from seed_oss.generation.row_control import GRAMMAR_ERROR
 from tests.generation.grammar_runs import BOS, END_THINK, THINK, compiler, control, random_wishes, run, scripted
 
@@ -93,7 +94,7 @@ def test_grammars(name: str) -> None:
 
 
 def test_what_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seed_oss.generation.grammar_compiler.MAX_COMPILE_SECONDS", 0.001)
+    monkeypatch.setattr(compiler(), "limits", GrammarLimits(compile_s=0.001))
     with pytest.raises(InputError, match=r"schema took longer than 0\.001 s to compile"):
         control(response_format=OutputFormat.json_schema({**SCHEMAS["many properties"], "title": "late"}))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from seed_oss.chat.schema_checks import CheckedSchema, check_schema
+from seed_oss.chat.schema_checks import MAX_SCHEMA_DEPTH, CheckedSchema, check_schema
 from seed_oss.errors import InputError
 
 MAX_REGEX_LEN = 2048
@@ -29,17 +29,18 @@ class OutputFormat:
     checked: CheckedSchema | None = None
 
     @classmethod
-    def json_schema(cls, schema: Any, place: str = "schema") -> "OutputFormat":
+    def json_schema(cls, schema: Any, place: str = "schema", max_depth: int = MAX_SCHEMA_DEPTH) -> "OutputFormat":
         """JSON that is valid by a schema.
 
         Args:
             schema: a JSON schema (draft 2020-12). Properties come in the order in which it lists them.
             place: what it is called in messages.
+            max_depth: most levels of it, 32 at most.
 
         Raises:
             InputError: see `check_schema`.
         """
-        checked = check_schema(schema, place)
+        checked = check_schema(schema, place, max_depth)
         return cls("json_schema", checked.text, place, checked)
 
     @classmethod
@@ -81,13 +82,14 @@ class OutputFormat:
         return cls("lark", grammar, "grammar")
 
     @classmethod
-    def of(cls, response_format: Any) -> "OutputFormat | None":
+    def of(cls, response_format: Any, max_schema_depth: int = MAX_SCHEMA_DEPTH) -> "OutputFormat | None":
         """Read `response_format` as OpenAI clients send it.
 
         Args:
             response_format: None, `{"type": "text"}`, `{"type": "json_object"}`, `{"type": "json_schema",
                 "json_schema": {"name": ..., "schema": ...}}`, or an OutputFormat. A schema is always kept to, strict or
                 not.
+            max_schema_depth: most levels of a schema, 32 at most.
 
         Returns:
             None for free text.
@@ -113,7 +115,7 @@ class OutputFormat:
         if not isinstance(inner, Mapping) or "schema" not in inner:
             raise InputError("response_format.json_schema has no schema; give one, or use 'json_object'")
         schema = cast("Mapping[str, Any]", inner)["schema"]
-        return cls.json_schema(schema, "response_format.json_schema.schema")
+        return cls.json_schema(schema, "response_format.json_schema.schema", max_schema_depth)
 
 
 def _check_text(value: Any, place: str, limit: int) -> None:

@@ -103,35 +103,37 @@ def plain_json(value: Any, place: str, *, max_bytes: int = MAX_SCHEMA_BYTES) -> 
         raise InputError(str(error)) from None
 
 
-def check_schema(schema: Any, place: str) -> CheckedSchema:
+def check_schema(schema: Any, place: str, max_depth: int = MAX_SCHEMA_DEPTH) -> CheckedSchema:
     """Check that every keyword of a schema is one that output can be held to.
 
     Args:
         schema: a JSON schema (draft 2020-12): a dict, or a bool.
         place: what it is called in messages.
+        max_depth: most levels of it, 32 at most.
 
     Raises:
-        InputError: over 64 KiB or 32 levels, a keyword or format that is not supported, a value of the wrong kind, or
-            a `$ref` that leads nowhere. The message names keyword and place.
+        InputError: over 64 KiB or `max_depth` levels, a keyword or format that is not supported, a value of the wrong
+            kind, or a `$ref` that leads nowhere. The message names keyword and place.
     """
     data = plain_json(schema, place)
     checked = CheckedSchema(data, place)
-    checker = _Checker(checked)
+    checker = _Checker(checked, max_depth)
     checker.schema(data, place, 1, is_root=True)
     checker.follow_references(data, place)
     return checked
 
 
 class _Checker:
-    def __init__(self, checked: CheckedSchema) -> None:
+    def __init__(self, checked: CheckedSchema, max_depth: int) -> None:
+        self._max_depth = max_depth
         self._first_places, self._patterns = checked.first_places, checked.patterns
         self._references: dict[str, str] = {}  # target -> place of the first $ref to it
         self._schemas: set[int] = set()  # by identity, those that stand where schemas do
 
     def schema(self, schema: Any, place: str, level: int, *, is_root: bool = False) -> int:
         """Check one schema and those in it; returns how many levels it has."""
-        if level > MAX_SCHEMA_DEPTH:
-            raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
+        if level > self._max_depth:
+            raise InputError(f"{place} is nested deeper than {self._max_depth} levels, the limit")
         if isinstance(schema, bool):
             return 1
         if not isinstance(schema, dict):
@@ -181,9 +183,9 @@ class _Checker:
             _check_types(value, place)
         elif keyword == "enum":
             for index, one in enumerate(_list_of(value, place)):
-                _check_literal(one, f"{place}[{index}]", level)
+                _check_literal(one, f"{place}[{index}]", level, self._max_depth)
         elif keyword == "const":
-            _check_literal(value, place, level)
+            _check_literal(value, place, level, self._max_depth)
         elif keyword == "required":
             if not isinstance(value, list):
                 raise InputError(f"{place} is {_shown(value)}; it must be a list of names")
@@ -272,12 +274,12 @@ def _check_types(value: Any, place: str) -> None:
         raise InputError(f"{place} is {_shown(wrong[0] if wrong else value)}; types are {', '.join(TYPES)}")
 
 
-def _check_literal(value: Any, place: str, level: int) -> None:
+def _check_literal(value: Any, place: str, level: int, max_depth: int) -> None:
     todo: list[tuple[Any, int]] = [(value, level)]
     while todo:
         item, depth = todo.pop()
-        if depth > MAX_SCHEMA_DEPTH:
-            raise InputError(f"{place} is nested deeper than {MAX_SCHEMA_DEPTH} levels, the limit")
+        if depth > max_depth:
+            raise InputError(f"{place} is nested deeper than {max_depth} levels, the limit")
         if isinstance(item, str):
             _check_characters(item, place)
         elif isinstance(item, dict):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from seed_oss.chat.schema_checks import CheckedSchema, check_schema
+from seed_oss.chat.schema_checks import MAX_SCHEMA_DEPTH, CheckedSchema, check_schema
 from seed_oss.errors import InputError
 
 MAX_TOOLS = 128
@@ -79,12 +79,13 @@ class ToolChoice:
         )
 
 
-def tool_functions(tools: Any) -> list[ToolFunction]:
+def tool_functions(tools: Any, max_schema_depth: int = MAX_SCHEMA_DEPTH) -> list[ToolFunction]:
     """Check tool definitions.
 
     Args:
         tools: None, or a list of OpenAI tools: `{"type": "function", "function": {"name", "parameters"}}`, or the flat
             form of it. A tool without parameters takes none.
+        max_schema_depth: most levels of the schema of a tool's parameters, 32 at most.
 
     Raises:
         InputError: more than 128 tools, a tool of another kind, a bad or repeated name, or a schema that calls could
@@ -99,14 +100,14 @@ def tool_functions(tools: Any) -> list[ToolFunction]:
         raise InputError(f"there are {len(given)} tools; at most {MAX_TOOLS} are allowed")
     functions: list[ToolFunction] = []
     for index, tool in enumerate(given):
-        function = _function(tool, f"tools[{index}]")
+        function = _function(tool, f"tools[{index}]", max_schema_depth)
         if any(function.name == one.name for one in functions):
             raise InputError(f"tools[{index}] has the name {function.name!r} of an earlier one; names must differ")
         functions.append(function)
     return functions
 
 
-def _function(tool: Any, place: str) -> ToolFunction:
+def _function(tool: Any, place: str, max_schema_depth: int) -> ToolFunction:
     if not isinstance(tool, Mapping):
         raise InputError(f"{place} is a {type(tool).__name__}; it must be an object")
     outer = cast("Mapping[str, Any]", tool)
@@ -120,7 +121,7 @@ def _function(tool: Any, place: str) -> ToolFunction:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"{place}.function.name is {name!r:.80}; it must have 1 to 64 of A-Z a-z 0-9 _ -")
     given = function.get("parameters")
-    parameters = check_schema({} if given is None else given, f"{place}.function.parameters")
+    parameters = check_schema({} if given is None else given, f"{place}.function.parameters", max_schema_depth)
     if not isinstance(parameters.schema, dict):
         raise InputError(f"{parameters.place} is {parameters.schema!r}; it must be an object schema")
     return ToolFunction(name, parameters)

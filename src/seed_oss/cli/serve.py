@@ -163,6 +163,10 @@ ProgressOption = Annotated[float, _seconds("A request ends when nothing comes of
 TotalOption = Annotated[
     float | None, _seconds("Most time of a request; long thinking takes long.", min=0.1, show_default=False)
 ]
+GrammarTimeOption = Annotated[float, _seconds("Most time to compile the form of an answer.", min=0.01)]
+GrammarCacheOption = Annotated[
+    str, typer.Option(metavar="SIZE", help="Most that compiled forms of answers may take, about.")
+]
 KeepAliveOption = Annotated[float, _seconds("A stream in which nothing comes for so long gets a comment.", min=0.1)]
 IntervalOption = Annotated[
     float,
@@ -180,8 +184,8 @@ LimitOption = Annotated[
         "--limit",
         metavar="NAME=NUMBER",
         help="A limit of requests by its name, see the manual: n, prompts, answers, inputs, messages, stop, "
-        "stop-chars, logit-bias, logprobs, tools, schema-bytes, request-line-bytes, header-bytes, headers, chunks. "
-        "May be given several times.",
+        "stop-chars, logit-bias, logprobs, tools, schema-bytes, schema-depth, json-depth, request-line-bytes, "
+        "header-bytes, headers, chunks. May be given several times.",
         show_default=False,
     ),
 ]
@@ -224,6 +228,8 @@ def serve(
     queue_timeout: QueueOption = 60.0,
     progress_timeout: ProgressOption = 120.0,
     total_timeout: TotalOption = None,
+    grammar_timeout: GrammarTimeOption = 1.0,
+    grammar_cache_size: GrammarCacheOption = "64MiB",
     stream_keep_alive: KeepAliveOption = 15.0,
     stream_interval: IntervalOption = 0.04,
     max_connections: ConnectionsOption = 1024,
@@ -338,6 +344,8 @@ def _spec(options: dict[str, Any]) -> dict[str, Any]:
         "queue_s": options["queue_timeout"],
         "no_progress_s": options["progress_timeout"],
         "total_s": options["total_timeout"],
+        "grammar_s": options["grammar_timeout"],
+        "grammar_cache_bytes": _size(options["grammar_cache_size"], "--grammar-cache-size"),
         "stream_interval_s": options["stream_interval"],
         "lora": tuple(options["lora"] or ()),
     }

@@ -50,15 +50,15 @@ def _problem_of(row: NewRow, limits: EngineLimits, pool: BlockPool) -> str | Non
 
 def _no_place(new: Rows[NewRow], rows: RowTable, limits: EngineLimits) -> Refusal | None:
     num_tokens = sum(len(row.prompt_ids) for row in new)
-    if len(new) > limits.queue_len:
-        return Refusal("impossible", f"{len(new)} rows at once; the queue holds {limits.queue_len}: ask for fewer")
+    if len(new) > limits.max_num_rows:
+        return Refusal("impossible", f"{len(new)} rows at once; there is room for {limits.max_num_rows}: ask for fewer")
     if num_tokens > limits.max_queued_tokens:
         limit = limits.max_queued_tokens
         return Refusal("impossible", f"prompts of {num_tokens} tokens at once; the queue holds {limit}: ask for fewer")
-    if len(rows.waiting) + len(new) > limits.queue_len:
-        num_waiting = len(rows.waiting)
-        return Refusal("overloaded", f"{num_waiting} rows wait; the queue holds {limits.queue_len}: try again later")
-    num_queued = sum(len(sequence.token_ids) for sequence in rows.waiting)
+    if len(rows) + len(new) > limits.max_num_rows:
+        most = limits.max_num_rows
+        return Refusal("overloaded", f"{len(rows)} rows run or wait; there is room for {most}: try again later")
+    num_queued = sum(len(sequence.token_ids) for sequence in rows.waiting if sequence.num_cached_tokens is None)
     if num_queued + num_tokens > limits.max_queued_tokens:
         limit = limits.max_queued_tokens
         return Refusal("overloaded", f"{num_queued} tokens wait; the queue holds {limit}: try again later")

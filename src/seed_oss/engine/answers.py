@@ -13,6 +13,7 @@ from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import Ended, Tokens
 from seed_oss.engine.outputs import ChatOutput, Completion, Delta, RequestOutput, Score, TokenVectors, Vector
 from seed_oss.engine.stops import StopCutter
+from seed_oss.engine.turn_memory import TurnUse
 from seed_oss.errors import TokenizerError
 
 _CUT_OFF = ("length", "grammar_error", "timeout", "abort")  # ends that were none of the model's
@@ -38,11 +39,13 @@ class Answers:
             found.ends[0].num_cached_tokens,
         )
 
-    def chat_output(self, found: Gathered, tools: Any) -> ChatOutput:
-        """All answers to a conversation."""
+    def chat_output(self, found: Gathered, tools: Any, turns: Sequence[TurnUse] = ()) -> ChatOutput:
+        """All answers to a conversation, and what became of those in its history."""
         request = self.output(None, found)
         stops = found.submit.params.stops
-        return ChatOutput(tuple(self._message(found, one, tools, stops) for one in request.outputs), request)
+        return ChatOutput(
+            tuple(self._message(found, one, tools, stops) for one in request.outputs), request, tuple(turns)
+        )
 
     def text_reader(self, choice: int, stops: Sequence[str]) -> "TextReader":
         """Reads the text of a choice while it comes."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from seed_oss.chat.events import Event as ChatEvent
 from seed_oss.chat.tokenizer import SeedOssTokenizer
+from seed_oss.config.generation import GenerationConfig
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.answers import Answers, score_of, token_vectors_of, vector_of
-from seed_oss.engine.asks import Asks, Prompt, answer_form, lora_texts
+from seed_oss.engine.asks import Asks, ChatAsk, Prompt, chat_ask, lora_texts
 from seed_oss.engine.client import RequestStream
 from seed_oss.engine.gathered import Gathered
 from seed_oss.engine.messages import AnswerForm, Ended, Ready, Submit, Task, Tokens
@@ -68,7 +69,7 @@ class AsyncLLM:
             StateError: it cannot be started; the message says why.
         """
         tokenizer = _tokenizer(self._spec)
-        self._asks, self._answers = Asks(tokenizer), Answers(tokenizer)
+        self._asks, self._answers = Asks(tokenizer, _generation(self._spec)), Answers(tokenizer)
         await self._client.start()
         return await self._client.wait_ready()
 
@@ -119,8 +120,11 @@ class AsyncLLM:
         Raises:
             InputError, TemplateError, EngineError: see `LLM.chat`.
         """
-        submit = self._chat_submit(messages, sampling_params, adapter, form)
-        return self._answers.chat_output(await self._gather(submit), form.get("tools"))
+        ask = _chat_ask(form)
+        prompt = self._asks.chat(messages, ask, adapter)
+        found = await self._gather(self._submit(prompt.ids, sampling_params, adapter, ask.form))
+        self._asks.remember(found, ask)
+        return self._answers.chat_output(found, form.get("tools"), prompt.turns)
 
     async def stream_chat(
         self,
@@ -135,7 +139,8 @@ class AsyncLLM:
         Raises:
             InputError, TemplateError, EngineError: see `LLM.chat`; `n` must be 1.
         """
-        submit = self._chat_submit(messages, sampling_params, adapter, form)
+        ask = _chat_ask(form)
+        submit = self._submit(self._asks.chat(messages, ask, adapter).ids, sampling_params, adapter, ask.form)
         if submit.params.n != 1:
             raise InputError(f"n is {submit.params.n}; a stream of events is of one answer: call it for each")
         found = Gathered(submit)
@@ -146,6 +151,8 @@ class AsyncLLM:
                 if reader is None and isinstance(event, Tokens | Ended):
                     reader = self._answers.chat_reader(found.prompt_ids, form.get("tools"), submit.params.stops)
                 if reader is not None and isinstance(event, Tokens | Ended):
+                    if found.is_done:
+                        self._asks.remember(found, ask)
                     for one in reader.feed(event.token_ids) if isinstance(event, Tokens) else reader.finish(event):
                         yield one
 
@@ -186,23 +193,6 @@ class AsyncLLM:
     ) -> Submit:
         return Submit(str(next(self._numbers)), ids, params or SamplingParams(), form=form, adapter=adapter)
 
-    def _chat_submit(
-        self, messages: Any, params: SamplingParams | None, adapter: str | None, form: Mapping[str, Any]
-    ) -> Submit:
-        known = {
-            "thinking_budget": None,
-            "tools": None,
-            "tool_choice": None,
-            "response_format": None,
-            "parallel_tool_calls": True,
-            "loop_guard": False,
-        }
-        unknown = form.keys() - known
-        if unknown:
-            raise InputError(f"chat() got {', '.join(sorted(unknown))}; known: {', '.join(known)}")
-        held = answer_form(**{**known, **form})
-        return self._submit(self._asks.render(messages, held), params, adapter, held)
-
     async def _gather(self, submit: Submit) -> Gathered:
         found = Gathered(submit)
         events: RequestStream
@@ -210,6 +200,30 @@ class AsyncLLM:
             async for event in events:
                 found.take(event)
         return found
+
+
+def _chat_ask(given: Mapping[str, Any]) -> ChatAsk:
+    known = {
+        "thinking_budget": None,
+        "tools": None,
+        "tool_choice": None,
+        "response_format": None,
+        "parallel_tool_calls": True,
+        "loop_guard": False,
+        "cache_turns": True,
+        "reuse_reasoning": False,
+    }
+    unknown = given.keys() - known
+    if unknown:
+        raise InputError(f"chat() got {', '.join(sorted(unknown))}; known: {', '.join(known)}")
+    return chat_ask(**{**known, **given})
+
+
+def _generation(spec: EngineSpec) -> GenerationConfig | None:
+    try:
+        return GenerationConfig.from_pretrained(spec.model, revision=spec.revision)
+    except MissingFileError:
+        return None
 
 
 def _tokenizer(spec: EngineSpec) -> SeedOssTokenizer | None:

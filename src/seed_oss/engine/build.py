@@ -35,6 +35,7 @@ from seed_oss.engine.spec import EngineSpec
 from seed_oss.engine.stepper import Stepper
 from seed_oss.errors import ConfigError, MissingFileError, SeedOssError
 from seed_oss.files.kept_secret import SECRET_LEN
+from seed_oss.generation.grammar_compiler import GrammarCompiler, GrammarLimits
 from seed_oss.models import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -132,7 +133,7 @@ def build_core(
         _LOG.warning("on this machine results depend on what else is in a batch; seeds do not repeat under load")
     ready = replace(ready, is_batch_invariant=is_invariant)
     return EngineCore(
-        _intake(loaded, packed, ready, built.digests),
+        _intake(spec, loaded, packed, ready, built.digests),
         Scheduler(_limits(spec, built.size), pool, built.store),
         Stepper(packed, LookAhead()),
         ready,
@@ -234,6 +235,7 @@ def _size(spec: EngineSpec, model: Any, dtype: torch.dtype, mesh: DeviceMesh | N
 
 
 def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ...], adapters: tuple[str, ...]) -> Ready:
+    limits = _limits(spec, size)
     return Ready(
         max_model_len=size.max_model_len,
         max_num_seqs=spec.max_num_seqs,
@@ -243,6 +245,8 @@ def _ready(spec: EngineSpec, model: Any, size: EngineSize, tasks: tuple[Task, ..
         dtype=dtype_name(model),
         is_batch_invariant=False,  # until it has been looked at
         kv_cache_tokens=size.num_blocks * BLOCK_LEN,
+        max_num_rows=limits.max_num_rows,
+        max_queued_tokens=limits.max_queued_tokens,
     )
 
 
@@ -274,7 +278,9 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
     return limits if queued is None else replace(limits, max_queued_tokens=queued)
 
 
-def _intake(loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]) -> Intake:
+def _intake(
+    spec: EngineSpec, loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Mapping[str, bytes]
+) -> Intake:
     model = loaded.model
     is_causal = "generate" in ready.tasks
     num_labels = 2 if "question_answer" in ready.tasks else model.config.num_labels
@@ -284,4 +290,6 @@ def _intake(loaded: LoadedModel, packed: PagedModel, ready: Ready, adapters: Map
     defaults = getattr(model, "generation_config", None) or GenerationConfig()
     if is_causal:
         defaults.validate()
+    if loaded.tokenizer is not None:
+        GrammarCompiler.limit(loaded.tokenizer, GrammarLimits(spec.grammar_s, spec.grammar_cache_bytes))
     return Intake(served, defaults, loaded.tokenizer, prompt_tasks)

@@ -14,8 +14,8 @@ class EngineLimits:
         max_model_len: most tokens of a row, prompt and new ones together.
         max_num_seqs: most rows that run at once.
         max_num_batched_tokens: most tokens in a step; at least `max_num_seqs`, so that each running row goes on.
-        max_num_waiting: most rows in the queue; None means four times `max_num_seqs`.
-        max_queued_tokens: most tokens of the rows in the queue together.
+        max_num_waiting: most rows in the queue, besides as many as may run; None means four times `max_num_seqs`.
+        max_queued_tokens: most tokens of the rows in the queue together, without those that have run already.
         max_priority: largest priority; the smallest is its negative. From one to the other must age, by `ageing_s`,
             in less than `queue_timeout_s`, or a flow of urgent rows keeps the others from ever running.
         queue_timeout_s: seconds after which a row ends that has never run.
@@ -55,8 +55,13 @@ class EngineLimits:
 
     @property
     def queue_len(self) -> int:
-        """Most rows in the queue."""
+        """Most rows that wait because others run."""
         return 4 * self.max_num_seqs if self.max_num_waiting is None else self.max_num_waiting
+
+    @property
+    def max_num_rows(self) -> int:
+        """Most rows that run or wait."""
+        return self.max_num_seqs + self.queue_len
 
 
 def _check_count(name: str, value: object, *, optional: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.answers import Answers, score_of, token_vectors_of, vector_of
-from seed_oss.engine.asks import Adapters, Asks, Prompt, adapters_of, answer_form, as_prompts, for_each, lora_texts
+from seed_oss.engine.asks import Adapters, Asks, Prompt, adapters_of, as_prompts, chat_ask, for_each, lora_texts
 from seed_oss.engine.build import LoadedModel, build_core, load
 from seed_oss.engine.core import EngineCore
 from seed_oss.engine.gathered import Gathered
@@ -21,6 +21,7 @@ from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVecto
 from seed_oss.engine.spec import EngineSpec
 
 _FOR_EVER_S = float(2**31)
+_NO_BOUND = 2**31 - 1
 
 
 class LLM:
@@ -83,12 +84,15 @@ class LLM:
             cache_dir=cache_dir,
             cache_dir_bytes=cache_dir_bytes,
             lora=lora_texts(lora),
+            max_num_waiting=_NO_BOUND,  # more than a few are never handed in
+            max_num_queued_tokens=_NO_BOUND,
             queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
             no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer
-        self._asks, self._answers = Asks(tokenizer), Answers(tokenizer)
+        generation = getattr(loaded.model, "generation_config", None)
+        self._asks, self._answers = Asks(tokenizer, generation), Answers(tokenizer)
         self._core: EngineCore = build_core(spec, loaded)
         self._numbers = itertools.count()
 
@@ -159,6 +163,8 @@ class LLM:
         parallel_tool_calls: bool = True,
         thinking_budget: Any = None,
         loop_guard: bool = False,
+        cache_turns: bool = True,
+        reuse_reasoning: bool = False,
         show_progress: bool = True,
         adapter: Adapters = None,
     ) -> list[ChatOutput]:
@@ -169,22 +175,32 @@ class LLM:
             sampling_params: for all conversations, or one for each.
             tools, tool_choice, response_format, parallel_tool_calls, thinking_budget: see `SeedOssForCausalLM.chat`.
             loop_guard: end thinking or an answer that repeats itself.
+            cache_turns: an answer of the history that was generated here, after just what stands before it, stands in
+                the prompt as it was generated, so that the cache knows it; and this answer is remembered.
+            reuse_reasoning: that holds, too, where the history leaves out the answer's reasoning, which then stays in
+                the prompt.
             show_progress: a bar on a terminal.
             adapter: name of an adapter for all conversations, or a list with one or None for each.
 
         Returns:
-            One output for each conversation, in order.
+            One output for each conversation, in order; `turns` says what became of each answer of its history.
 
         Raises:
             InputError, TemplateError: a conversation or a setting that cannot be; what still runs is given up then.
             EngineError: the engine failed on one of them.
         """
         many = conversations if conversations and isinstance(conversations[0], list | tuple) else [conversations]
-        form = answer_form(thinking_budget, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
+        form = (thinking_budget, tools, tool_choice, response_format, parallel_tool_calls, loop_guard)
+        ask = chat_ask(*form, cache_turns, reuse_reasoning)
         params, names = for_each(sampling_params, len(many)), adapters_of(adapter, len(many))
-        prompts = [self._asks.render(one, form) for one in many]
-        submits = [self._submit(*one, form) for one in zip(prompts, params, names, strict=True)]
-        return [self._answers.chat_output(one, tools) for one in self._run(submits, show_progress)]
+        prompts = [self._asks.chat(one, ask, name) for one, name in zip(many, names, strict=True)]
+        ids = [one.ids for one in prompts]
+        submits = [self._submit(*one, ask.form) for one in zip(ids, params, names, strict=True)]
+        found = self._run(submits, show_progress)
+        for one in found:
+            self._asks.remember(one, ask)
+        both = zip(found, prompts, strict=True)
+        return [self._answers.chat_output(one, tools, prompt.turns) for one, prompt in both]
 
     def embed(
         self,

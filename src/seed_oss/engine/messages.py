@@ -107,6 +107,8 @@ class Ready:
         dtype: what the weights are and what they compute in, such as "int4, computed in float32".
         is_batch_invariant: whether the check at the start found equal bits.
         kv_cache_tokens: tokens that the cache has room for.
+        max_num_rows: most rows that run or wait.
+        max_queued_tokens: most tokens of prompts that wait.
     """
 
     max_model_len: int
@@ -117,6 +119,8 @@ class Ready:
     dtype: str = ""
     is_batch_invariant: bool = True
     kv_cache_tokens: int = 0
+    max_num_rows: int = 2**31 - 1
+    max_queued_tokens: int = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from seed_oss.chat.assistant_message import AssistantMessage
 from seed_oss.engine.messages import LogProbs
+from seed_oss.engine.turn_memory import TurnUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,12 @@ class ChatOutput:
     Attributes:
         messages: one for each answer that was asked for: reasoning, content and tool calls.
         request: the same as text and tokens.
+        turns: of each answer in the history, whether its tokens stand in the prompt as they were generated.
     """
 
     messages: tuple[AssistantMessage, ...]
     request: RequestOutput
+    turns: tuple[TurnUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
     the engine  -> put ->  [Started] [run of tokens, choice 0] [run, choice 1] [Ended] ...  -> the reader
 
-Tokens that nobody has read yet become one run per choice. A reader that leaves too many of them unread loses the
-request: nobody else has to wait for it.
+Tokens that nobody has read yet become runs, each of one choice and not too long to be worked on at once. A reader that
+leaves too many of them unread loses the request: nobody else has to wait for it.
 """
 
 import asyncio
@@ -14,6 +14,8 @@ from dataclasses import replace
 from seed_oss.engine.client import RequestEvent, RequestStream
 from seed_oss.engine.messages import Computed, Ended, Kind, LogProbs, Refused, Started, Submit, Tokens
 from seed_oss.errors import InputError
+
+MAX_RUN = 4096  # numbers of a run, after which there is another one
 
 
 class _Run:
@@ -26,7 +28,7 @@ class _Run:
         self._has_logprobs = tokens.logprobs is not None
 
     def takes(self, tokens: Tokens) -> bool:
-        return self._has_logprobs == (tokens.logprobs is not None)
+        return self.num_numbers < MAX_RUN and self._has_logprobs == (tokens.logprobs is not None)
 
     def add(self, tokens: Tokens) -> None:
         self.num_numbers += num_numbers(tokens)

@@ -17,6 +17,7 @@ _NUMBERS = (
     "max_num_waiting",
     "max_num_queued_tokens",
     "kv_cache_memory",
+    "grammar_cache_bytes",
 )
 EXIT_REFUSED = 78  # of a process that can never start with what it was given; EX_CONFIG in sysexits.h
 
@@ -44,6 +45,8 @@ class EngineSpec:
         queue_s: seconds that a request waits before it ends with "timeout".
         no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
         total_s: seconds before any request ends with "timeout", or None.
+        grammar_s: seconds that compiling one grammar may take.
+        grammar_cache_bytes: of the compiled grammars that are kept, about.
         lora: adapters, each "NAME=FOLDER"; requests choose one by its name.
         stream_interval_s: least seconds between two times at which tokens leave a process of the engine, apart from
             the first and the last ones of an answer, more with many streams (see `Pace`); 0 sends each step's at once.
@@ -67,6 +70,8 @@ class EngineSpec:
     queue_s: float = 60.0
     no_progress_s: float = 120.0
     total_s: float | None = None
+    grammar_s: float = 1.0
+    grammar_cache_bytes: int = 64 * 2**20
     lora: tuple[str, ...] = ()
     stream_interval_s: float = 0.04
 

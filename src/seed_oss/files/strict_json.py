@@ -27,7 +27,14 @@ class _RefusedError(ValueError):
     """A reason found inside a hook of the scanner."""
 
 
-def parse_json(data: bytes | str, *, source: str, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES) -> Any:
+def parse_json(
+    data: bytes | str,
+    *,
+    source: str,
+    max_bytes: int = MAX_JSON_BYTES,
+    max_values: int = MAX_VALUES,
+    max_depth: int = MAX_DEPTH,
+) -> Any:
     """Parse JSON strictly.
 
     Args:
@@ -36,6 +43,7 @@ def parse_json(data: bytes | str, *, source: str, max_bytes: int = MAX_JSON_BYTE
         max_bytes: Largest accepted size in bytes.
         max_values: Largest accepted number of commas and brackets, and of quotation marks, which bounds the memory that
             parsing takes.
+        max_depth: Most levels of lists and objects, 64 at most.
 
     Returns:
         dict, list, str, int, float, bool or None.
@@ -53,32 +61,32 @@ def parse_json(data: bytes | str, *, source: str, max_bytes: int = MAX_JSON_BYTE
         raise CheckpointError(f"{source} is not valid UTF-8; save it as UTF-8") from None
     if text.startswith("\ufeff"):
         raise CheckpointError(f"{source} starts with a byte order mark; save it as UTF-8 without one")
-    _check_structure(raw, source, max_values)
+    _check_structure(raw, source, max_values, max_depth)
     value = _scan(text, source)
     if _SURROGATE_ESCAPE.search(raw):
         _check_surrogates(value, source)
     return value
 
 
-def _check_structure(raw: bytes, source: str, max_values: int) -> None:
+def _check_structure(raw: bytes, source: str, max_values: int, max_depth: int) -> None:
     """Bound depth and number of values before anything is built, in time linear in the size."""
     if raw.count(b'"') > max_values:
         raise CheckpointError(f"{source} holds more than {max_values} quotation marks, the limit")
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH and raw.count(b",") <= max_values:
+    if raw.count(b"[") + raw.count(b"{") <= max_depth and raw.count(b",") <= max_values:
         return
     structure = _without_strings(raw).translate(None, _NOT_STRUCTURE)
     if len(structure) > max_values:
         raise CheckpointError(f"{source} holds more than {max_values} commas and brackets, the limit")
     brackets = structure.translate(bytes.maketrans(b"{}", b"[]"), b",")
     # Removing the innermost pairs lowers the depth by one: what is empty after n rounds is at most n deep.
-    for _ in range(MAX_DEPTH):
+    for _ in range(max_depth):
         rest = brackets.replace(b"[]", b"")
         if len(rest) == len(brackets):
             break
         brackets = rest
-    # At most MAX_DEPTH brackets left over are a plain syntax error, which the scanner reports with its place.
-    if len(brackets) > MAX_DEPTH or b"[]" in brackets:
-        raise CheckpointError(f"{source} is nested deeper than {MAX_DEPTH} levels, the limit")
+    # At most `max_depth` brackets left over are a plain syntax error, which the scanner reports with its place.
+    if len(brackets) > max_depth or b"[]" in brackets:
+        raise CheckpointError(f"{source} is nested deeper than {max_depth} levels, the limit")
 
 
 def _without_strings(raw: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from seed_oss.generation.api import generate
 from seed_oss.generation.grammar import GrammarControl, grammar_control
-from seed_oss.generation.grammar_compiler import GrammarCompiler
+from seed_oss.generation.grammar_compiler import GrammarCompiler, GrammarLimits
 from seed_oss.generation.log_probs import PromptLogProbs, perplexity, prompt_log_probs
 from seed_oss.generation.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 from seed_oss.generation.processor_base import LogitsProcessor, LogitsProcessorList
@@ -61,6 +61,7 @@ __all__ = [
     "GenerateDecoderOnlyOutput",
     "GrammarCompiler",
     "GrammarControl",
+    "GrammarLimits",
     "LogitBiasLogitsProcessor",
     "LogitNormalization",
     "LogitsProcessor",

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy
@@ -17,13 +19,11 @@ from seed_oss.chat.schema_checks import CheckedSchema
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.chat.tool_choice import ToolFunction
 from seed_oss.chat.tool_grammar import call_rules, json_rule, regex_literal
-from seed_oss.errors import InputError, TokenizerError
+from seed_oss.errors import ConfigError, InputError, TokenizerError
 from seed_oss.generation.bounded_work import BoundedWork
 from seed_oss.generation.grammar_package import first_line, package_errors, require_llguidance
 
-MAX_COMPILE_SECONDS = 1.0
 MAX_RUNNING_COMPILES = 4  # one that takes too long goes on behind the caller's back
-MAX_CACHE_BYTES = 64 * 2**20
 MAX_CACHED_GRAMMARS = 128
 MAX_SOURCE_BYTES = 2 * 2**20  # of the grammar made from all tools of a request
 
@@ -47,6 +47,29 @@ _LIMITS = {
 
 # Otherwise the package takes fixed text through the tokenizer, to which a spelled-out marker is that control token.
 _NO_FORCING = '%llguidance {"no_forcing": true}\n'
+
+
+@dataclass(frozen=True, slots=True)
+class GrammarLimits:
+    """Bounds of compiling.
+
+    Args:
+        compile_s: seconds that one grammar may take.
+        cache_bytes: of the grammars that are kept, about.
+
+    Raises:
+        ConfigError: a value that is not above 0.
+    """
+
+    compile_s: float = 1.0
+    cache_bytes: int = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        """Check."""
+        if not 0 < self.compile_s < math.inf or self.cache_bytes < 1:
+            raise ConfigError(
+                f"compile_s is {self.compile_s!r} and cache_bytes is {self.cache_bytes!r}; give numbers above 0"
+            )
 
 
 class CompiledGrammar:
@@ -105,15 +128,16 @@ class GrammarCompiler:
 
     Args:
         tokenizer: a SeedOssTokenizer.
+        limits: bounds.
 
     Raises:
         MissingExtraError: the package llguidance is not installed.
         TokenizerError: the tokenizer is of a kind that the package cannot read.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, limits: GrammarLimits | None = None) -> None:
         package = require_llguidance()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.limits = tokenizer, limits or GrammarLimits()
         eos = tokenizer.eos_token_id
         self._eos_ids = () if eos is None else (int(eos),)
         try:
@@ -138,7 +162,17 @@ class GrammarCompiler:
         Raises:
             MissingExtraError, TokenizerError: see the class.
         """
-        return tokenizer.remembered(cls)
+        return tokenizer.remembered(_limited)
+
+    @staticmethod
+    def limit(tokenizer: SeedOssTokenizer, limits: GrammarLimits) -> None:
+        """Set the bounds of the compiler that `of` gives, before it is made: afterwards they stay as they are.
+
+        Args:
+            tokenizer: with the vocabulary.
+            limits: bounds.
+        """
+        tokenizer.remembered(_Kept).limits = limits
 
     def id_of(self, text: str) -> int | None:
         """The id of an added token, or None."""
@@ -183,11 +217,11 @@ class GrammarCompiler:
 
     def _keep(self, key: bytes, grammar: CompiledGrammar, num_bytes: int) -> None:
         with self._lock:
-            if num_bytes > MAX_CACHE_BYTES or key in self._cache:
+            if num_bytes > self.limits.cache_bytes or key in self._cache:
                 return
             self._cache[key] = (grammar, num_bytes)
             self._cached_bytes += num_bytes
-            while self._cached_bytes > MAX_CACHE_BYTES or len(self._cache) > MAX_CACHED_GRAMMARS:
+            while self._cached_bytes > self.limits.cache_bytes or len(self._cache) > MAX_CACHED_GRAMMARS:
                 self._cached_bytes -= self._cache.popitem(last=False)[1][1]
 
     # Sources
@@ -226,13 +260,14 @@ class GrammarCompiler:
 
     def _in_time(self, key: bytes, source: str, name: str) -> tuple[Any, str]:
         """Build on a thread with a large stack; what the limits let through but takes too long is left to it."""
+        seconds = self.limits.compile_s
         try:
             with package_errors(name):
-                return self._work.result(key, lambda: self._build(source), MAX_COMPILE_SECONDS)
+                return self._work.result(key, lambda: self._build(source), seconds)
         except InputError as error:
             if isinstance(error.__cause__, TimeoutError):
                 raise InputError(
-                    f"{name} took longer than {MAX_COMPILE_SECONDS:g} s to compile, the limit; make it simpler"
+                    f"{name} took longer than {seconds:g} s to compile, the limit; make it simpler"
                 ) from None
             raise
 
@@ -248,6 +283,17 @@ class GrammarCompiler:
             if probe.is_error():
                 return None, probe.get_error()
         return matcher, matcher.get_error()
+
+
+class _Kept:
+    """The bounds that were set for a tokenizer."""
+
+    def __init__(self, tokenizer: SeedOssTokenizer) -> None:
+        self.limits = GrammarLimits()
+
+
+def _limited(tokenizer: SeedOssTokenizer) -> GrammarCompiler:
+    return GrammarCompiler(tokenizer, tokenizer.remembered(_Kept).limits)
 
 
 def _sources(main: str, **others: str) -> str:

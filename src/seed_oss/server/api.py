@@ -10,10 +10,11 @@ from starlette.requests import Request
 
 from seed_oss.config.sampling import SamplingParams
 from seed_oss.engine.client import EngineClient
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.engine.messages import AnswerForm, Ready, Submit, Task
-from seed_oss.server.bodies import Body, checked, read_json, unwrapped
+from seed_oss.server.bodies import Body, checked, parsed, read_raw, unwrapped
 from seed_oss.server.errors import ApiError
-from seed_oss.server.memory import ConversationMemory, WrittenAnswer
+from seed_oss.server.places import Places
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.served import ApiSettings, ServedModel
 from seed_oss.server.stored import ResponseStore
@@ -24,6 +25,7 @@ from seed_oss.server.work import LONG_CHARS, WorkPool
 _Model = TypeVar("_Model", bound=Body)
 _T = TypeVar("_T")
 _PIECE_CHARS = 2**16
+INLINE_CHARS = 2**15  # of JSON that is read or written on the event loop
 SPARE_CHARS = 4096  # what the template leaves out
 
 
@@ -40,7 +42,8 @@ class Api:
         self.client, self.served, self.settings = client, served, settings
         self.texts = Texts(served.tokenizer)
         self.responses = ResponseStore(settings.max_stored_responses, settings.max_stored_bytes)
-        self.memory = ConversationMemory(self.texts, served.generation, settings.max_remembered_tokens)
+        self.memory = ConversationMemory(served.tokenizer, served.generation, settings.max_remembered_tokens)
+        self.places = Places()
         self._pool = WorkPool(settings.num_threads, settings.max_preparing, settings.prepare_seconds)
 
     def close(self) -> None:
@@ -49,11 +52,28 @@ class Api:
 
     async def read(self, request: Request, model: type[_Model]) -> tuple[_Model, dict[str, Any]]:
         """A request's body as typed fields, and as it came."""
-        body = await read_json(request, self._pool)
-        flat = unwrapped(body)
-        asked = checked(flat, model)
-        self.settings.limits.check(flat)
-        return asked, body
+        raw, limits = await read_raw(request), self.settings.limits
+        request.state.num_body_bytes = len(raw)
+
+        def read() -> tuple[_Model, dict[str, Any]]:
+            body = parsed(raw, limits.json_depth)
+            flat = unwrapped(body)
+            asked = checked(flat, model)
+            limits.check(flat)
+            return asked, body
+
+        return await self.made(request, read)
+
+    async def made(self, request: Request, make: Callable[[], _T], num_more: int = 0) -> _T:
+        """What is made of a request's body: at once where that is short, else in a thread.
+
+        Args:
+            request: whose body was read by `read`.
+            make: makes it.
+            num_more: bytes of what it is made of besides.
+        """
+        num = int(request.state.num_body_bytes) + num_more
+        return make() if num <= INLINE_CHARS else await self._pool.run(make, num)
 
     async def work(self, work: Callable[[], _T], num_chars: int = 0) -> _T:
         """The result of what takes too long for the event loop; see `WorkPool.run`."""
@@ -63,9 +83,22 @@ class Api:
         """The same for what has been computed already; see `WorkPool.finish`."""
         return await self._pool.finish(work, num_chars)
 
-    def remember(self, request: Request, answer: WrittenAnswer) -> None:
-        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before."""
-        owner = namespace(request)
+    async def written(self, write: Callable[[], _T], num_chars: int) -> _T:
+        """What has been computed, as it is sent: at once where it is short, else in a thread.
+
+        Args:
+            write: makes it.
+            num_chars: of what is sent, about.
+        """
+        return write() if num_chars <= INLINE_CHARS else await self.finish(write, num_chars)
+
+    def remember(self, owner: str, answer: WrittenAnswer) -> None:
+        """Keep an answer for the next prompt of its conversation, which reads it if nobody has had the time before.
+
+        Args:
+            owner: see `owner_of`.
+            answer: as it was generated.
+        """
         self.memory.take(owner, answer)
         self._pool.later(lambda: self.memory.read_pending(owner))
 
@@ -96,7 +129,7 @@ class Api:
     @property
     def num_at_once(self) -> int:
         """Answers of one request that are in the engine's hands together: those that run, and as many again."""
-        return 2 * self.ready.max_num_seqs
+        return min(2 * self.ready.max_num_seqs, self.ready.max_num_rows)
 
     def model_names(self) -> list[str]:
         """Whatever requests may ask for: the model's names, and adapters."""
@@ -229,7 +262,7 @@ class Api:
             ApiError: refused.
             ClientGoneError: nobody waits any more.
         """
-        runs = Runs(self.client, submits, at_once=self.num_at_once)
+        runs = Runs(self.client, submits, self.places, self.num_at_once)
         try:
             return runs, await unless_gone(request, self._first(runs))
         except BaseException:

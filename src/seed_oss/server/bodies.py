@@ -12,10 +12,8 @@ from seed_oss.errors import CheckpointError
 from seed_oss.files import parse_json
 from seed_oss.server.errors import ApiError, without_quotes
 from seed_oss.server.served import MAX_BODY_BYTES, MAX_BODY_VALUES
-from seed_oss.server.work import WorkPool
 
 _NAME = re.compile(r"[\w.\-]{1,64}")
-_MAX_INLINE_BYTES = 32 * 1024  # what is parsed at once; more goes to a thread
 _BUDGETS = frozenset(
     ("thinking_budget", "thinking_token_budget", "thinking", "enable_thinking", "reasoning_effort", "reasoning")
 )
@@ -53,15 +51,27 @@ class Ignored(Body):
 _Model = TypeVar("_Model", bound=Body)
 
 
-async def read_json(request: Request, pool: WorkPool) -> dict[str, Any]:
-    """The JSON object that a request brings.
+async def read_raw(request: Request) -> bytes:
+    """The bytes of a body.
 
     Raises:
-        ApiError: another type of content, charset or encoding, too large, no strict JSON, or no object.
+        ApiError: another type of content, charset or encoding than JSON in UTF-8, or too large.
     """
     _check_headers(request.headers)
-    raw = await _read(request)
-    value: Any = _parsed(raw) if len(raw) <= _MAX_INLINE_BYTES else await pool.run(lambda: _parsed(raw), len(raw))
+    return await _read(request)
+
+
+def parsed(raw: bytes, max_depth: int) -> dict[str, Any]:
+    """The JSON object in a body.
+
+    Args:
+        raw: the body.
+        max_depth: most levels of its lists and objects.
+
+    Raises:
+        ApiError: too deep, no strict JSON, or no object.
+    """
+    value = _parsed(raw, max_depth)
     if not isinstance(value, dict):
         raise ApiError("invalid", "the body must be a JSON object with the parameters by name")
     return cast("dict[str, Any]", value)
@@ -131,9 +141,10 @@ async def _read(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _parsed(raw: bytes) -> Any:
+def _parsed(raw: bytes, max_depth: int) -> Any:
+    bounds = {"max_bytes": MAX_BODY_BYTES, "max_values": MAX_BODY_VALUES, "max_depth": max_depth}
     try:
-        return parse_json(raw, source="the body", max_bytes=MAX_BODY_BYTES, max_values=MAX_BODY_VALUES)
+        return parse_json(raw, source="the body", **bounds)
     except CheckpointError as error:
         raise ApiError("invalid", without_quotes(str(error))) from None
 

@@ -17,9 +17,11 @@ from seed_oss.server.parts import Answer, ContentPart, Part, ReasoningPart
 from seed_oss.server.runs import RunEvent, Runs
 from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.talk import begin
-from seed_oss.server.token_probs import TokenProb, chat_form
+from seed_oss.server.token_probs import TokenProb, chat_form, num_chars_of
 from seed_oss.server.turn import AnswerReader, Step, Turn
 from seed_oss.server.usage import Usage, turns_shown
+
+_CHARS_PER_TOKEN = 8
 
 
 async def chat_completions(api: Api, request: Request) -> Response:
@@ -29,7 +31,7 @@ async def chat_completions(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    wanted = asked.conversation(body, api.settings)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
     runs, first = begun.runs, begun.first
     reply = _Reply(api, request, asked, begun.turn, params)
@@ -37,7 +39,7 @@ async def chat_completions(api: Api, request: Request) -> Response:
         seconds = api.settings.keep_alive_seconds
         return EventStream(reply.stream(runs, first), _last, runs.close, keep_alive_s=seconds)
     try:
-        return JSONAnswer(await unless_gone(request, reply.whole(runs, first)))
+        return await unless_gone(request, reply.whole(runs, first))
     finally:
         await runs.close()
 
@@ -67,19 +69,25 @@ class _Reply:
         self._num_suffix = 0
         self._head = {"id": f"chatcmpl-{request_id(request)}", "created": now(), "model": asked.model}
 
-    async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
+    async def whole(self, runs: Runs, first: RunEvent | None) -> Response:
         """The response in one."""
         async for event in runs.after(first):
             self._take(event)
-        choices = [self._whole_choice(index) for index in range(self._params.n)]
         self._usage.tell(self._request)
-        return {
-            **self._head,
-            "object": "chat.completion",
-            "choices": choices,
-            "usage": self._usage_shown(),
-            "system_fingerprint": None,
-        }
+        num_tokens = self._usage.completion_tokens
+        num_chars = num_tokens * _CHARS_PER_TOKEN + num_chars_of(num_tokens, self._asked.num_top)
+        return await self._api.written(self._answer, num_chars)
+
+    def _answer(self) -> Response:
+        return JSONAnswer(
+            {
+                **self._head,
+                "object": "chat.completion",
+                "choices": [self._whole_choice(index) for index in range(self._params.n)],
+                "usage": self._usage_shown(),
+                "system_fingerprint": None,
+            }
+        )
 
     async def stream(self, runs: Runs, first: RunEvent | None) -> AsyncGenerator[bytes, None]:
         """The response as server-sent events."""
@@ -138,7 +146,7 @@ class _Reply:
         elif isinstance(said, Ended):
             choice = self._choice(said.choice)
             choice.ended = said
-            self._api.remember(self._request, choice.reader.written(said))
+            self._api.remember(self._turn.owner, choice.reader.written(said))
             self._usage.add(event.run, said, choice.reader.num_tokens)
             return self._kept(said.choice, choice.reader.finish(said))
         return Step()

@@ -21,7 +21,7 @@ from seed_oss.server.sampling_fields import MAX_TOKENS, SamplingFields
 from seed_oss.server.streaming import DONE, SLOT, DataTemplate, EventStream, JSONAnswer, data, unless_gone
 from seed_oss.server.text_reader import TextReader, TextStep
 from seed_oss.server.texts import Texts
-from seed_oss.server.token_probs import TokenProb, completion_form, token_prob
+from seed_oss.server.token_probs import TokenProb, completion_form, num_chars_of, token_prob
 from seed_oss.server.usage import Usage
 
 _DEFAULT_MAX_TOKENS = 16  # OpenAI's
@@ -95,7 +95,10 @@ class _Prompt:
 async def completions(api: Api, request: Request) -> Response:
     """Go on with texts."""
     asked, _ = await api.read(request, CompletionRequest)
-    given = read_prompts(asked.prompt, "prompt", max_prompts=MAX_PROMPTS, vocab_size=api.vocab_size)
+    size = api.vocab_size
+    given = await api.made(
+        request, lambda: read_prompts(asked.prompt, "prompt", max_prompts=MAX_PROMPTS, vocab_size=size)
+    )
     asked.check(len(given))
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
@@ -115,7 +118,7 @@ async def completions(api: Api, request: Request) -> Response:
             reply.stream(runs, first), lambda error: data(error.body) + DONE, runs.close, keep_alive_s=seconds
         )
     try:
-        return JSONAnswer(await unless_gone(request, reply.whole(runs, first)))
+        return await unless_gone(request, reply.whole(runs, first))
     finally:
         await runs.close()
 
@@ -165,14 +168,17 @@ class _Reply:
             for _ in range(params.n)
         ]
 
-    async def whole(self, runs: Runs, first: RunEvent | None) -> dict[str, Any]:
+    async def whole(self, runs: Runs, first: RunEvent | None) -> Response:
         """The response in one."""
         async for event in runs.after(first):
             await self._read_prompt(event)
             self._take(event)
         self._usage.tell(self._request)
+        return await self._api.written(self._answer, sum(map(self._num_chars, range(len(self._choices)))))
+
+    def _answer(self) -> Response:
         choices = [self._shown(index, choice.steps) for index, choice in enumerate(self._choices)]
-        return {**self._body(choices), "usage": self._usage.to_openai()}
+        return JSONAnswer({**self._body(choices), "usage": self._usage.to_openai()})
 
     async def stream(self, runs: Runs, first: RunEvent | None) -> AsyncGenerator[bytes, None]:
         """The response as server-sent events."""
@@ -180,10 +186,10 @@ class _Reply:
         async for event in runs.after(first):
             await self._read_prompt(event)
             for index in self._take(event):
-                yield self._chunk(index, self._drained(index), usage)
+                yield await self._written(index, usage)
         for index, choice in enumerate(self._choices):
             if not choice.has_echoed:
-                yield self._chunk(index, self._drained(index), usage)
+                yield await self._written(index, usage)
         self._usage.tell(self._request)
         if usage:
             yield data({**self._body([]), "usage": self._usage.to_openai()})
@@ -228,6 +234,19 @@ class _Reply:
         choice = self._choices[index]
         waits = bool(self._asked.echo) and self._asked.logprobs is not None and choice.prompt_form is None
         return not waits and (bool(choice.steps) or choice.ended is not None)
+
+    async def _written(self, index: int, usage: dict[str, Any]) -> bytes:
+        num_chars = self._num_chars(index)
+        steps = self._drained(index)
+        return await self._api.written(lambda: self._chunk(index, steps, usage), num_chars)
+
+    def _num_chars(self, index: int) -> int:
+        """About, of what a choice shows next."""
+        choice, prompt = self._choices[index], self._prompts[index // self._params.n]
+        echoes = bool(self._asked.echo) and not choice.has_echoed
+        num_tokens = len(choice.steps.probs) + (len(prompt.ids) if echoes else 0)
+        num_text = sum(map(len, choice.steps.texts)) + (len(prompt.text) if echoes else 0)
+        return num_text + num_chars_of(num_tokens, self._asked.logprobs)
 
     def _chunk(self, index: int, steps: TextStep, usage: dict[str, Any]) -> bytes:
         choice = self._choices[index]

@@ -59,7 +59,7 @@ async def compute(
 
 async def _gather(api: Api, submits: Sequence[Submit], usage: Usage) -> list[Computed]:
     found: dict[int, Computed] = {}
-    async with Runs(api.client, submits, at_once=min(_AT_ONCE, api.num_at_once)) as runs:
+    async with Runs(api.client, submits, api.places, min(_AT_ONCE, api.num_at_once)) as runs:
         async for event in runs.after(None):
             if isinstance(event.event, Computed):
                 found[event.run] = event.event

@@ -21,6 +21,8 @@ from seed_oss.server.sampling_fields import Priority
 from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.usage import Usage
 
+_CHARS_PER_NUMBER = 20
+
 
 class InputRequest(Ignored):
     """What all tasks take that read inputs and give no text."""
@@ -35,7 +37,10 @@ class InputRequest(Ignored):
         Raises:
             ApiError: they are no texts and no ids, or too many.
         """
-        given = read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=api.vocab_size)
+        size = api.vocab_size
+        given = await api.made(
+            request, lambda: read_prompts(self.input, "input", max_prompts=MAX_INPUTS, vocab_size=size)
+        )
         num = sum(api.check_chars(one.text, "input") for one in given)
         for one in given:
             await unless_gone(request, api.check_long(one.text, "input"))
@@ -62,7 +67,9 @@ async def embeddings(api: Api, request: Request) -> Response:
     results, usage = await compute(
         api, request, "embed", rows, param="input", priority=asked.priority, adapter=adapter, options=options
     )
-    return await api.work(lambda: _listed(asked, results, usage, asked.model or api.served.name))
+    model = asked.model or api.served.name
+    num_chars = _CHARS_PER_NUMBER * sum(len(vector) for one in results for vector in one.values)
+    return await unless_gone(request, api.finish(lambda: _listed(asked, results, usage, model), num_chars))
 
 
 def _listed(asked: EmbeddingRequest, results: Sequence[Computed], usage: Usage, model: str) -> Response:

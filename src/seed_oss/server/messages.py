@@ -23,7 +23,8 @@ from seed_oss.server.talk import Talk, begin
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids, refusing_in
 
-_OPEN_KEY = re.compile(r'(?:, )?"(?:[^"\\]|\\.)*": \Z')  # a name whose value has not come
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)')
+_CHARS_PER_TOKEN = 8
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -33,14 +34,14 @@ async def create_message(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    wanted = asked.conversation(body, api.settings)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
     begun = await begin(api, request, wanted, params, priority=asked.priority, adapter=adapter)
-    reply = _Reply(asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
+    reply = _Reply(api, asked, Talk(api, request, begun, params), len(begun.turn.prompt_ids))
     if asked.stream:
         seconds, ping = api.settings.keep_alive_seconds, _event("ping", {})
         return EventStream(reply.stream(), _last, begun.runs.close, keep_alive_s=seconds, keep_alive=ping)
     try:
-        return JSONAnswer(await unless_gone(request, reply.whole()))
+        return await unless_gone(request, reply.whole())
     finally:
         await begun.runs.close()
 
@@ -49,8 +50,9 @@ async def count_tokens(api: Api, request: Request) -> Response:
     """How many tokens a conversation has."""
     asked, body = await api.read(request, CountRequest)
     api.adapter_of(asked.model)
-    wanted = asked.conversation(body, api.settings)
-    num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    wanted = await unless_gone(request, api.made(request, lambda: asked.conversation(body, api.settings)))
+    texts = [wanted.messages, wanted.tools]
+    num = await api.made(request, lambda: api.check_chars(texts, "messages", most=MAX_COUNTED_CHARS))
     num_tokens = await unless_gone(request, api.work(lambda: _count(api.texts, wanted), num))
     return JSONAnswer({"input_tokens": num_tokens})
 
@@ -115,16 +117,20 @@ class _Blocks:
 class _Reply:
     """One message."""
 
-    def __init__(self, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
-        self._asked, self._talk, self._num_prompt = asked, talk, num_prompt
+    def __init__(self, api: Api, asked: MessagesRequest, talk: Talk, num_prompt: int) -> None:
+        self._api, self._asked, self._talk, self._num_prompt = api, asked, talk, num_prompt
         self._id = f"msg_{secrets.token_hex(12)}"
         self._parts: list[Part] = []
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self) -> Response:
         """The message in one."""
         async for step in self._talk.steps():
             self._parts += step.parts
-        return {**self._head(_content(Answer.of(self._parts))), **self._ending(), "usage": self._usage()}
+        return await self._api.written(self._answer, _CHARS_PER_TOKEN * self._talk.usage.completion_tokens)
+
+    def _answer(self) -> Response:
+        content = _content(Answer.of(self._parts))
+        return JSONAnswer({**self._head(content), **self._ending(), "usage": self._usage()})
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The message as events."""
@@ -178,8 +184,18 @@ def _content(answer: Answer) -> list[dict[str, Any]]:
 
 def _input(call: Call) -> Any:
     """A call's arguments; whatever is in them, the answer is not thrown away."""
-    text = _OPEN_KEY.sub("", call.arguments) or "{"
+    text = _without_open_key(call.arguments) or "{"
     for end in ("}", '"}') if call.is_cut else ("",):
         with contextlib.suppress(CheckpointError):
             return parse_json(text + end, source="arguments")
     return {"arguments": call.arguments}
+
+
+def _without_open_key(arguments: str) -> str:
+    """Without a name at the end whose value has not come; in one pass over what the model wrote."""
+    if not arguments.endswith('": '):
+        return arguments
+    start, end = 0, 0
+    for match in _STRING.finditer(arguments):
+        start, end = match.span()
+    return arguments[:start].removesuffix(", ") if end == len(arguments) - 2 else arguments

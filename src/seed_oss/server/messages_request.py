@@ -166,7 +166,7 @@ def _messages(message: AnthropicMessage, place: str) -> list[dict[str, Any]]:
     content: Any = message.content
     if not isinstance(content, list):
         return [{"role": message.role, "content": _text(content, place)}]
-    made: dict[str, Any] = {"role": message.role, "content": ""}
+    made = _Made(message.role)
     results: list[dict[str, Any]] = []
     for index, given in enumerate(cast("list[Any]", content)):
         block = _block(given, f"{place}[{index}]")
@@ -174,28 +174,43 @@ def _messages(message: AnthropicMessage, place: str) -> list[dict[str, Any]]:
             said = _text(block.get("content") or "", f"{place}[{index}].content")
             results.append({"role": "tool", "tool_call_id": block.get("tool_use_id"), "content": said})
         else:
-            _put(made, block, f"{place}[{index}]", message.role)
-    is_empty = message.role != "assistant" and not made["content"]
-    return [*results, *([] if is_empty and results else [made])]
+            made.put(block, f"{place}[{index}]")
+    whole = made.message()
+    is_empty = message.role != "assistant" and not whole["content"]
+    return [*results, *([] if is_empty and results else [whole])]
 
 
-def _put(made: dict[str, Any], block: dict[str, Any], place: str, role: str) -> None:
-    """Add a block to a message."""
-    kind = block.get("type")
-    if kind == "text":
-        made["content"] += _text_of(block, "text", place)
-    elif kind == "thinking" and role == "assistant":
-        made["reasoning_content"] = made.get("reasoning_content", "") + _text_of(block, "thinking", place)
-    elif kind == "tool_use" and role == "assistant":
-        call = {"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")}
-        made.setdefault("tool_calls", []).append(call)
-    elif kind != "redacted_thinking":
-        raise ApiError(
-            "invalid",
-            f"{place}.type is of a kind that the model cannot read here; it reads text, thinking, tool_use and "
-            "tool_result",
-            param=f"{place}.type",
-        )
+class _Made:
+    """A message that is put together from blocks."""
+
+    def __init__(self, role: str) -> None:
+        self._role = role
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[dict[str, Any]] = []
+
+    def put(self, block: dict[str, Any], place: str) -> None:
+        """Add a block."""
+        kind, is_answer = block.get("type"), self._role == "assistant"
+        if kind == "text":
+            self._texts.append(_text_of(block, "text", place))
+        elif kind == "thinking" and is_answer:
+            self._thoughts.append(_text_of(block, "thinking", place))
+        elif kind == "tool_use" and is_answer:
+            self._calls.append({"id": block.get("id"), "name": block.get("name"), "arguments": block.get("input")})
+        elif kind != "redacted_thinking":
+            raise ApiError(
+                "invalid",
+                f"{place}.type is of a kind that the model cannot read here; it reads text, thinking, tool_use and "
+                "tool_result",
+                param=f"{place}.type",
+            )
+
+    def message(self) -> dict[str, Any]:
+        """As chat completions have it."""
+        thoughts = {"reasoning_content": "".join(self._thoughts)} if self._thoughts else {}
+        calls = {"tool_calls": self._calls} if self._calls else {}
+        return {"role": self._role, "content": "".join(self._texts), **thoughts, **calls}
 
 
 def _text(content: Any, place: str) -> str:

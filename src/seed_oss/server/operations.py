@@ -86,7 +86,8 @@ class Operations:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._phase.is_draining:
-            await respond_error(send, 503, "the server is about to end; try again later", [("retry-after", "1")])
+            message = "the server is about to end; try again later"
+            await respond_error(send, 503, message, [("retry-after", "1")], path=scope["path"])
             return
         self._phase.begin()
         try:

@@ -4,8 +4,8 @@ What was written as a call and is none comes as content, so that no text is lost
 cuts off stays one, with the arguments that there are: a stream has shown them already.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from seed_oss.chat.control_tokens import REFLECT
 from seed_oss.chat.events import (
@@ -190,18 +190,28 @@ class PartMaker:
 
 def merged(parts: Iterable[Part]) -> list[Part]:
     """Fewer parts that say the same: neighbouring texts of one kind are joined."""
-    together: list[Part] = []
+    groups: list[list[Part]] = []
     for part in parts:
-        last = together[-1] if together else None
-        if isinstance(part, ContentPart) and isinstance(last, ContentPart):
-            together[-1] = ContentPart(last.text + part.text)
-        elif isinstance(part, ReasoningPart) and isinstance(last, ReasoningPart):
-            together[-1] = ReasoningPart(last.text + part.text)
-        elif isinstance(part, ArgumentsPart) and isinstance(last, ArgumentsPart) and part.index == last.index:
-            together[-1] = ArgumentsPart(part.index, last.text + part.text)
+        if groups and _go_together(groups[-1][-1], part):
+            groups[-1].append(part)
         else:
-            together.append(part)
-    return together
+            groups.append([part])
+    return [_joined(group) for group in groups]
+
+
+def _go_together(one: Part, other: Part) -> bool:
+    if isinstance(one, ArgumentsPart) and isinstance(other, ArgumentsPart):
+        return one.index == other.index
+    return type(one) is type(other) and isinstance(one, ContentPart | ReasoningPart)
+
+
+def _joined(group: Sequence[Part]) -> Part:
+    """Texts are joined once: there may be thousands, where a client has read nothing for a while."""
+    first = group[0]
+    if len(group) == 1 or not isinstance(first, ContentPart | ReasoningPart | ArgumentsPart):
+        return first
+    texts = [part.text for part in group if isinstance(part, ContentPart | ReasoningPart | ArgumentsPart)]
+    return replace(first, text="".join(texts))
 
 
 _OF_CALLS = (CallBlockOpened, CallBlockClosed, CallMarkup, ToolCallStarted, ToolCallDelta)

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Self, cast
 
-from seed_oss.chat.schema_checks import MAX_SCHEMA_BYTES
+from seed_oss.chat.schema_checks import MAX_SCHEMA_BYTES, MAX_SCHEMA_DEPTH
 from seed_oss.chat.tool_choice import MAX_TOOLS
 from seed_oss.config.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_STOP_CHARS, MAX_STOPS
 from seed_oss.errors import ConfigError
+from seed_oss.files.strict_json import MAX_DEPTH
 from seed_oss.server.errors import ApiError
 from seed_oss.server.limits import MAX_CHOICES_OF_ALL, MAX_INPUTS, MAX_MESSAGES, MAX_PROMPTS
 
@@ -31,6 +32,8 @@ class RequestLimits:
         logprobs: probable tokens beside each.
         tools: of a conversation.
         schema_bytes: of the JSON schema of an answer.
+        schema_depth: levels of the JSON schema of an answer, or of a tool's parameters.
+        json_depth: levels of lists and objects in a body.
 
     Raises:
         ConfigError: a value below 0 or above what ships.
@@ -47,6 +50,8 @@ class RequestLimits:
     logprobs: int = MAX_LOGPROBS
     tools: int = MAX_TOOLS
     schema_bytes: int = MAX_SCHEMA_BYTES
+    schema_depth: int = MAX_SCHEMA_DEPTH
+    json_depth: int = MAX_DEPTH
 
     def __post_init__(self) -> None:
         """Check."""
@@ -69,7 +74,7 @@ class RequestLimits:
         return cls(**given)
 
     def check(self, body: Mapping[str, Any]) -> None:
-        """Refuse a body that asks for more; its types were checked before.
+        """Refuse a body that asks for more; its types were checked before. Depths are checked where they are read.
 
         Raises:
             ApiError: it does.

@@ -1,8 +1,9 @@
 """/v1/responses: create, retrieve, delete."""
 
+import json
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +13,13 @@ from seed_oss.server.errors import ApiError
 from seed_oss.server.responses_items import Event, ItemWriter
 from seed_oss.server.responses_request import ResponsesRequest
 from seed_oss.server.stored import StoredResponse
-from seed_oss.server.streaming import EventStream, JSONAnswer, data, unless_gone
+from seed_oss.server.streaming import EventStream, JSONAnswer, data, to_json, unless_gone
 from seed_oss.server.talk import Talk, begin
+from seed_oss.server.turn import Conversation
 from seed_oss.server.usage import Usage
+
+_T = TypeVar("_T")
+_CHARS_PER_TOKEN = 8
 
 
 async def create_response(api: Api, request: Request) -> Response:
@@ -24,22 +29,28 @@ async def create_response(api: Api, request: Request) -> Response:
     api.check_task("generate")
     adapter = api.adapter_of(asked.model)
     params = asked.params(api.vocab_size)
-    messages = [*_earlier(api, request, asked), *asked.messages()]
-    wanted = asked.conversation(messages, body, api.settings)
+    earlier = _earlier(api, request, asked)
+
+    def make() -> tuple[list[Mapping[str, Any]], Conversation]:
+        messages: list[Mapping[str, Any]] = [*json.loads(earlier), *asked.messages()]
+        return messages, asked.conversation(messages, body, api.settings)
+
+    messages, wanted = await unless_gone(request, api.made(request, make, len(earlier)))
     begun = await begin(api, request, wanted, params, param="input", priority=asked.priority, adapter=adapter)
     reply = _Reply(api, request, asked, messages, Talk(api, request, begun, params))
     if asked.stream:
         seconds = api.settings.keep_alive_seconds
         return EventStream(reply.stream(), reply.last, begun.runs.close, keep_alive_s=seconds)
     try:
-        return JSONAnswer(await unless_gone(request, reply.whole()))
+        return await unless_gone(request, reply.whole())
     finally:
         await begun.runs.close()
 
 
 async def get_response(api: Api, request: Request) -> Response:
     """A response that was stored."""
-    return JSONAnswer(api.responses.get(namespace(request), request.path_params["response_id"]).body)
+    stored = api.responses.get(namespace(request), request.path_params["response_id"])
+    return Response(stored.body, media_type=JSONAnswer.media_type)
 
 
 async def delete_response(api: Api, request: Request) -> Response:
@@ -49,9 +60,10 @@ async def delete_response(api: Api, request: Request) -> Response:
     return JSONAnswer({"id": name, "object": "response", "deleted": True})
 
 
-def _earlier(api: Api, request: Request, asked: ResponsesRequest) -> Sequence[Mapping[str, Any]]:
+def _earlier(api: Api, request: Request, asked: ResponsesRequest) -> bytes:
+    """The conversation that is gone on with, as JSON."""
     if asked.previous_response_id is None:
-        return []
+        return b"[]"
     return api.responses.get(namespace(request), asked.previous_response_id, "previous_response_id").messages
 
 
@@ -66,23 +78,31 @@ class _Reply:
         self._id, self._created = f"resp_{secrets.token_hex(16)}", now()
         self._num_events = 0
 
-    async def whole(self) -> dict[str, Any]:
+    async def whole(self) -> Response:
         """The response in one."""
         async for step in self._talk.steps():
             self._writer.take(step.parts)
         self._writer.finish(self._status)
-        return self._ended()
+        return await self._written(lambda: JSONAnswer(self._ended()))
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The response as events."""
         for kind in ("response.created", "response.in_progress"):
-            yield self._sent({"type": kind, "response": self._body("in_progress")})
+            begun = {"type": kind, "response": self._body("in_progress")}
+            yield await self._written(lambda begun=begun: self._sent(begun))
         async for step in self._talk.steps():
             for event in self._writer.take(step.parts):
                 yield self._sent(event)
         for event in self._writer.finish(self._status):
             yield self._sent(event)
-        yield self._sent({"type": f"response.{self._status}", "response": self._ended()})
+        kind = f"response.{self._status}"
+        yield await self._written(lambda: self._sent({"type": kind, "response": self._ended()}))
+
+    async def _written(self, write: Callable[[], _T]) -> _T:
+        """What has the whole response in it, which says again what the request said."""
+        num_tokens = self._talk.usage.prompt_tokens + self._talk.usage.completion_tokens  # what is kept has both
+        num_chars = int(self._request.state.num_body_bytes) + _CHARS_PER_TOKEN * num_tokens
+        return await self._api.written(write, num_chars)
 
     def last(self, error: ApiError) -> bytes:
         """The events that end a stream in which something went wrong."""
@@ -105,7 +125,8 @@ class _Reply:
         body = self._body(self._status, self._talk.usage)
         owner, message = namespace(self._request), _as_message(self._writer.items)
         if self._asked.store is not False:
-            self._api.responses.put(owner, StoredResponse(body, [*self._messages, message]))
+            stored = StoredResponse(to_json(body), to_json([*self._messages, message]))
+            self._api.responses.put(owner, self._id, stored)
         return body
 
     def _body(self, status: str, usage: Usage | None = None) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from seed_oss.engine.client import EngineClient, RequestEvent, RequestStream
-from seed_oss.engine.messages import Ended, Refused, Submit
+from seed_oss.engine.messages import Ended, Ready, Refused, Submit
 from seed_oss.server.errors import ApiError
+from seed_oss.server.places import Places, Share
 
 _LOG = logging.getLogger(__name__)
 _FAILED = ("error", "timeout", "abort")
@@ -35,15 +36,14 @@ class Runs:
     Args:
         client: the engine.
         requests: what is handed in.
-        at_once: most answers of these that are in its hands at the same time, one request whatever it has; None hands
-            all in.
+        places: of its queue; all that are needed are taken at the start.
+        at_once: most answers of these that are in its hands at the same time, one request whatever it has.
     """
 
-    def __init__(self, client: EngineClient, requests: Sequence[Submit], *, at_once: int | None = None) -> None:
+    def __init__(self, client: EngineClient, requests: Sequence[Submit], places: Places, at_once: int) -> None:
         self._client, self._num_requests = client, len(requests)
         self._waiting = deque(requests)
-        self._room = sum(map(_num_answers, requests)) if at_once is None else at_once
-        self._num_running = 0
+        self._share = Share(places, requests, at_once)
         self._readers: list[_Reader] = []
         self._pumps: list[asyncio.Task[None]] = []
         self._events: asyncio.Queue[_Read] = asyncio.Queue(_MAX_WAITING)
@@ -51,6 +51,7 @@ class Runs:
 
     async def __aenter__(self) -> Self:
         try:
+            self._share.take(_ready(self._client))
             await self._hand_in()
         except BaseException:
             await self.close()
@@ -64,10 +65,13 @@ class Runs:
 
     async def close(self) -> None:
         """Nobody waits for the rest."""
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
-        await asyncio.gather(*(reader.close() for reader in self._readers), return_exceptions=True)
+        try:
+            for pump in self._pumps:
+                pump.cancel()
+            await asyncio.gather(*self._pumps, return_exceptions=True)
+            await asyncio.gather(*(reader.close() for reader in self._readers), return_exceptions=True)
+        finally:
+            self._share.give_back()
 
     async def first(self, seconds: float) -> RunEvent | None:
         """The first event.
@@ -106,13 +110,11 @@ class Runs:
 
     async def _hand_in(self) -> None:
         """What there is room for. To be called again where it was cut short."""
-        while self._waiting and (
-            not self._num_running or self._num_running + _num_answers(self._waiting[0]) <= self._room
-        ):
+        while self._waiting and self._share.has_room(self._waiting[0]):
             request = self._waiting[0]
             reader = _Reader(len(self._readers), request.params.n, await self._client.submit(request))
             self._waiting.popleft()
-            self._num_running += _num_answers(request)
+            self._share.enter(len(self._readers), request)
             self._readers.append(reader)
             if self._num_requests > 1:
                 self._pumps.append(asyncio.create_task(self._pump(reader)))
@@ -124,7 +126,7 @@ class Runs:
             if isinstance(got, ApiError):
                 raise got
             if got is not None:
-                self._num_running -= isinstance(got.event, Ended)
+                self._share.see(got.run, got.event)
                 return got
             self._num_open -= 1
         raise StopAsyncIteration
@@ -164,8 +166,10 @@ class _Reader:
         await self._stream.close()
 
 
-def _num_answers(request: Submit) -> int:
-    return request.params.n if request.task == "generate" else 1
+def _ready(client: EngineClient) -> Ready:
+    if client.ready is None:
+        raise ApiError("unavailable", "the engine is starting; try again")
+    return client.ready
 
 
 def _fault(event: RequestEvent) -> ApiError | None:

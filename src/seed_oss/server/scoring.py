@@ -23,6 +23,7 @@ from seed_oss.server.token_probs import LOWEST, completion_form, token_prob
 from seed_oss.server.usage import Usage
 
 MAX_ANSWER_TOKENS = 512
+_CHARS_PER_PROB = 24
 
 
 class ScoreRequest(InputRequest):
@@ -113,11 +114,16 @@ async def classify(api: Api, request: Request) -> Response:
     results, usage = await compute(
         api, request, "classify", rows, param="input", priority=asked.priority, adapter=adapter
     )
-    data = [
-        {"object": "classification", "index": index, **_class(api, result.values[0] if result.values else ())}
-        for index, result in enumerate(results)
-    ]
-    return _list(api, request, "classify", asked.model, data, usage)
+
+    def answer() -> Response:
+        data = [
+            {"object": "classification", "index": index, **_class(api, result.values[0] if result.values else ())}
+            for index, result in enumerate(results)
+        ]
+        return _list(api, request, "classify", asked.model, data, usage)
+
+    num_chars = _CHARS_PER_PROB * sum(len(row) for one in results for row in one.values)
+    return await unless_gone(request, api.written(answer, num_chars))
 
 
 async def token_classify(api: Api, request: Request) -> Response:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config.generation import GenerationConfig
+from seed_oss.engine.conversation_memory import MAX_REMEMBERED_TOKENS
 from seed_oss.errors import InputError
 from seed_oss.server.request_limits import RequestLimits
 
@@ -73,5 +74,5 @@ class ApiSettings:
     max_stored_responses: int = 1024
     max_stored_bytes: int = 64 * 2**20
     cache_turns: bool = True
-    max_remembered_tokens: int = 2**20
+    max_remembered_tokens: int = MAX_REMEMBERED_TOKENS
     limits: RequestLimits = RequestLimits()  # noqa: RUF009 - frozen

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.conversation_memory import owner_of
 from seed_oss.engine.messages import Ended, Started, Tokens
 from seed_oss.server.api import Api, namespace
 from seed_oss.server.errors import ApiError
@@ -55,11 +56,15 @@ async def begin(
         ApiError: it cannot be answered.
         ClientGoneError: nobody waits any more.
     """
-    owner = namespace(request)
-    num = api.check_chars([wanted.messages, wanted.tools], param)
+    owner = owner_of(namespace(request), adapter)
+    num = await api.made(request, lambda: api.check_chars([wanted.messages, wanted.tools], param))
     await unless_gone(request, api.check_long([wanted.messages, wanted.tools], param))
     num_read = num * num_renderings(wanted)
-    turn = await unless_gone(request, api.work(lambda: prepare(api.texts, api.memory, owner, wanted, params), num_read))
+
+    def make() -> Turn:
+        return prepare(api.texts, api.memory, owner, wanted, params, api.settings.limits.schema_depth)
+
+    turn = await unless_gone(request, api.work(make, num_read))
     api.check_length(len(turn.prompt_ids), params.max_tokens, param)
     submit = api.submit(request, turn.prompt_ids, params, form=turn.form, priority=priority, adapter=adapter)
     runs, first = await api.start(request, [submit])
@@ -126,7 +131,7 @@ class Talk:
             return self._reader.feed(said)
         elif isinstance(said, Ended):
             self.ended = said
-            self._api.remember(self._request, self._reader.written(said))
+            self._api.remember(self._begun.turn.owner, self._reader.written(said))
             self.usage.add(event.run, said, self._reader.num_tokens)
             return self._reader.finish(said)
         return Step()

@@ -12,6 +12,7 @@ from seed_oss.chat.control_vocabulary import without_surrogates
 from seed_oss.chat.decoder_stages import token_bytes
 from seed_oss.chat.detokenizer import Detokenizer
 from seed_oss.chat.tokenizer import SeedOssTokenizer
+from seed_oss.engine.conversation_memory import open_turn
 
 _NUM_CACHED = 8192
 _MAX_NAME = 64
@@ -131,9 +132,7 @@ class Texts:
 
     def open_turn(self, prompt_ids: Sequence[int]) -> list[Piece]:
         """The pieces of a prompt's last turn, which say where the answer starts."""
-        bos, ids = self.tokenizer.bos_token_id, list(prompt_ids)
-        start = len(ids) - 1 - ids[::-1].index(bos) if bos is not None and bos in ids else 0
-        return self.pieces(ids[start:])
+        return open_turn(self.tokenizer, prompt_ids)
 
     def tail(self, prompt_ids: Sequence[int], num_chars: int) -> str:
         """The end of a prompt's text."""

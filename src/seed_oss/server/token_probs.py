@@ -10,6 +10,7 @@ from seed_oss.engine.messages import LogProbs, Tokens
 from seed_oss.server.texts import Texts
 
 LOWEST = -9999.0  # what OpenAI gives for minus infinity, which JSON has not
+_CHARS_PER_PROB = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,16 @@ def token_prob(token_id: int, logprobs: LogProbs, place: int, num_top: int, star
     ids, values = _row(logprobs.top_ids, place), _row(logprobs.top_values, place)
     top = tuple(zip(ids[:num_top], map(_finite, values[:num_top]), strict=False))
     return TokenProb(token_id, LOWEST if value is None else _finite(value), top, start, end)
+
+
+def num_chars_of(num_tokens: int, num_top: int | None) -> int:
+    """How long the JSON of tokens with their log-probabilities is, about.
+
+    Args:
+        num_tokens: how many there are.
+        num_top: probable tokens beside each; None shows no probabilities.
+    """
+    return 0 if num_top is None else num_tokens * (2 + num_top) * _CHARS_PER_PROB
 
 
 def chat_form(texts: Texts, probs: Sequence[TokenProb]) -> dict[str, Any]:

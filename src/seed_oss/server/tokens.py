@@ -21,6 +21,8 @@ from seed_oss.server.streaming import JSONAnswer, unless_gone
 from seed_oss.server.texts import Texts
 from seed_oss.server.turn import Conversation, prompt_ids
 
+_CHARS_PER_TOKEN = 12
+
 
 class TokenizeRequest(ThinkingFields):
     """A body of /tokenize: a text, or a conversation with what shapes its prompt."""
@@ -48,12 +50,16 @@ async def tokenize(api: Api, request: Request) -> Response:
     if (asked.prompt is None) == (asked.messages is None):
         raise ApiError("invalid", "give either prompt or messages", param="prompt")
     num = api.check_chars(asked.prompt, "prompt", most=MAX_COUNTED_CHARS)
-    wanted = None if asked.messages is None else _conversation(api, asked, body)
-    if wanted is not None:
-        num = api.check_chars([wanted.messages, wanted.tools], "messages", most=MAX_COUNTED_CHARS)
+    wanted = None
+    if asked.messages is not None:
+        wanted, num = await unless_gone(request, api.made(request, lambda: _conversation(api, asked, body)))
     ids = await unless_gone(request, api.work(lambda: _ids(api.texts, asked, wanted), num))
-    strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
-    return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
+
+    def answer() -> Response:
+        strings = {"token_strs": [api.texts.text(token_id) for token_id in ids]} if asked.return_token_strs else {}
+        return JSONAnswer({"count": len(ids), "max_model_len": api.max_len, "tokens": list(ids), **strings})
+
+    return await unless_gone(request, api.written(answer, _CHARS_PER_TOKEN * len(ids)))
 
 
 async def detokenize(api: Api, request: Request) -> Response:
@@ -62,24 +68,27 @@ async def detokenize(api: Api, request: Request) -> Response:
     api.adapter_of(asked.model)
     if asked.tokens == []:
         return JSONAnswer({"prompt": ""})
-    given = read_prompts(asked.tokens, "tokens", max_prompts=0, vocab_size=api.vocab_size)
+    size = api.vocab_size
+    given = await api.made(request, lambda: read_prompts(asked.tokens, "tokens", max_prompts=0, vocab_size=size))
     if given[0].text is not None:
         raise ApiError("invalid", "tokens must be a list of token ids", param="tokens")
     text = await unless_gone(request, api.work(lambda: join(api.texts.pieces(given[0].ids))))
     return JSONAnswer({"prompt": text})
 
 
-def _conversation(api: Api, asked: TokenizeRequest, body: dict[str, Any]) -> Conversation:
+def _conversation(api: Api, asked: TokenizeRequest, body: dict[str, Any]) -> tuple[Conversation, int]:
+    """The conversation and its characters."""
     messages = [message.for_template() for message in asked.messages or ()]
     check_messages(messages)
     check_tools(asked.tools)
-    return Conversation(
+    wanted = Conversation(
         messages=messages,
         tools=asked.tools,
         budget=asked.budget(body, api.settings),
         variables=asked.variables(),
         is_answered=asked.add_generation_prompt is not False,
     )
+    return wanted, api.check_chars([messages, asked.tools], "messages", most=MAX_COUNTED_CHARS)
 
 
 def _ids(texts: Texts, asked: TokenizeRequest, wanted: Conversation | None) -> Sequence[int]:

@@ -10,17 +10,18 @@ from typing import Any
 
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.control_tokens import Piece
-from seed_oss.chat.control_vocabulary import each_text_once
 from seed_oss.chat.normalize import normalize_chat
 from seed_oss.chat.output_format import OutputFormat
+from seed_oss.chat.schema_checks import MAX_SCHEMA_DEPTH
 from seed_oss.chat.stream_parser import StreamParser
 from seed_oss.chat.tool_choice import ToolChoice, tool_functions
 from seed_oss.config.sampling import SamplingParams
+from seed_oss.engine.asks import conversation_ids
+from seed_oss.engine.conversation_memory import ConversationMemory, WrittenAnswer
 from seed_oss.engine.messages import AnswerForm, Ended, Tokens
 from seed_oss.engine.stops import StopCutter
-from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse, not_taken
+from seed_oss.engine.turn_memory import RememberedPrompt, TurnUse
 from seed_oss.server.errors import ApiError, refusing
-from seed_oss.server.memory import ConversationMemory, WrittenAnswer
 from seed_oss.server.parts import Part, PartMaker, merged
 from seed_oss.server.texts import Texts
 from seed_oss.server.token_probs import TokenProb, TokenProbs
@@ -79,6 +80,7 @@ class Turn:
         goes_on: the prompt ends inside the answer.
         uses: what became of the answers in the history.
         is_remembered: the answer may stand in later prompts as it was generated.
+        owner: whose memory knows it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -89,19 +91,26 @@ class Turn:
     goes_on: bool = False
     uses: tuple[TurnUse, ...] = ()
     is_remembered: bool = True
+    owner: str = ""
 
 
 def prepare(
-    texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation, params: SamplingParams
+    texts: Texts,
+    memory: ConversationMemory,
+    owner: str,
+    wanted: Conversation,
+    params: SamplingParams,
+    max_schema_depth: int = MAX_SCHEMA_DEPTH,
 ) -> Turn:
     """Check, render and encode a conversation. It may take long: not for the event loop.
 
     Args:
         texts: of the model.
         memory: of what was generated before.
-        namespace: whose conversation it is.
+        owner: whose conversation it is; see `owner_of`.
         wanted: the conversation.
         params: how it is continued.
+        max_schema_depth: most levels of the schemas of answers and tools.
 
     Raises:
         ApiError: what cannot be shown to the model, or an answer that cannot be held to its form.
@@ -115,8 +124,8 @@ def prepare(
     with refusing_in(wanted):
         tools = wanted.tools or None
         normalize_chat(wanted.messages, tools, strict=True)
-        _check_form(wanted, tools)
-        prompt = _remembered(texts, memory, namespace, wanted)
+        _check_form(wanted, tools, max_schema_depth)
+        prompt = _remembered(texts, memory, owner, wanted)
     ids = prompt.ids
     form = AnswerForm(
         thinking_budget=wanted.budget.tokens,
@@ -128,7 +137,8 @@ def prepare(
         loop_guard=wanted.loop_guard,
     )
     before = texts.tail(ids, max(map(len, params.stops), default=0))
-    return Turn(ids, form, tools, tuple(texts.open_turn(ids)), before, wanted.goes_on, prompt.turns, wanted.takes_turns)
+    opening, is_remembered = tuple(texts.open_turn(ids)), wanted.takes_turns
+    return Turn(ids, form, tools, opening, before, wanted.goes_on, prompt.turns, is_remembered, owner)
 
 
 @contextmanager
@@ -151,17 +161,15 @@ def num_renderings(wanted: Conversation) -> int:
     return 1 + min(num_answers, _MAX_ANSWERS_COUNTED) // 2
 
 
-def _remembered(texts: Texts, memory: ConversationMemory, namespace: str, wanted: Conversation) -> RememberedPrompt:
+def _remembered(texts: Texts, memory: ConversationMemory, owner: str, wanted: Conversation) -> RememberedPrompt:
     if wanted.goes_on:
         return RememberedPrompt(prompt_ids(texts, wanted))
-    if not wanted.takes_turns:
-        return RememberedPrompt(prompt_ids(texts, wanted), not_taken(wanted.messages, "off"))
 
     def render(messages: Sequence[Mapping[str, Any]], is_answered: bool) -> Sequence[int]:
         return prompt_ids(texts, replace(wanted, messages=messages, is_answered=is_answered))
 
-    with each_text_once():
-        return memory.prompt(namespace, wanted.messages, render, reuse_reasoning=wanted.reuse_reasoning)
+    takes, reuses = wanted.takes_turns, wanted.reuse_reasoning
+    return memory.prompt(owner, wanted.messages, render, takes_turns=takes, reuse_reasoning=reuses)
 
 
 def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
@@ -170,27 +178,23 @@ def prompt_ids(texts: Texts, wanted: Conversation) -> tuple[int, ...]:
     Raises:
         TemplateError, TokenizerError, InputError: it cannot be rendered.
     """
-    variables = dict(wanted.variables)
-    if wanted.budget.template_value != -1:
-        variables["thinking_budget"] = wanted.budget.template_value
-    ids: list[int] = texts.tokenizer.apply_chat_template(
-        list(wanted.messages),
-        tools=wanted.tools or None,
-        add_generation_prompt=wanted.is_answered and not wanted.goes_on,
-        continue_final_message=wanted.goes_on,
-        return_dict=False,
-        tokenizer_kwargs={"verbose": False},
-        **variables,
+    return conversation_ids(
+        texts.tokenizer,
+        wanted.messages,
+        tools=wanted.tools,
+        budget=wanted.budget,
+        variables=wanted.variables,
+        is_answered=wanted.is_answered,
+        goes_on=wanted.goes_on,
     )
-    return tuple(ids)
 
 
-def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None) -> None:
+def _check_form(wanted: Conversation, tools: Sequence[Mapping[str, Any]] | None, max_schema_depth: int) -> None:
     """Whether the engine can hold an answer to what is asked for; it says so itself, but later."""
     with refusing(wanted.form_param):
-        OutputFormat.of(wanted.response_format)
+        OutputFormat.of(wanted.response_format, max_schema_depth)
     with refusing(otherwise="tools"):
-        functions = tool_functions(tools)
+        functions = tool_functions(tools, max_schema_depth)
     with refusing("tool_choice"):
         ToolChoice.of(wanted.tool_choice, functions)
 
