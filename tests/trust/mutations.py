@@ -200,7 +200,10 @@ def add_file(rng: random.Random, path: Path) -> str:
         ]
     )
     content = rng.choice([path.read_bytes(), b"", b"{}", b"\x80\x04.", rng.randbytes(50)])
-    (path.parent / name).write_bytes(content)
+    added = path.parent / name
+    if added.is_symlink() or added.is_fifo():
+        added.unlink()  # neither write to what lies outside, nor wait for somebody who reads
+    added.write_bytes(content)
     return f"added {name} of {len(content)} bytes"
 
 
