@@ -77,8 +77,9 @@ def _tame(_rng: random.Random, _text: str) -> str:
 
 
 def _hostile(rng: random.Random, text: str) -> str:
-    """Markers whole, in halves and in each other."""
-    parts = [rng.choice((rng.choice(MARKERS), _half(rng), text[:20], "\ud83d", "<", ">")) for _ in range(3)]
+    """Markers whole, in halves and in each other; never blank."""
+    start = text[:20] if text[:20].strip() else text.strip()[:20]
+    parts = [rng.choice((rng.choice(MARKERS), _half(rng), start, "\ud83d", "<", ">")) for _ in range(3)]
     return "".join(parts) if rng.random() < 0.7 else _nested(rng)
 
 
