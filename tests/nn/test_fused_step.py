@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssForCausalLM, StaticCache, quantize_
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
+from seed_oss.engine.build import BLOCK_LEN
 from seed_oss.nn.fused import fuse_, logits_of_rows
 from seed_oss.nn.fused_step import FusedStep
 from seed_oss.ops.logits import NO_TOKEN
@@ -247,3 +248,15 @@ def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.Monk
     assert num_rows == [2] * 5
     monkeypatch.setattr(FusedStep, "run_packed", lambda *_: None)
     assert llm.generate([[5, 6, 7], [8, 9]], params, show_progress=False) == together
+
+
+def test_the_engine_calls_hooks_where_only_one_token_of_a_prompt_is_new(model: Any) -> None:
+    llm, calls = LLM(model, max_num_seqs=1, max_model_len=4 * BLOCK_LEN), list[int]()
+    prompt = random_ids(1, BLOCK_LEN + 1)[0].tolist()
+    params = SamplingParams(max_tokens=1, temperature=0.0)
+    first = llm.generate([prompt], params, show_progress=False)
+    model.model.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    again = llm.generate([prompt], params, show_progress=False)
+    assert again[0].num_cached_tokens == BLOCK_LEN
+    assert again[0].outputs[0].token_ids == first[0].outputs[0].token_ids
+    assert calls

@@ -237,12 +237,12 @@ class FusedLayers(SeedOssLayers):
             torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters()))
         )
 
-    def _current_table(self, is_step: bool, looks_into_layers: bool = True) -> LayerTable | None:
+    def _current_table(self, is_step: bool) -> LayerTable | None:
         """The table, or None where something about the layers asks for them to be called."""
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
         if is_step and self._has_looked:
-            if looks_into_layers and any(map(has_hooks, self)):
+            if any(map(has_hooks, self)):
                 return None
         else:
             self._look()
@@ -265,15 +265,11 @@ class FusedLayers(SeedOssLayers):
         add_low_ranks(table, self._low_ranks)
         return table
 
-    def table_of_step(self, *, looks_into_layers: bool = True) -> LayerTable | None:
-        """The table for one token per row in fp32; None where the layers have to be called.
-
-        Args:
-            looks_into_layers: whether hooks that were put on a layer since the last prompt are looked for.
-        """
+    def table_of_step(self) -> LayerTable | None:
+        """The table for one token per row in fp32; None where the layers have to be called."""
         if self.training or torch.is_autocast_enabled("cpu"):
             return None
-        table = self._current_table(is_step=True, looks_into_layers=looks_into_layers)
+        table = self._current_table(is_step=True)
         return table if table is not None and table.is_packed else None
 
     def _memory(self, table: LayerTable, x: Tensor, cache: Cache | None) -> list[Room] | None:

@@ -113,9 +113,6 @@ class FusedStep:
     def run_packed(self, tokens: Tensor, positions: Sequence[int], context: PagedContext) -> Stepped | None:
         """Run the next token of each of several sequences.
 
-        Hooks that were put on a layer are noticed at the next prompt: to look at every layer takes as long as the rest
-        of what Python does for a step.
-
         Args:
             tokens: int64 `[num_tokens]`, those of `context.rows` in order, one of each.
             positions: of the tokens.
@@ -127,7 +124,7 @@ class FusedStep:
         Raises:
             IndexError: a token that the vocabulary does not have.
         """
-        table = self._table(looks_into_layers=False)
+        table = self._table()
         if table is None or tokens.device.type != "cpu":
             return None
         x = torch.empty(1, len(tokens), table.call.hidden)
@@ -137,11 +134,11 @@ class FusedStep:
         logits = self._run(table, batch, tokens, x, cos, sin, best, lost)
         return Stepped(x[0], logits, best.tolist(), [bool(one) for one in lost])
 
-    def _table(self, *, looks_into_layers: bool = True) -> LayerTable | None:
+    def _table(self) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
             return None
-        return self._layers.table_of_step(looks_into_layers=looks_into_layers)
+        return self._layers.table_of_step()
 
     def _run(
         self,
