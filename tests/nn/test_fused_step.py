@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssForCausalLM, StaticCache, quantize_
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.build import BLOCK_LEN
+from seed_oss.errors import NumericalError
 from seed_oss.nn.fused import fuse_, logits_of_rows
-from seed_oss.nn.fused_step import FusedStep
+from seed_oss.nn.fused_step import FusedStep, RowSteps
 from seed_oss.ops.logits import NO_TOKEN
 from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
@@ -190,6 +191,146 @@ def test_a_copy_runs_its_own_weights(model: Any) -> None:
     assert answer(model, ids) == plain
 
 
+def counted_numbers(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For each step of a single row whether the native call did it."""
+    found: list[bool] = []
+    following = RowSteps.next
+
+    def counting(self: RowSteps, token: int) -> int | None:
+        best = following(self, token)
+        found.append(best is not None)
+        return best
+
+    monkeypatch.setattr(RowSteps, "next", counting)
+    return found
+
+
+@pytest.fixture
+def by_tensors(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From here on every step goes through tensors."""
+    return lambda: monkeypatch.setattr(RowSteps, "next", lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", [DynamicCache, QuantizedCache])
+def test_a_row_in_numbers_says_the_same(
+    model: Any, kind: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, by_tensors: Callable[[], None]
+) -> None:
+    """Past the room that a cache makes at first, and past the angles of a table."""
+    ids, steps = random_ids(1, 7), counted_numbers(monkeypatch)
+
+    def said() -> tuple[Any, list[Any], Tensor]:
+        output = model.generate(
+            ids,
+            max_new_tokens=600,
+            do_sample=False,
+            eos_token_id=None,
+            past_key_values=kind(config=model.config),
+            return_dict_in_generate=True,
+        )
+        cache = output.past_key_values
+        return output.sequences, output.finish_reasons, cache[1][0][:, :, : cache.get_seq_length()]
+
+    mine = said()
+    assert len(steps) == 599  # the first token comes of the prompt
+    assert all(steps)
+    by_tensors()
+    for one, other in zip(mine, said(), strict=True):
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+
+
+ENDS = [{"eos_token_id": [3, 5, 8, 13, 21]}, {"max_time": 1e-9}, {"max_new_tokens": 1}]
+
+
+@pytest.mark.parametrize("how", ENDS, ids=str)
+def test_a_row_in_numbers_ends_for_the_same_reason(
+    model: Any, how: dict[str, Any], by_tensors: Callable[[], None]
+) -> None:
+    class Streamer:
+        def __init__(self) -> None:
+            self.heard = list[list[int]]()
+
+        def put(self, value: Tensor) -> None:
+            self.heard.append(value.flatten().tolist())
+
+        def end(self) -> None:
+            self.heard.append([])
+
+    def said(seed: int) -> tuple[Any, ...]:
+        streamer, ids = Streamer(), random_ids(1, 5, seed=seed)
+        settings = {"max_new_tokens": 64, "do_sample": False, "return_dict_in_generate": True, **how}
+        output = model.generate(ids, streamer=streamer, **settings)
+        return output.sequences.tolist(), output.finish_reasons, streamer.heard
+
+    mine = [said(seed) for seed in range(4)]
+    by_tensors()
+    assert [said(seed) for seed in range(4)] == mine
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"repetition_penalty": 1.2},
+        {"do_sample": True},
+        {"output_logits": True, "return_dict_in_generate": True},
+        {"output_logprobs": True, "return_dict_in_generate": True},
+        {"stopping_criteria": [lambda ids, scores, **_: False]},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+    ids=lambda how: next(iter(how)),
+)
+def test_rows_that_want_tensors_get_them(model: Any, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = counted_numbers(monkeypatch)
+    model.generate(random_ids(1, 5), max_new_tokens=4, eos_token_id=None, **{"do_sample": False, **how})
+    assert not steps
+
+
+def test_a_cache_that_is_changed_on_the_way(model: Any, by_tensors: Callable[[], None]) -> None:
+    ids = random_ids(1, 9)
+
+    def said() -> list[list[int]]:
+        cache, lengths = DynamicCache(config=model.config), list[int]()
+
+        class Streamer:
+            def put(self, value: Tensor) -> None:
+                lengths.append(cache.get_seq_length())
+                if len(lengths) == 5:
+                    cache.crop(4)
+                if len(lengths) == 8:
+                    cache.reorder_cache(torch.tensor([0]))
+
+            def end(self) -> None: ...
+
+        found = answer(model, ids, past_key_values=cache, streamer=Streamer())
+        return [*found, lengths]
+
+    mine = said()
+    by_tensors()
+    assert said() == mine
+
+
+def test_what_is_no_number_in_a_row_of_numbers(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, following = random_ids(1, 5), RowSteps.next
+    monkeypatch.setattr(RowSteps, "next", lambda self, token: NO_TOKEN if following(self, token) else 0)
+    with pytest.raises(NumericalError, match="new token 2"):
+        answer(model, ids)
+    monkeypatch.undo()
+    steps = step_of(model).of_row(filled(model, ids, DynamicCache(config=model.config)))
+    with torch.no_grad():
+        for bad in (-1, 10**6):
+            with pytest.raises(IndexError, match="out of range"):
+                steps.next(bad)
+        assert isinstance(steps.next(int(ids[0, -1])), int)
+
+
+@pytest.mark.parametrize("rope", ["default", "dynamic"])
+def test_angles_that_depend_on_lengths_go_through_tensors(rope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {"rope_type": rope, "rope_theta": 1e4, **({} if rope == "default" else {"factor": 2.0})}
+    model = fuse_(quantize_(tiny_model(SeedOssForCausalLM, **SHAPE, rope_parameters=parameters), "int8"))
+    steps = counted_numbers(monkeypatch)
+    answer(model, random_ids(1, 5))
+    assert set(steps) == {rope == "default"}
+
+
 @pytest.mark.parametrize("lengths", [(5,), (3, 40, 17, 9, 1, 2, 6, 8, 30, 4)])
 def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
     model: Any, lengths: tuple[int, ...], instructions: str
@@ -207,7 +348,7 @@ def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
             model.model.run_packed(ids, places, PagedContext(cache, before))
             context = PagedContext(cache, now)
             if is_step:
-                step = step_of(model).run_packed(tokens, lengths, context)
+                step = step_of(model).run_packed(tokens.tolist(), lengths, context)
                 assert step is not None
                 assert step.best == step.logits.argmax(dim=1).tolist()
                 assert step.lost == [False] * len(lengths)
@@ -226,7 +367,7 @@ def test_a_step_says_which_rows_are_lost(model: Any, instructions: str) -> None:
         room.values.zero_()
     cache.rooms[0].values[1, :, 0] = torch.nan
     with torch.no_grad():
-        step = step_of(model).run_packed(torch.tensor([5, 6, 7]), (4, 4, 4), PagedContext(cache, PackedRows(sequences)))
+        step = step_of(model).run_packed((5, 6, 7), (4, 4, 4), PagedContext(cache, PackedRows(sequences)))
     assert step is not None
     assert step.lost == [False, True, False]
     assert step.best == [int(step.logits[0].argmax()), NO_TOKEN, int(step.logits[2].argmax())]
@@ -236,7 +377,7 @@ def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.Monk
     num_rows: list[int] = []
     run_packed = FusedStep.run_packed
 
-    def counting(self: FusedStep, tokens: Tensor, positions: Sequence[int], context: PagedContext) -> Any:
+    def counting(self: FusedStep, tokens: Sequence[int], positions: Sequence[int], context: PagedContext) -> Any:
         num_rows.append(len(tokens))
         return run_packed(self, tokens, positions, context)
 

@@ -158,7 +158,7 @@ class PagedModel(PackedModel):
         """Rows that run through one decoder."""
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
         device = self._device
-        ids = torch.tensor([token for row, _ in rows for token in row.token_ids], device=device)
+        tokens = [token for row, _ in rows for token in row.token_ids]
         places = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
         lens = None
@@ -166,9 +166,10 @@ class PagedModel(PackedModel):
             each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
         step = self._steps.get(adapter) if len(places) == len(rows) and lens is None else None
-        stepped = None if step is None else step.run_packed(ids, places, context)
+        stepped = None if step is None else step.run_packed(tokens, places, context)
         if stepped is not None:
             return _Stepped(stepped)
+        ids = torch.tensor(tokens, device=device)
         with builder().held():  # all layers of a step run the same kernels
             hidden = self._decoders[adapter].run_packed(ids, torch.tensor(places, device=device), context, lens)
         return Forward(hidden, self._head)

@@ -13,8 +13,10 @@ from seed_oss.generation.outputs import GenerateDecoderOnlyOutput
 from seed_oss.generation.plan import GenerationPlan, RecordFlags
 from seed_oss.generation.row_watch import RowWatch
 from seed_oss.generation.runner import Runner
+from seed_oss.generation.sampling import choose_greedily
 from seed_oss.generation.steering import Steering
 from seed_oss.generation.token_log_probs import LogProbRecord
+from seed_oss.nn.fused_step import RowSteps
 
 
 @dataclass
@@ -79,6 +81,12 @@ def run_plan(plan: GenerationPlan, streamer: Any) -> Tensor | GenerateDecoderOnl
     return _result(plan, ids, record, watch)
 
 
+def _is_plain(plan: GenerationPlan, watch: RowWatch) -> bool:
+    """Whether one row goes on with the best token each time, and nobody wants more than that."""
+    is_greedy = plan.choose is choose_greedily and not plan.processors and not plan.steering
+    return is_greedy and watch.can_take and not plan.record.any_of_steps
+
+
 def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch, record: Record) -> None:
     warn_beyond_model(plan, 0)
     output = runner.prefill()
@@ -86,7 +94,7 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
     if plan.repeats_after_prefill > 1:
         runner.repeat(plan.repeats_after_prefill)
         logits = logits.repeat_interleave(plan.repeats_after_prefill, dim=0)
-    token_index = 0
+    token_index, row_steps = 0, runner.row_steps() if _is_plain(plan, watch) else None
     while not watch.look():
         scores = process(plan, ids.view(), plan.steering.restrict(logits))
         chosen = plan.choose(scores, token_index)
@@ -111,9 +119,46 @@ def _decode(plan: GenerationPlan, runner: Runner, ids: Columns, watch: RowWatch,
             return
         token_index += 1
         warn_beyond_model(plan, token_index)
+        if row_steps is not None:
+            last = _go_on(plan, row_steps, int(tokens), token_index, ids, watch)
+            if last is None:
+                return
+            tokens, token_index = torch.tensor([last[0]]), last[1]
         if not is_ahead:
             output = runner.step(tokens, ids, watch.filled)
         logits = last_logits(output, plan.record)
+
+
+def _go_on(
+    plan: GenerationPlan, steps: RowSteps, token: int, token_index: int, ids: Columns, watch: RowWatch
+) -> tuple[int, int] | None:
+    """Go on with the best token each time, as long as it goes without the model itself.
+
+    Args:
+        plan: what to do.
+        steps: of the row.
+        token: the last one.
+        token_index: how many have been generated, that one included.
+        ids: everything so far; gets the new ones.
+        watch: is told of each.
+
+    Returns:
+        The last token that was found, and how many have been generated; None where the row is done.
+    """
+    found: list[int] = []
+    length = len(ids)
+    try:
+        while (following := steps.next(token)) is not None:
+            token = following
+            found.append(token)
+            if watch.take(token, length + len(found)) is not None:
+                return None
+            token_index += 1
+            warn_beyond_model(plan, token_index)
+    finally:
+        if found:
+            ids.extend(torch.tensor([found]))
+    return token, token_index
 
 
 def process(plan: GenerationPlan, ids: Tensor, logits: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class RecordFlags:
     hidden_states: bool
     top_logprobs: int | None  # None: no log-probabilities
 
+    @property
+    def any_of_steps(self) -> bool:
+        """Whether something is kept of each step beside its tokens."""
+        return self.scores or self.logits or self.attentions or self.hidden_states or self.top_logprobs is not None
+
 
 @dataclass(frozen=True)
 class GenerationPlan:

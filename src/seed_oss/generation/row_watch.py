@@ -1,5 +1,6 @@
 """Which rows are done and why, decided on the host from one transfer of the new tokens per step."""
 
+from array import array
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -180,8 +181,8 @@ class RowWatch:
 
     @property
     def can_take(self) -> bool:
-        """Whether `take` may stand for `update`: there is one row, and nobody who asks for tensors."""
-        return len(self._reasons) == 1 and not self._others and self._streamer is None
+        """Whether `take` may stand for `update`: there is one row, and no criterion that asks for tensors."""
+        return len(self._reasons) == 1 and not self._others
 
     def take(self, token: int, length: int) -> str | None:
         """Take notice of a step of the only row, where `can_take`.
@@ -198,9 +199,11 @@ class RowWatch:
         """
         reasons = list(self._reasons)
         self._num_tokens[0] += reasons[0] is None
-        if self._reads_tokens:
+        if self._reads_tokens or token == NO_TOKEN:
             self._read([token], length, reasons)
         reasons[0] = reasons[0] or self._reason_for_all(length)
+        if self._streamer is not None:
+            self._streamer.put(torch.frombuffer(array("q", (token,)), dtype=torch.int64))  # the quickest tensor to make
         self._mark(reasons)
         return reasons[0]
 

@@ -14,7 +14,7 @@ from seed_oss.errors import InputError
 from seed_oss.generation.columns import Columns
 from seed_oss.generation.model import CausalModel
 from seed_oss.generation.prompt import Prompt
-from seed_oss.nn.fused_step import FusedStep
+from seed_oss.nn.fused_step import FusedStep, RowSteps
 from seed_oss.ops.triton import builder
 
 
@@ -66,6 +66,10 @@ class Runner(ABC):
     def runs_ahead(self) -> bool:
         """Whether the next step may be started before it is known whether it is wanted."""
         return False
+
+    def row_steps(self) -> RowSteps | None:
+        """Steps of the only row, each the token behind another; None where only `step` can run them."""
+        return None
 
     def take_back_step(self) -> None:  # noqa: B027 - only for those that run ahead
         """The last step was not wanted, and nothing follows: leave nothing of it in the cache."""
@@ -161,6 +165,12 @@ class ModelRunner(Runner):
         return self.forward(
             {"input_ids": input_ids}, self._positions, None if self._mask is None else self._mask.view()
         )
+
+    def row_steps(self) -> RowSteps | None:
+        """See Runner.row_steps."""
+        if self._fused_step is None or self._cache is None or self._mask is not None or self._positions is not None:
+            return None
+        return self._fused_step.of_row(self._cache)
 
     def run(self, tokens: Tensor) -> Any:
         """Run several more tokens per row, int64 `[batch, n]`, into the cache; the output has logits for each."""

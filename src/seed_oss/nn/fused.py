@@ -178,7 +178,7 @@ class FusedLayers(SeedOssLayers):
         super().__init__(layers)
         self._low_ranks = [{} for _ in layers] if low_ranks is None else low_ranks
         self._table: LayerTable | None = None
-        self._has_looked = False  # whether there can be a table
+        self._hooks: HookWatch | None = None  # of the layers; None before the first look at them
 
     @staticmethod
     def can_run(layers: SeedOssLayers) -> bool:
@@ -241,8 +241,8 @@ class FusedLayers(SeedOssLayers):
         """The table, or None where something about the layers asks for them to be called."""
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
-        if is_step and self._has_looked:
-            if any(map(has_hooks, self)):
+        if is_step and self._hooks is not None:
+            if self._hooks.see_any():
                 return None
         else:
             self._look()
@@ -254,7 +254,7 @@ class FusedLayers(SeedOssLayers):
 
     def _look(self) -> None:
         """Make a table where there is none for the modules as they are now."""
-        self._has_looked = True
+        self._hooks = HookWatch(self)
         if any(map(has_hooks, self.modules())):
             self._table = None
         elif self._table is None or not self._table.is_current():
@@ -285,11 +285,11 @@ class FusedLayers(SeedOssLayers):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own table: this one has addresses in it."""
-        return {**self.__dict__, "_table": None, "_has_looked": False}
+        return {**self.__dict__, "_table": None, "_hooks": None}
 
     def _forget(self) -> None:
         """Look at everything at the next call, though it be a step."""
-        self._table, self._has_looked = None, False
+        self._table = self._hooks = None
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._forget()
@@ -325,6 +325,19 @@ def can_be_used(rooms: list[Room] | None) -> TypeGuard[list[Room]]:
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling a module does something beside, or instead of, its class's forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+class HookWatch:
+    """Whether some modules have hooks, for who asks at every step: to ask `has_hooks` of each of them takes longer."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        watched = list(modules)
+        self._hooks = [hooks for one in watched for hooks in (one._forward_hooks, one._forward_pre_hooks)]
+        self._own = [one.__dict__ for one in watched]
+
+    def see_any(self) -> bool:
+        """Whether `has_hooks` is true of one of them now."""
+        return any(self._hooks) or any("forward" in own for own in self._own)
 
 
 def logits_of_rows(head: nn.Module, hidden_states: Tensor) -> Tensor:
@@ -365,11 +378,22 @@ def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: Att
     return Batch(memory, sequences, array("q", range(batch)), tensor, is_causal)
 
 
-def packed_batch(memory: list[Room], rows: PackedRows, block_len: int) -> Batch:
-    """Sequences whose keys and values are in blocks."""
+def packed_batch(
+    memory: list[Room], rows: PackedRows, block_len: int, first_angles: Sequence[int] | None = None
+) -> Batch:
+    """Sequences whose keys and values are in blocks.
+
+    Args:
+        memory: keys and values of each layer.
+        rows: the sequences.
+        block_len: tokens of a block.
+        first_angles: of each sequence, the row of its first token in the table of angles; None where angles are in the
+            order of the tokens.
+    """
     sequences, blocks, first_row = array("q"), array("q"), 0
-    for start, length, block_ids in rows.sequences:
-        sequences.extend((first_row, length, start, len(blocks), first_row))
+    for index, (start, length, block_ids) in enumerate(rows.sequences):
+        first_angle = first_row if first_angles is None else first_angles[index]
+        sequences.extend((first_row, length, start, len(blocks), first_angle))
         blocks.extend(block_ids[: -(-(start + length) // block_len)])
         first_row += length
     return Batch(memory, sequences, blocks)
@@ -395,7 +419,7 @@ def fill_in(table: LayerTable, batch: Batch, x: Tensor, cos: Tensor, sin: Tensor
     """What the table's call is told of a batch. All tensors are contiguous and fp32 and must outlive the call."""
     keys, mask, call = batch.memory[0].keys, batch.mask, table.call
     table.point_to(batch.memory)
-    call.num_tokens, call.num_sequences = x.shape[0] * x.shape[1], len(batch.sequences) // 5
+    call.num_tokens, call.num_sequences = x.numel() // call.hidden, len(batch.sequences) // 5
     call.sequences, call.blocks = batch.sequences.buffer_info()[0], batch.blocks.buffer_info()[0]
     call.cache_kind, call.block_len = _CACHE_KINDS[keys.dtype], keys.shape[2]
     call.block_stride, call.head_stride = keys.stride()[:2]

@@ -13,16 +13,17 @@ from seed_oss.nn.fused import (
     Batch,
     FusedLayers,
     FusedRMSNorm,
+    HookWatch,
     OneCall,
     can_be_used,
     dense_batch,
     fill_in,
-    has_hooks,
     packed_batch,
 )
 from seed_oss.nn.fused_table import LayerTable
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
-from seed_oss.ops.native import library
+from seed_oss.nn.rope import AngleTable
+from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import StepStruct
 from seed_oss.ops.quantized import weight_struct
 from seed_oss.ops.recording import is_recorded
@@ -57,7 +58,7 @@ class FusedStep:
         embedding, layers, norm = decoder.embed_tokens, decoder.layers, decoder.norm
         self._layers: FusedLayers = layers
         self._rotary = decoder.rotary_emb
-        self._outer = causal, decoder, embedding, layers, norm, self._rotary, head
+        self._hooks = HookWatch((causal, decoder, embedding, layers, norm, self._rotary, head))
         self._kept = embedding.packed, head.packed, head.bias, norm.weight
         self._vocab_size = head.shape[0]
         self._like: Tensor | None = None
@@ -105,16 +106,25 @@ class FusedStep:
         if table is None or not can_be_used(rooms) or tokens.device.type != "cpu":
             return None
         x = torch.empty(len(tokens), 1, table.call.hidden)
-        cos, sin = self._rotary.following(x, start)
-        logits = self._run(table, dense_batch(rooms, x, cos, start), tokens, x, cos, sin)
+        cos, sin = (one.contiguous() for one in self._rotary.following(x, start))
+        ids = array("q", tokens.tolist())
+        logits = self._run(table, dense_batch(rooms, x, cos, start), ids, x, cos, sin)
         cache.advance(1)
         return logits
 
-    def run_packed(self, tokens: Tensor, positions: Sequence[int], context: PagedContext) -> Stepped | None:
+    def of_row(self, cache: Cache) -> "RowSteps":
+        """The steps of a single row.
+
+        Args:
+            cache: with the tokens before.
+        """
+        return RowSteps(self, cache)
+
+    def run_packed(self, tokens: Sequence[int], positions: Sequence[int], context: PagedContext) -> Stepped | None:
         """Run the next token of each of several sequences.
 
         Args:
-            tokens: int64 `[num_tokens]`, those of `context.rows` in order, one of each.
+            tokens: those of `context.rows` in order, one of each.
             positions: of the tokens.
             context: where each sequence keeps its keys and values.
 
@@ -125,18 +135,18 @@ class FusedStep:
             IndexError: a token that the vocabulary does not have.
         """
         table = self._table()
-        if table is None or tokens.device.type != "cpu":
+        if table is None:
             return None
-        x = torch.empty(1, len(tokens), table.call.hidden)
-        cos, sin = self._rotary.of_steps(positions, x.dtype)
-        batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len)
-        best, lost = array("q", bytes(8 * len(tokens))), array("b", bytes(len(tokens)))
-        logits = self._run(table, batch, tokens, x, cos, sin, best, lost)
-        return Stepped(x[0], logits, best.tolist(), [bool(one) for one in lost])
+        x = torch.empty(len(tokens), table.call.hidden)
+        angles, places = self._rotary.of_steps(positions, x.dtype)
+        batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len, places)
+        ids, best, lost = array("q", tokens), array("q", bytes(8 * len(tokens))), array("b", bytes(len(tokens)))
+        logits = self._run(table, batch, ids, x, angles.cos, angles.sin, best, lost)
+        return Stepped(x, logits, best.tolist(), [bool(one) for one in lost])
 
     def _table(self) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
-        if torch.is_grad_enabled() or is_recorded() or any(map(has_hooks, self._outer)):
+        if torch.is_grad_enabled() or is_recorded() or self._hooks.see_any():
             return None
         return self._layers.table_of_step()
 
@@ -144,7 +154,7 @@ class FusedStep:
         self,
         table: LayerTable,
         batch: Batch,
-        tokens: Tensor,
+        ids: "array[int]",
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -152,16 +162,15 @@ class FusedStep:
         lost: "array[int] | None" = None,
     ) -> Tensor:
         """Logits; `x` is filled with the hidden states behind the last norm, `best` and `lost` see Stepped."""
-        logits = torch.empty(len(tokens), self._vocab_size)
-        tokens, cos, sin = tokens.contiguous(), cos.contiguous(), sin.contiguous()
+        logits = torch.empty(len(ids), self._vocab_size)
         call, native = self._call, library()
         assert native is not None
         with OneCall.lock:
             fill_in(table, batch, x, cos, sin)
-            call.decoder, call.ids, call.logits = addressof(table.call), tokens.data_ptr(), logits.data_ptr()
+            call.decoder, call.ids, call.logits = addressof(table.call), _address(ids), logits.data_ptr()
             call.best, call.is_lost = _address(best), _address(lost)
             num_known = native.so_step(byref(call))
-        if num_known < len(tokens):
+        if num_known < len(ids):
             raise IndexError("index out of range in self")  # as torch's own embedding
         return logits
 
@@ -170,6 +179,97 @@ class FusedStep:
         if self._like is None or self._like.shape[0] != batch:
             self._like = table.like.bfloat16().expand(batch, -1, -1, -1)
         return self._like
+
+
+class RowSteps:
+    """The steps of a single row, in numbers of Python: to handle tensors takes a seventh of a small model's step.
+
+    Args:
+        step: of the model.
+        cache: with the tokens before.
+    """
+
+    def __init__(self, step: FusedStep, cache: Cache) -> None:
+        self._step, self._cache = step, cache
+        self._token, self._best = array("q", (0,)), array("q", (0,))
+        self._logits = torch.empty(1, step._vocab_size)
+        self._call = StepStruct.from_buffer_copy(step._call)
+        self._call.ids, self._call.logits = _address(self._token), self._logits.data_ptr()
+        self._call.best = _address(self._best)
+        self._told: _Told | None = None
+
+    def next(self, token: int) -> int | None:
+        """Run one more token.
+
+        Args:
+            token: the one behind those in the cache, in which it counts afterwards.
+
+        Returns:
+            The token with the highest logit behind it, or NO_TOKEN; None where the model has to be called instead, and
+            nothing was done.
+
+        Raises:
+            IndexError: a token that the vocabulary does not have.
+        """
+        start, table, native = query_offset(self._cache), self._step._table(), library()
+        if table is None or native is None or not isinstance(start, int):
+            return None
+        told = self._told
+        if told is None or not told.holds(table, self._cache, start):
+            told = self._told = self._tell(table, start)
+            if told is None:
+                return None
+        sequence = told.batch.sequences
+        with OneCall.lock:  # the table's copies are not renewed meanwhile
+            self._token[0] = token
+            sequence[2], sequence[4] = start, start - told.angles.start
+            told.table.call.threads = num_threads()
+            num_known = native.so_step(byref(self._call))
+        if not num_known:
+            raise IndexError("index out of range in self")
+        self._cache.advance(1)
+        return self._best[0]
+
+    def _tell(self, table: LayerTable, start: int) -> "_Told | None":
+        """Tell the call what stays the same for a while; None where the cache or the angles are not of its kind."""
+        like = self._step._empty_keys(table, 1)
+        rooms = self._cache.room(table.call.num_layers, 1, like)
+        angles = self._step._rotary.table_with(start, torch.float32)
+        if angles is None or not can_be_used(rooms):
+            return None
+        own, x = table.copy(), torch.empty(1, 1, table.call.hidden)
+        batch = dense_batch(rooms, x, angles.cos, start)
+        fill_in(own, batch, x, angles.cos, angles.sin)
+        self._call.decoder = addressof(own.call)
+        end = min(angles.start + angles.cos.shape[1], *(room.keys.shape[2] for room in rooms))
+        return _Told(table, own, batch, x, like, angles, end)
+
+
+class _Told(NamedTuple):
+    """What the call of a row's steps points to.
+
+    Attributes:
+        source: the layers' table.
+        table: its copy for this row.
+        batch: the row.
+        x: `[1, 1, hidden_size]`, scratch.
+        like: see Cache.room.
+        angles: the positions that are looked up.
+        end: the first position for which there are no angles, or no room in some layer.
+    """
+
+    source: LayerTable
+    table: LayerTable
+    batch: Batch
+    x: Tensor
+    like: Tensor
+    angles: AngleTable
+    end: int
+
+    def holds(self, table: LayerTable, cache: Cache, start: int) -> bool:
+        """Whether it is right for a position. Who changes a cache changes all of its layers: one is looked at."""
+        is_inside = self.angles.start <= start < self.end
+        return table is self.source and is_inside and cache.layers[0].room(1, self.like) is self.batch.memory[0]
 
 
 def _address(numbers: "array[int] | None") -> int | None:

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import is_
 from typing import Any
 
@@ -103,6 +103,13 @@ class LayerTable:
             struct.keys, struct.values = room.keys.data_ptr(), room.values.data_ptr()
             if room.key_scales is not None and room.value_scales is not None:
                 struct.key_scales, struct.value_scales = room.key_scales.data_ptr(), room.value_scales.data_ptr()
+
+    def copy(self) -> "LayerTable":
+        """One with structures of its own, which point to the same weights and to no keys and values."""
+        call = DecoderStruct.from_buffer_copy(self.call)
+        layers = type(self.layers).from_buffer_copy(self.layers)
+        call.layers = ctypes.addressof(layers)
+        return replace(self, call=call, layers=layers, rooms=[])
 
     def is_current(self) -> bool:
         """Whether the layers still hold the modules and tensors that the structures point to."""

@@ -13,7 +13,7 @@ _TABLE_LEN = 256
 _MAX_TABLE_LEN = 32_768  # 2 x 16 MiB for heads of 128
 
 
-class _Table(NamedTuple):
+class AngleTable(NamedTuple):
     """Cosines and sines `[1, length, head_dim]` of positions from `start` on, and what they were made of."""
 
     start: int
@@ -46,8 +46,8 @@ class SeedOssRotaryEmbedding(nn.Module):
         self.rope_type: str = config.rope_parameters["rope_type"]
         self.original_max_seq_len = config.max_position_embeddings
         self.attention_scaling = 1.0
-        self._table: _Table | None = None
-        self._long_table: _Table | None = None  # from position 0 on
+        self._table: AngleTable | None = None
+        self._long_table: AngleTable | None = None  # from position 0 on
         self.reset_buffers()
 
     def reset_buffers(self, device: torch.device | str | None = None) -> None:
@@ -98,8 +98,8 @@ class SeedOssRotaryEmbedding(nn.Module):
         inv_freq = self.inv_freq if total_lens is None else self._inv_freq_of(total_lens[..., None])
         return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
 
-    def of_steps(self, positions: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines `[1, length, head_dim]` on the CPU for a token of each of several sequences.
+    def of_steps(self, positions: Sequence[int], dtype: torch.dtype) -> tuple[AngleTable, Sequence[int]]:
+        """Cosines and sines on the CPU of a token of each of several sequences.
 
         They are looked up where they can be, as a step is short beside computing them. Not for the types that depend
         on lengths.
@@ -107,21 +107,25 @@ class SeedOssRotaryEmbedding(nn.Module):
         Args:
             positions: of the tokens.
             dtype: of the results.
+
+        Returns:
+            A table, and which row of it belongs to each token.
         """
-        end, places = max(positions) + 1, torch.tensor(positions)
+        end = max(positions) + 1
         if end > _MAX_TABLE_LEN:
-            return cos_sin(places[None], self.inv_freq, self.attention_scaling, dtype)
+            cos, sin = cos_sin(torch.tensor([positions]), self.inv_freq, self.attention_scaling, dtype)
+            return AngleTable(0, cos, sin, self.inv_freq, dtype), range(len(positions))
         table = self._long_table
         if table is None or not table.has(0, end, self.inv_freq, dtype):
             length = max(_TABLE_LEN, 1 << (end - 1).bit_length())
             self._long_table = table = self._made_table(0, length, dtype)
-        return table.cos.index_select(1, places), table.sin.index_select(1, places)
+        return table, positions
 
-    def _made_table(self, start: int, length: int, dtype: torch.dtype) -> _Table:
+    def _made_table(self, start: int, length: int, dtype: torch.dtype) -> AngleTable:
         with torch.inference_mode(False):  # whoever comes next may want a graph
             positions = torch.arange(start, start + length)[None]
             cos, sin = cos_sin(positions, self.inv_freq, self.attention_scaling, dtype)
-        return _Table(start, cos, sin, self.inv_freq, dtype)
+        return AngleTable(start, cos, sin, self.inv_freq, dtype)
 
     def _inv_freq_of(self, total_lens: Tensor) -> Tensor:
         if self.rope_type == "longrope":
@@ -147,13 +151,25 @@ class SeedOssRotaryEmbedding(nn.Module):
         length, is_compiling = hidden_states.shape[1], torch.compiler.is_compiling()
         if length > 1 or is_compiling or not isinstance(start, int) or hidden_states.device.type != "cpu":
             return self(hidden_states, torch.arange(length, device=hidden_states.device)[None] + start)
-        if self.rope_type in ("dynamic", "longrope"):  # what they give depends on the longest position
+        table = self.table_with(start, hidden_states.dtype)
+        if table is None:
             return self(hidden_states, torch.tensor([[start]]))
-        table, dtype = self._table, hidden_states.dtype
-        if table is None or not table.has(start, start + 1, self.inv_freq, dtype):
-            self._table = table = self._made_table(start, _TABLE_LEN, dtype)
         row = slice(start - table.start, start - table.start + 1)
         return table.cos[:, row], table.sin[:, row]
+
+    def table_with(self, position: int, dtype: torch.dtype) -> AngleTable | None:
+        """A table on the CPU that has a position; None for the types whose angles depend on the longest position.
+
+        Args:
+            position: the one that has to be in it; as a rule it is followed by others.
+            dtype: of cosines and sines.
+        """
+        if self.rope_type in ("dynamic", "longrope"):
+            return None
+        table = self._table
+        if table is None or not table.has(position, position + 1, self.inv_freq, dtype):
+            self._table = table = self._made_table(position, _TABLE_LEN, dtype)
+        return table
 
     def _inv_freq_for(self, position_ids: Tensor) -> Tensor:
         if self.rope_type == "longrope":

@@ -2,7 +2,8 @@
 
 `SEED_OSS_OPS` in the environment: "reference" leaves them alone; "portable", "avx2", "avx512", "avx512_bf16" and "amx"
 force an instruction set (one that the processor lacks is an error, as are kernels that are not there). "avx512_bf16" is
-"avx512" with products of bfloat16 by bfloat16, and "amx" is that with tiles for many rows of packed weights at a time.
+"avx512" with products of bfloat16 by bfloat16, in attention too, and "amx" is that with tiles for many rows of packed
+weights at a time.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 13
+VERSION = 14
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),

@@ -4,31 +4,25 @@
 
 #include <cmath>
 #include <cstring>
-#include <vector>
 
 #include "attention.h"
 
 struct AttendMemory {  // of one thread
-    std::vector<float> queries, scratch, parts;
+    Buffer<float> queries, scratch, parts;
 };
-
-inline float *sized(std::vector<float> &memory, int64_t n) {
-    if (static_cast<int64_t>(memory.size()) < n) memory.resize(static_cast<size_t>(n));
-    return memory.data();
-}
 
 class Attention {
    public:
     Attention(const DecoderCall &call, bool few)
         : c(call), n(call.num_tokens), group(call.heads / call.kv_heads), plan(call, few) {
-        parts.resize(static_cast<size_t>(plan.num_parts * (c.head_dim + 2)));
+        parts.sized(plan.num_parts * (c.head_dim + 2));
     }
 
    protected:
     const DecoderCall &c;
     int64_t n, group;
     AttentionPlan plan;
-    std::vector<float> parts;
+    Buffer<float> parts;
     const float *projections = nullptr;  // queries of all heads, and where they are to be stored, keys and values behind them
     int64_t row_len = 0;
     float *attended = nullptr;    // [n, heads, head_dim]
@@ -86,7 +80,7 @@ class Attention {
         float factor = static_cast<float>(1.0 / std::sqrt(static_cast<double>(c.head_dim)));
         const Sequence &s = *task.sequence;
         int64_t rows = task.rows(group);
-        float *queries = sized(memory.queries, rows * c.head_dim);
+        float *queries = memory.queries.sized(rows * c.head_dim);
         for (int64_t row = 0; row < rows; row++) {
             int64_t t = task.first + row / group, head = task.kv_head * group + row % group;
             put_query(s, t, head, factor, queries + row * c.head_dim);
@@ -100,7 +94,7 @@ class Attention {
         a.first_limit = c.is_causal ? s.past + task.first + 1 : s.past + s.length;
         if (c.mask) a.mask = c.mask + (&s - c.sequences) * c.mask_batch_stride + task.first * c.mask_query_stride;
         a.mask_stride = c.mask_query_stride;
-        a.scratch = sized(memory.scratch, attend_scratch(rows, c.head_dim));
+        a.scratch = memory.scratch.sized(attend_scratch(rows, c.head_dim));
         return a;
     }
 
@@ -151,7 +145,7 @@ class Attention {
 
     float *new_states(AttendMemory &memory, int64_t rows) const {
         int64_t part_len = c.head_dim + 2;
-        float *states = sized(memory.parts, 2 * rows * part_len);
+        float *states = memory.parts.sized(2 * rows * part_len);
         for (int64_t row = 0; row < rows; row++) {
             std::memset(states + row * part_len, 0, static_cast<size_t>(part_len) * 4);
             states[row * part_len + c.head_dim] = -INFINITY;

@@ -15,7 +15,7 @@ constexpr int64_t kPhasesPerLayer = 11;
 
 struct Memory : AttendMemory {  // of one thread
     ActRows acts;
-    std::vector<float> rows, low;
+    Buffer<float> rows, low;
 };
 
 enum Which : int64_t { kQ, kK, kV, kO, kGate, kUp, kDown };  // weights of a layer
@@ -28,13 +28,11 @@ class Decoder : Attention {
           phases(new Phase[static_cast<size_t>(call.num_layers * kPhasesPerLayer)]) {
         int64_t heads_dim = c.heads * c.head_dim;
         row_len = heads_dim + 2 * c.kv_heads * c.head_dim;
-        qkv.resize(static_cast<size_t>(n * row_len));
-        attended_rows.resize(static_cast<size_t>(n * heads_dim));
-        projections = qkv.data();
-        attended = attended_rows.data();
-        if (!few) normed.resize(static_cast<size_t>(n * c.hidden));
-        gated.resize(static_cast<size_t>(n * c.intermediate));
-        if (!few) shared_low.resize(static_cast<size_t>(3 * n * c.rank));
+        projections = qkv.sized(n * row_len);
+        attended = attended_rows.sized(n * heads_dim);
+        if (!few) normed.sized(n * c.hidden);
+        gated.sized(n * c.intermediate);
+        if (!few) shared_low.sized(3 * n * c.rank);
         reserve_acts();
     }
 
@@ -46,8 +44,8 @@ class Decoder : Attention {
     bool few;
     bool merges_by_thread;  // each thread for itself: that takes less time than to wait for each other
     std::unique_ptr<Phase[]> phases;
-    std::vector<float> qkv, attended_rows, normed, gated;
-    std::vector<float> shared_low;  // of up to three weights [n, rank]: what an adapter makes of the next products' rows
+    Buffer<float> qkv, attended_rows, normed, gated;
+    Buffer<float> shared_low;  // of up to three weights [n, rank]: what an adapter makes of the next products' rows
     ActRows shared_acts, gated_acts;  // of the product that is running, and of the next `down`
 
     void reserve_acts() {
@@ -106,7 +104,7 @@ class Decoder : Attention {
     }
 
     void shrink_own(const Layer &l, int64_t begin, int64_t end, const float *rows, Memory &memory) const {
-        if (few && c.rank) shrink(l, begin, end, rows, 0, n, sized(memory.low, 3 * n * c.rank));
+        if (few && c.rank) shrink(l, begin, end, rows, 0, n, memory.low.sized(3 * n * c.rank));
     }
 
     // tile += b * low; `slot` counts the weights from where `shrink` began
@@ -149,7 +147,7 @@ class Decoder : Attention {
 
     void own_acts(const Layer &l, const float *norm_weight, int64_t begin, int64_t end, ActForm form, Memory &memory) {
         if (!few) return;
-        norm_rows(norm_weight, 0, n, sized(memory.rows, n * c.hidden));
+        norm_rows(norm_weight, 0, n, memory.rows.sized(n * c.hidden));
         shrink_own(l, begin, end, memory.rows.data(), memory);
         if (!form) return;
         memory.acts.reserve(n, c.hidden, form);
@@ -195,7 +193,7 @@ class Decoder : Attention {
     void add_attended(const Layer &l, Phase *phase, Memory &memory) {
         add_product(l, kO, attended, phase, memory, [&] {
             if (!merges_by_thread) return static_cast<const float *>(attended);
-            float *own = sized(memory.rows, n * l.o.cols);
+            float *own = memory.rows.sized(n * l.o.cols);
             for (const AttendTask &tile : plan.merges) merge_tile(tile, own, memory);
             return static_cast<const float *>(own);
         });
@@ -239,11 +237,8 @@ class Decoder : Attention {
             kernels().product(w, block, acts, t0, t1, tile);
             expand(l, which, 0, block, t0, t1, memory, tile);
             int64_t rows = rows_in(w, block);
-            for (int64_t t = t0; t < t1; t++) {
-                float *to = c.x + t * c.hidden + block * kBlockRows;
-                const float *from = tile + (t - t0) * kBlockRows;
-                for (int64_t r = 0; r < rows; r++) to[r] += from[r];
-            }
+            for (int64_t t = t0; t < t1; t++)
+                kernels().add_to(c.x + t * c.hidden + block * kBlockRows, tile + (t - t0) * kBlockRows, rows);
         });
     }
 

@@ -23,8 +23,11 @@ static inline F16 exp16(F16 x) { return exp16_of<fma>(x); }
 
 // 8-bit activations
 
-static inline void quantize_group(const float *x, int64_t group, const Rounded &to, int64_t at) {
+template <int64_t Known>
+static inline void quantize_group(const float *x, int64_t any, const Rounded &to, int64_t at) {
+    const int64_t group = Known ? Known : any;
     F16 largest = zero16(), defect = zero16();
+#pragma GCC unroll 2
     for (int64_t i = 0; i < group; i += 16) {
         F16 v = group - i >= 16 ? load16(x + i) : load_first(x + i, group - i);
         largest = max16(largest, abs16(v));
@@ -32,6 +35,7 @@ static inline void quantize_group(const float *x, int64_t group, const Rounded &
     }
     float most = reduce_max(largest), inverse = most > 0 ? 127.0f / most : 0.0f;
     I16 total = zero_int();
+#pragma GCC unroll 2
     for (int64_t i = 0; i < group; i += 16) {
         int64_t count = group - i >= 16 ? 16 : group - i;
         I16 rounded = round_int(mul(count == 16 ? load16(x + i) : load_first(x + i, count), set1(inverse)));
@@ -45,7 +49,7 @@ static inline void quantize_group(const float *x, int64_t group, const Rounded &
         store_int8(lanes, rounded);
         __builtin_memcpy(q, lanes, static_cast<__SIZE_TYPE__>(count));
     }
-    float scale = most / 127.0f + reduce(defect);
+    float scale = has_nan(defect) ? __builtin_nanf("") : most / 127.0f;
     int32_t sum = reduce_int(total);
     to.scale[at] = scale;
     to.sum[at] = sum;
@@ -55,8 +59,8 @@ static inline void quantize_group(const float *x, int64_t group, const Rounded &
 static void quantize(const float *x, int64_t rows, int64_t groups, int64_t group, const Rounded &to, int64_t row_groups) {
     for (int64_t row = 0; row < rows; row++)
         for (int64_t g = 0; g < groups; g++, x += group) {
-            if (group == 32) quantize_group(x, 32, to, row * row_groups + g);  // known to the compiler
-            else quantize_group(x, group, to, row * row_groups + g);
+            if (group == 32) quantize_group<32>(x, 32, to, row * row_groups + g);
+            else quantize_group<0>(x, group, to, row * row_groups + g);
         }
 }
 
@@ -342,9 +346,22 @@ static void silu_mul(float *gate, const float *up, int64_t n) {
     }
 }
 
+static void add_to(float *x, const float *y, int64_t n) {
+    int64_t i = 0;
+    for (; n - i >= 16; i += 16) store16(x + i, add(load16(x + i), load16(y + i)));
+    for (; i < n; i++) x[i] += y[i];
+}
+
 static void rotate(const float *x, const float *cos, const float *sin, int64_t head_dim, float factor, float *out) {
-    int64_t half = head_dim / 2;
-    for (int64_t i = 0; i < half; i++) {
+    int64_t half = head_dim / 2, i = 0;
+    for (; half - i >= 16; i += 16) {
+        F16 first = load16(x + i), second = load16(x + half + i), by = set1(factor);
+        F16 a = sub(mul(first, load16(cos + i)), mul(second, load16(sin + i)));
+        F16 b = add(mul(second, load16(cos + half + i)), mul(first, load16(sin + half + i)));
+        store16(out + i, mul(a, by));
+        store16(out + half + i, mul(b, by));
+    }
+    for (; i < half; i++) {
         float first = x[i], second = x[i + half];
         out[i] = (first * cos[i] - second * sin[i]) * factor;
         out[i + half] = (second * cos[i + half] + first * sin[i + half]) * factor;
@@ -356,7 +373,7 @@ static void store_kv(const float *x, int64_t n, int64_t kind, void *out, float *
     for (int64_t i = 0; kind == kCacheBFloat16 && i < n; i += 16) store_bf16(static_cast<uint16_t *>(out) + i, load16(x + i));
     int32_t sum;
     float scaled_sum;
-    if (kind == kCacheInt8) quantize_group(x, n, {static_cast<int8_t *>(out), scale, &sum, &scaled_sum}, 0);
+    if (kind == kCacheInt8) quantize_group<0>(x, n, {static_cast<int8_t *>(out), scale, &sum, &scaled_sum}, 0);
 }
 
 // Attention of some queries over one chunk of keys
@@ -440,29 +457,37 @@ static void scale_scores(const Attend &a, int64_t key, int64_t count, float *sco
     }
 }
 
+// run(a tile, its first row) for rows in tiles of `Most`, and what is left in one smaller tile
+template <int R>
+struct Tile {
+    static constexpr int kRows = R;
+};
+
+template <int Most, class Run>
+static inline void in_tiles(int64_t rows, Run run) {
+    int64_t row = 0;
+    for (; rows - row >= Most; row += Most) run(Tile<Most>(), row);
+    if constexpr (Most > 1)
+        if (row < rows) in_tiles<Most - 1>(rows - row, [&](auto tile, int64_t first) { run(tile, row + first); });
+}
+
+// What is read behind keys before `key`: the next ones, or the first values.
+static inline const uint8_t *asked_ahead(const Attend &a, int64_t key, int64_t num_keys) {
+    return static_cast<const uint8_t *>(key < num_keys ? a.units[key / kUnitKeys].keys : a.units[0].values);
+}
+
 template <int64_t Kind>
 static void scores_of(const Attend &a, float *scores, float *columns) {
     int64_t most = limit_of(a, a.rows - 1);
     for (int64_t key = 0; key < most; key += 32) {
         int64_t here = most - key < 32 ? most - key : 32;
-        // The next keys, or the first values
-        const void *next = key + 32 < most ? a.units[(key + 32) / kUnitKeys].keys : a.units[0].values;
-        const uint8_t *ahead = static_cast<const uint8_t *>(next);
+        const uint8_t *ahead = asked_ahead(a, key + 32, most);
         transpose_keys<Kind>(a, key, here, columns);
-        for (int64_t row = 0; row < a.rows; row += 6) {
-            int64_t count = a.rows - row < 6 ? a.rows - row : 6;
-            if (limit_of(a, row + count - 1) <= key) continue;  // none of them looks that far
-            const float *q = a.q + row * a.head_dim;
-            float *to = scores + row * kChunkKeys + key;
-            switch (count) {
-                case 1: score_tile<1, Kind>(q, columns, a.head_dim, to, ahead); break;
-                case 2: score_tile<2, Kind>(q, columns, a.head_dim, to, ahead); break;
-                case 3: score_tile<3, Kind>(q, columns, a.head_dim, to, ahead); break;
-                case 4: score_tile<4, Kind>(q, columns, a.head_dim, to, ahead); break;
-                case 5: score_tile<5, Kind>(q, columns, a.head_dim, to, ahead); break;
-                default: score_tile<6, Kind>(q, columns, a.head_dim, to, ahead); break;
-            }
-        }
+        in_tiles<6>(a.rows, [&](auto tile, int64_t row) {
+            constexpr int R = decltype(tile)::kRows;
+            if (limit_of(a, row + R - 1) <= key) return;  // none of them looks that far
+            score_tile<R, Kind>(a.q + row * a.head_dim, columns, a.head_dim, scores + row * kChunkKeys + key, ahead);
+        });
         if (Kind == kCacheInt8) scale_scores(a, key, here, scores);
     }
 }
@@ -500,7 +525,11 @@ static inline void values_of(const Attend &a, const float *weights, int64_t row)
     for (; d < a.head_dim; d += 16) value_tile<R, 1, Kind>(a, weights, row, d, num_keys);
 }
 
+// Keys that some row sees, up to a multiple of 32
+static inline int64_t seen_by_any(const Attend &a) { return (limit_of(a, a.rows - 1) + 31) / 32 * 32; }
+
 // Scores to weights in place; the maximum and the sum go behind the row's values.
+template <F16 (*Exp)(F16)>
 static void softmax_row(const Attend &a, int64_t row, float *scores, float *tail) {
     const float minus_infinity = -__builtin_inff();
     int64_t limit = limit_of(a, row), padded = (limit + 31) / 32 * 32;
@@ -509,8 +538,7 @@ static void softmax_row(const Attend &a, int64_t row, float *scores, float *tail
         for (int64_t i = 0; i < limit; i++)
             if (!mask[i]) scores[i] = minus_infinity;
     }
-    int64_t end = limit_of(a, a.rows - 1);
-    end = (end + 31) / 32 * 32;
+    const int64_t end = seen_by_any(a);
     for (int64_t i = limit; i < end; i++) scores[i] = minus_infinity;
     F16 most = set1(minus_infinity);
     for (int64_t i = 0; i < padded; i += 16) most = max16(most, load16(scores + i));
@@ -525,7 +553,7 @@ static void softmax_row(const Attend &a, int64_t row, float *scores, float *tail
     }
     F16 sum = zero16();
     for (int64_t i = 0; i < padded; i += 16) {
-        F16 weight = exp16(sub(load16(scores + i), set1(top)));
+        F16 weight = Exp(sub(load16(scores + i), set1(top)));
         store16(scores + i, weight);
         sum = add(sum, weight);
     }
@@ -539,23 +567,22 @@ static void attend_over(const Attend &a) {
     float *scores = a.scratch, *columns = a.scratch + a.rows * kChunkKeys;
     scores_of<Kind>(a, scores, columns);
     for (int64_t row = 0; row < a.rows; row++)
-        softmax_row(a, row, scores + row * kChunkKeys, a.out + row * (a.head_dim + 2) + a.head_dim);
-    constexpr int kRows = kHasManyRegisters ? 6 : 4;
-    int64_t row = 0;
-    for (; a.rows - row >= kRows; row += kRows) values_of<kRows, Kind>(a, scores + row * kChunkKeys, row);
-    switch (a.rows - row) {
-        case 1: values_of<1, Kind>(a, scores + row * kChunkKeys, row); break;
-        case 2: values_of<2, Kind>(a, scores + row * kChunkKeys, row); break;
-        case 3: values_of<3, Kind>(a, scores + row * kChunkKeys, row); break;
-        case 4: values_of<4, Kind>(a, scores + row * kChunkKeys, row); break;
-        case 5: values_of<5, Kind>(a, scores + row * kChunkKeys, row); break;
-        default: break;
-    }
+        softmax_row<exp16>(a, row, scores + row * kChunkKeys, a.out + row * (a.head_dim + 2) + a.head_dim);
+    in_tiles<kHasManyRegisters ? 6 : 4>(a.rows, [&](auto tile, int64_t row) {
+        values_of<decltype(tile)::kRows, Kind>(a, scores + row * kChunkKeys, row);
+    });
 }
+
+#ifdef SEED_OSS_PAIRS
+#include "attention_bf16.inl"
+static constexpr auto attend_over_bf16 = attend_over_pairs;
+#else
+static constexpr auto attend_over_bf16 = attend_over<kCacheBFloat16>;
+#endif
 
 static void attend(const Attend &a) {
     if (a.kind == kCacheFloat32) attend_over<kCacheFloat32>(a);
-    else if (a.kind == kCacheBFloat16) attend_over<kCacheBFloat16>(a);
+    else if (a.kind == kCacheBFloat16) attend_over_bf16(a);
     else attend_over<kCacheInt8>(a);
 }
 
@@ -569,14 +596,15 @@ static void merge(float *state, const float *part, int64_t head_dim) {
     float old_factor = top == -__builtin_inff() ? 0.0f : lanes[0];
     store16(lanes, exp16(sub(set1(part_top), set1(most))));
     float new_factor = lanes[0];
-    for (int64_t d = 0; d < head_dim; d++) state[d] = state[d] * old_factor + part[d] * new_factor;
+    for (int64_t d = 0; d < head_dim; d += 16)
+        store16(state + d, add(mul(load16(state + d), set1(old_factor)), mul(load16(part + d), set1(new_factor))));
     state[head_dim] = most;
     state[head_dim + 1] = state[head_dim + 1] * old_factor + part[head_dim + 1] * new_factor;
 }
 
 static void finish(const float *state, int64_t head_dim, float *out) {
     float sum = state[head_dim + 1], inverse = sum == 0.0f ? 0.0f : 1.0f / sum;
-    for (int64_t d = 0; d < head_dim; d++) out[d] = state[d] * inverse;
+    for (int64_t d = 0; d < head_dim; d += 16) store16(out + d, mul(load16(state + d), set1(inverse)));
 }
 
 static int64_t read(const uint8_t *data, int64_t num_bytes) {
@@ -621,6 +649,6 @@ static float sum_exp(const float *x, int64_t n, float top) {
 
 #include "sampling.inl"
 
-static const Kernels kTable = {quantize, round_activations, product, rms_norm, silu_mul, rotate,       store_kv, attend,    merge,
+static const Kernels kTable = {quantize, round_activations, product, rms_norm, silu_mul, add_to, rotate, store_kv, attend,    merge,
                                finish,   read,              highest, sum_exp,  rivals,   weigh,        masses_below, between,
                                fill_below};

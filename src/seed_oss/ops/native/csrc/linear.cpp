@@ -115,7 +115,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 13; }
+EXPORT int64_t so_version() { return 14; }
 
 // 0 portable, 1 AVX2, 2 AVX-512, 3 with BF16, 4 with AMX as well; returns what is in force. -1 takes the best; one that
 // there is not changes nothing.
@@ -167,8 +167,8 @@ EXPORT int64_t so_embedding(const Weight *w, const int64_t *ids, int64_t n, floa
 }
 
 EXPORT void so_quantize(const float *x, int64_t n, int64_t cols, int64_t group, int8_t *q, float *scale, int32_t *sum) {
-    std::vector<float> scaled_sum(static_cast<size_t>(n * cols / group));
-    kernels().quantize(x, n, cols / group, group, {q, scale, sum, scaled_sum.data()}, cols / group);
+    Buffer<float> scaled_sum;
+    kernels().quantize(x, n, cols / group, group, {q, scale, sum, scaled_sum.sized(n * cols / group)}, cols / group);
 }
 
 EXPORT void so_rms_norm(const float *x, const float *weight, double eps, int64_t n, int64_t cols, float *out) {

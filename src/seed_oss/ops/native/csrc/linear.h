@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "pool.h"
 #include "types.h"
@@ -37,20 +37,37 @@ inline ActForm act_form(const Weight &w) {
 }
 inline ActForm both(ActForm a, ActForm b) { return {common_divisor(a.group, b.group), a.in_bf16 || b.in_bf16}; }
 
+// Memory that grows and stays; growing loses what is in it, and new memory holds anything.
+template <class T>
+class Buffer {
+   public:
+    T *sized(int64_t n) {
+        if (n > size_) {
+            data_.reset(new T[static_cast<size_t>(n)]);
+            size_ = n;
+        }
+        return data_.get();
+    }
+    T *data() const { return data_.get(); }
+
+   private:
+    std::unique_ptr<T[]> data_;
+    int64_t size_ = 0;
+};
+
 // Memory for rows of activations in 8 bits and in bf16. It grows and stays; how rows are cut into groups is the caller's to know.
 class ActRows {
    public:
     void reserve(int64_t n, int64_t cols, ActForm form) {
-        if (form.in_bf16 && static_cast<int64_t>(bf16_.size()) < n * cols) bf16_.resize(static_cast<size_t>(n * cols));
+        if (form.in_bf16) bf16_.sized(n * cols);
         if (form.group) reserve(n, cols, form.group);
     }
 
     void reserve(int64_t n, int64_t cols, int64_t group) {
-        if (static_cast<int64_t>(q_.size()) < n * cols) q_.resize(static_cast<size_t>(n * cols));
-        if (static_cast<int64_t>(sum_.size()) >= n * cols / group) return;
-        scale_.resize(static_cast<size_t>(n * cols / group));
-        scaled_sum_.resize(static_cast<size_t>(n * cols / group));
-        sum_.resize(static_cast<size_t>(n * cols / group));
+        q_.sized(n * cols);
+        scale_.sized(n * cols / group);
+        scaled_sum_.sized(n * cols / group);
+        sum_.sized(n * cols / group);
     }
 
     // Rows first .. first + n of x `[.., cols]`.
@@ -76,10 +93,10 @@ class ActRows {
         return {q_.data() + at * group, scale_.data() + at, sum_.data() + at, scaled_sum_.data() + at};
     }
 
-    std::vector<int8_t> q_;
-    std::vector<uint16_t> bf16_;
-    std::vector<float> scale_, scaled_sum_;
-    std::vector<int32_t> sum_;
+    Buffer<int8_t> q_;
+    Buffer<uint16_t> bf16_;
+    Buffer<float> scale_, scaled_sum_;
+    Buffer<int32_t> sum_;
 };
 
 // Blocks of rows as tasks: two for each thread for few tokens, many for many, these with kTokensInCache tokens at a time.

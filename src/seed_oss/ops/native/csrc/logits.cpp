@@ -2,6 +2,7 @@
 // what a block comes to does not depend on other rows, nor on threads.
 
 #include <algorithm>
+#include <vector>
 
 #include "rows.h"
 

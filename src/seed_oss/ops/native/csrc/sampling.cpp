@@ -2,6 +2,7 @@
 // other rows nor on threads nor on the instruction set.
 
 #include <algorithm>
+#include <vector>
 
 #include "rows.h"
 

@@ -100,6 +100,10 @@ static inline F16 zero_below(F16 x, F16 limit, F16 value) {
     return {_mm256_and_ps(_mm256_cmp_ps(x.a, limit.a, _CMP_NLT_UQ), value.a),
             _mm256_and_ps(_mm256_cmp_ps(x.b, limit.b, _CMP_NLT_UQ), value.b)};
 }
+static inline bool has_nan(F16 x) {
+    __m256 found = _mm256_or_ps(_mm256_cmp_ps(x.a, x.a, _CMP_UNORD_Q), _mm256_cmp_ps(x.b, x.b, _CMP_UNORD_Q));
+    return _mm256_movemask_ps(found) != 0;
+}
 static inline float reduce(F16 x) { return reduce8(_mm256_add_ps(x.a, x.b)); }
 static inline float reduce_max(F16 x) { return reduce_max8(_mm256_max_ps(x.a, x.b)); }
 static inline int32_t reduce_int(I16 x) { return reduce_int8(_mm256_add_epi32(x.a, x.b)); }

@@ -55,6 +55,30 @@ static inline Bf32 load_first_pairs(const uint16_t *p, int64_t n) {  // n below 
 }
 // sum[i] += a[2 i] * b[2 i] + a[2 i + 1] * b[2 i + 1]; numbers too small for normal ones count as 0
 static inline F16 add_pairs(F16 sum, Bf32 a, Bf32 b) { return {_mm512_dpbf16_ps(sum.v, a, b)}; }
+static inline Bf32 as_pairs(F16 bits) { return (__m512bh)bits.v; }
+static inline Bf32 no_pairs() { return (__m512bh)_mm512_setzero_si512(); }
+static inline Bf32 set1_pair(const uint16_t *p) {
+    int32_t pair;
+    __builtin_memcpy(&pair, p, 4);
+    return (__m512bh)_mm512_set1_epi32(pair);
+}
+// Pairs of one of a and one of b; undo_interleave puts what became of them in the order of a and b.
+static inline void interleave(Bf32 a, Bf32 b, Bf32 &first, Bf32 &second) {
+    first = (__m512bh)_mm512_unpacklo_epi16((__m512i)a, (__m512i)b);
+    second = (__m512bh)_mm512_unpackhi_epi16((__m512i)a, (__m512i)b);
+}
+static inline void undo_interleave(F16 &first, F16 &second) {
+    __m512d a = _mm512_castps_pd(first.v), b = _mm512_castps_pd(second.v);
+    first.v = _mm512_castpd_ps(_mm512_permutex2var_pd(a, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), b));
+    second.v = _mm512_castpd_ps(_mm512_permutex2var_pd(a, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), b));
+}
+// The nearest 16 numbers in bf16; what is too small for a normal one becomes 0.
+static inline void put_bf16(uint16_t *p, F16 x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+static inline F16 nearest_bf16(F16 x) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x.v)), 16))};
+}
 #endif
 static inline I16 zero_int() { return {_mm512_setzero_si512()}; }
 static inline I16 set1_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
@@ -80,6 +104,7 @@ static inline F16 round16(F16 a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_
 static inline F16 zero_below(F16 x, F16 limit, F16 value) {  // value where x >= limit, else 0; NaN keeps value
     return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.v, limit.v, _CMP_NLT_UQ), value.v)};
 }
+static inline bool has_nan(F16 x) { return _mm512_cmp_ps_mask(x.v, x.v, _CMP_UNORD_Q) != 0; }
 static inline float reduce(F16 x) {
     return reduce8(_mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1)));
 }

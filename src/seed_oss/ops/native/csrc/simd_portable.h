@@ -159,6 +159,11 @@ static inline F16 zero_below(F16 x, F16 limit, F16 value) {
     EACH_LANE value.v[i] = x.v[i] < limit.v[i] ? 0.0f : value.v[i];
     return value;
 }
+static inline bool has_nan(F16 x) {
+    bool found = false;
+    EACH_LANE found |= x.v[i] != x.v[i];
+    return found;
+}
 static inline float reduce(F16 x) {
     for (int width = 8; width; width /= 2)
         for (int i = 0; i < width; i++) x.v[i] += x.v[i + width];

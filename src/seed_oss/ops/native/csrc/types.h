@@ -79,6 +79,7 @@ struct Kernels {
     void (*product)(const Weight &w, int64_t block, const Acts &acts, int64_t t0, int64_t t1, float *out);
     void (*rms_norm)(const float *x, const float *weight, float eps, int64_t cols, float *out);
     void (*silu_mul)(float *gate, const float *up, int64_t n);
+    void (*add_to)(float *x, const float *y, int64_t n);  // x += y
     void (*rotate)(const float *x, const float *cos, const float *sin, int64_t head_dim, float factor, float *out);
     void (*store_kv)(const float *x, int64_t n, int64_t kind, void *out, float *scale);
     void (*attend)(const Attend &a);
@@ -151,7 +152,9 @@ struct StepCall {
     int8_t *is_lost;  // [num_tokens], whether the hidden states have NaN, or infinities of both signs; or null
 };
 
-constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) { return rows * kChunkKeys + 32 * head_dim; }
+constexpr int64_t attend_scratch(int64_t rows, int64_t head_dim) {
+    return rows * (kChunkKeys + head_dim / 2) + 32 * head_dim;
+}
 
 const Kernels *portable_kernels();
 const Kernels *avx2_kernels();    // null where this build has none
