@@ -88,9 +88,9 @@ def test_rounded_activations_take_twelve_bytes_a_group() -> None:
             is_native=True,
             cache_bytes=0,
         ).activations
-        for group in (32, 16)
+        for group in (16, 8)
     ]
-    assert sizes[1] - sizes[0] == load.num_new * 96 // 32 * 3 * 4
+    assert sizes[1] - sizes[0] == load.num_new * 96 // 16 * 3 * 4
 
 
 def write_gptq(folder: Path) -> Path:

@@ -100,8 +100,12 @@ def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
     queries = config.num_attention_heads * config.head_dim
     row = queries + 2 * config.num_key_value_heads * config.head_dim
     group = min((math.gcd(format.group_size, 32) for format in form.formats.values() if format), default=32)
-    widest = max(hidden, queries, inner)
-    buffers = n * FLOAT * (row + queries + hidden + inner) + _rounded(n * widest, group) + _rounded(n * inner, 32)
+    down = [format for name, format in form.formats.items() if name.endswith(".down_proj")]
+    if all(format is not None and format.group_size % 32 == 0 for format in down):  # its rows are rounded as they come
+        gated, widest = _rounded(n * inner, 32), max(hidden, queries)
+    else:
+        gated, widest = n * inner * FLOAT, max(hidden, queries, inner)
+    buffers = n * FLOAT * (row + queries + hidden) + _rounded(n * widest, group) + gated
     around = n * hidden * (2 * form.dtype.itemsize + FLOAT) + 4 * n * config.head_dim * FLOAT
     return buffers + around + _mask(load, 1)
 

@@ -31,7 +31,6 @@ class Decoder : Attention {
         projections = qkv.sized(n * row_len);
         attended = attended_rows.sized(n * heads_dim);
         if (!few) normed.sized(n * c.hidden);
-        gated.sized(n * c.intermediate);
         if (!few) shared_low.sized(3 * n * c.rank);
         reserve_acts();
     }
@@ -50,11 +49,15 @@ class Decoder : Attention {
 
     void reserve_acts() {
         ActForm form = {0, false};
-        int64_t widest = c.hidden > c.heads * c.head_dim ? c.hidden : c.heads * c.head_dim;
-        if (c.intermediate > widest) widest = c.intermediate;
-        for (int64_t i = 0; i < c.num_layers; i++) form = both(form, form_of(c.layers[i], kQ, kDown + 1));
+        int64_t widest = c.hidden > c.heads * c.head_dim ? c.hidden : c.heads * c.head_dim, num_at_once = 0;
+        for (int64_t i = 0; i < c.num_layers; i++) {
+            form = both(form, form_of(c.layers[i], kQ, kDown + 1));
+            num_at_once += quantizes_at_once(c.layers[i].down);
+        }
+        if (num_at_once) gated_acts.reserve(n, c.intermediate, kBlockRows);
+        if (num_at_once < c.num_layers && c.intermediate > widest) widest = c.intermediate;
+        if (num_at_once < c.num_layers || c.rank) gated.sized(n * c.intermediate);
         if (!few) shared_acts.reserve(n, widest, form);
-        gated_acts.reserve(n, c.intermediate, kBlockRows);
     }
 
     void program() {

@@ -57,14 +57,14 @@ static inline void each_panel(const Weight &w, const uint8_t *at, int64_t ahead,
     }
 }
 
-// out [T, 32 rows] += the panel, which begins with unit `first` of the columns. Quads: of a unit, 0 where they are not known.
+// out [T, 32 rows] = the first panel, += one that begins with unit `first` of the columns. Quads: of a unit, 0 where they are not known.
 // All of a unit's are written out one after another, else gcc copies every sum from register to register at each of them.
 template <int T, int Quads, class P, int Zero>
 static inline void panel_tile(const P &panel, int64_t first, int64_t units, const Acts &acts, int64_t t0, float *out) {
     const int64_t groups = acts.cols / acts.group, quads = Quads ? Quads : acts.group / 4;
     F16 total[T][2];
     for (int t = 0; t < T; t++)
-        for (int half = 0; half < 2; half++) total[t][half] = load16(out + t * kBlockRows + 16 * half);
+        for (int half = 0; half < 2; half++) total[t][half] = first ? load16(out + t * kBlockRows + 16 * half) : zero16();
     const int8_t *a = acts.q + t0 * acts.cols + first * acts.group;
     for (int64_t unit = 0; unit < units; unit++) {
         const int64_t scales = t0 * groups + first + unit;
@@ -95,7 +95,6 @@ static inline void panel_tile(const P &panel, int64_t first, int64_t units, cons
 template <int Kind, int Zero, bool Wide>
 static void unpacked_product(
     const Weight &w, const uint8_t *data, int64_t ahead, const Acts &acts, int64_t t0, int64_t count, float *out) {
-    for (int64_t i = 0; i < count * kBlockRows; i += 16) store16(out + i, zero16());
     each_panel<Kind, Zero, Wide, true>(w, data, ahead, acts, [&](const auto &panel, int64_t first, int64_t units) {
         using P = Panel<Kind, Zero, Wide, true>;
         for (int64_t t = 0; t < count; t += kMaxTile) {
