@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 from seed_oss.engine.messages import Ended, Event, Pulse, Ready, Refused, Started, Submit, Tokens
 from seed_oss.engine.spec import EngineSpec
@@ -43,6 +44,10 @@ class ScriptedCore:
         if request_id in self._running:
             request, _ = self._running.pop(request_id)
             self._waiting += [Ended(request_id, choice, "abort") for choice in range(request.params.n)]
+
+    def alone(self) -> AbstractContextManager[None]:
+        """See Core."""
+        return nullcontext()
 
     def step(self) -> list[Event]:
         """One token of each, and a pulse: a test need not wait for the next second."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ class SayingCore:
         for choice in range(submit.params.n):
             self._events.append(Tokens(submit.request_id, choice, self.ids))
             self._events.append(Ended(submit.request_id, choice, self._reason))
+
+    def alone(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def step(self) -> list[Event]:
         events, self._events = self._events, []

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 
 from seed_oss.engine import events as scheduled
@@ -64,6 +65,10 @@ class EngineCore:
     def ready(self) -> Ready:
         """What the engine says of itself."""
         return self._ready
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Around many steps: each would otherwise tell torch's threads to sleep, and then not to."""
+        return self._stepper.alone()
 
     @property
     def has_work(self) -> bool:

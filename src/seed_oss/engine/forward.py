@@ -33,20 +33,18 @@ class Forward:
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> None:
         self.hidden, self._head = hidden, head
+        self._known: tuple[Sequence[int], Tensor] | None = None  # the last rows that were asked for
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """float32 `[rows, vocab_size]` of some rows of `hidden`; a row's bits do not depend on the others."""
         assert self._head is not None
-        return self._head(self.hidden[list(rows)]).float()
+        if self._known is None or self._known[0] != rows:
+            self._known = rows, self._head(self.hidden[list(rows)]).float()
+        return self._known[1]
 
-    def best(self, rows: Sequence[int], logits: Tensor) -> list[int]:
-        """The token with the highest logit of each row, or NO_TOKEN.
-
-        Args:
-            rows: as given to `logits`.
-            logits: as it returned them.
-        """
-        return choose_greedily(logits, 0).tolist()
+    def best(self, rows: Sequence[int]) -> list[int]:
+        """The token with the highest logit of each row, or NO_TOKEN."""
+        return choose_greedily(self.logits(rows), 0).tolist()
 
     def lost(self) -> list[bool] | None:
         """For each row of `hidden` whether something in it is no number; None where that is so of none."""

@@ -290,7 +290,7 @@ class LLM:
         waiting = deque(submits)
         running: dict[str, Gathered] = {}
         try:
-            with _bar(len(submits), show_progress) as advance:
+            with _bar(len(submits), show_progress) as advance, self._core.alone():
                 while waiting or running:
                     self._hand_in(waiting, running, gathered)
                     for event in self._core.step():

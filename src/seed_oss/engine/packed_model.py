@@ -33,7 +33,7 @@ class _Stepped(Forward):
         logits = self._step.logits
         return logits if list(rows) == list(range(len(logits))) else logits[list(rows)]
 
-    def best(self, rows: Sequence[int], logits: Tensor) -> list[int]:
+    def best(self, rows: Sequence[int]) -> list[int]:
         """See Forward."""
         return [self._step.best[row] for row in rows]
 

@@ -52,6 +52,10 @@ class Core(Protocol):
         """Compute a little; what came of it."""
         ...
 
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """To be held around many steps."""
+        ...
+
     def stats(self) -> dict[str, float]:
         """Numbers for a metrics page."""
         ...
@@ -192,7 +196,7 @@ def main(arguments: Sequence[str]) -> int:
         return EXIT_REFUSED
     garbage = Garbage(time.monotonic)
     garbage.start()
-    with contextlib.suppress(BrokenPipeError):  # the parent is gone, and nobody is left to tell
+    with contextlib.suppress(BrokenPipeError), core.alone():  # the parent may be gone, and nobody left to tell
         EngineLoop(
             core,
             inbox,

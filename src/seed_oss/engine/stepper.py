@@ -1,6 +1,7 @@
 """One step: the model over a batch, then the next token of each row that is due. A row's fault costs that row alone."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -55,8 +56,12 @@ class Stepper:
         """Rows that cannot be run now, since what may come next is still being found out."""
         if self._ahead is None or not self._ahead.has_work:
             return frozenset()
-        with alone(self._model.is_native):  # the masks are computed meanwhile
+        with self.alone():  # the masks are computed meanwhile
             return self._ahead.held()
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Where the kernels run the model, torch's threads sleep until the end of the block; blocks may be nested."""
+        return alone(self._model.is_native)
 
     def wait(self, seconds: float) -> None:
         """Wait until one of the held rows may be run."""
@@ -96,7 +101,7 @@ class Stepper:
         """
         probe = ScheduledRow(RowKey("probe", 0), 0, (0,), 0, (block_id,), True)
         try:
-            with alone(self._model.is_native):
+            with self.alone():
                 self._model.run(ScheduledBatch((probe,)), [RowTraits(1)])
         except Exception as error:  # noqa: BLE001 - whatever it is, it is said
             return error
@@ -109,7 +114,7 @@ class Stepper:
         Raises:
             Exception: the forward failed; no row has changed.
         """
-        with alone(self._model.is_native):
+        with self.alone():
             return self._run(batch)
 
     def _run(self, batch: ScheduledBatch) -> StepOutcome:
@@ -167,14 +172,14 @@ class Stepper:
             return {}
         counts = [1 + row.num_drafts for row, _ in due]
         wanted = [spans[row.key].stop - n + i for (row, _), n in zip(due, counts, strict=True) for i in range(n)]
-        logits = forward.logits(wanted)
-        best: list[int] | None = None
+        are_plain = [generated.is_plain and count == 1 for (_, generated), count in zip(due, counts, strict=True)]
+        best = forward.best(wanted) if any(are_plain) else []
+        logits = None if all(are_plain) else forward.logits(wanted)
         growths: dict[RowKey, Growth] = {}
         first = 0
-        for (row, generated), count in zip(due, counts, strict=True):
+        for (row, generated), count, is_plain in zip(due, counts, are_plain, strict=True):
             try:
-                if generated.is_plain and count == 1:
-                    best = forward.best(wanted, logits) if best is None else best
+                if is_plain or logits is None:
                     growths[row.key] = generated.take(best[first])
                 else:
                     drafts = row.token_ids[len(row.token_ids) - row.num_drafts :]

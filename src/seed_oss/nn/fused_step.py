@@ -107,8 +107,8 @@ class FusedStep:
             return None
         x = torch.empty(len(tokens), 1, table.call.hidden)
         cos, sin = (one.contiguous() for one in self._rotary.following(x, start))
-        ids = array("q", tokens.tolist())
-        logits = self._run(table, dense_batch(rooms, x, cos, start), ids, x, cos, sin)
+        ids, logits = array("q", tokens.tolist()), torch.empty(len(tokens), self._vocab_size)
+        self._run(table, dense_batch(rooms, x, cos, start), ids, x, cos, sin, logits)
         cache.advance(1)
         return logits
 
@@ -137,11 +137,11 @@ class FusedStep:
         table = self._table()
         if table is None:
             return None
-        x = torch.empty(len(tokens), table.call.hidden)
+        x, logits = torch.empty(len(tokens), table.call.hidden), torch.empty(len(tokens), self._vocab_size)
         angles, places = self._rotary.of_steps(positions, x.dtype)
         batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len, places)
         ids, best, lost = array("q", tokens), array("q", bytes(8 * len(tokens))), array("b", bytes(len(tokens)))
-        logits = self._run(table, batch, ids, x, angles.cos, angles.sin, best, lost)
+        self._run(table, batch, ids, x, angles.cos, angles.sin, logits, best, lost)
         return Stepped(x, logits, best.tolist(), [bool(one) for one in lost])
 
     def _table(self) -> LayerTable | None:
@@ -158,11 +158,11 @@ class FusedStep:
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
+        logits: Tensor,
         best: "array[int] | None" = None,
         lost: "array[int] | None" = None,
-    ) -> Tensor:
-        """Logits; `x` is filled with the hidden states behind the last norm, `best` and `lost` see Stepped."""
-        logits = torch.empty(len(ids), self._vocab_size)
+    ) -> None:
+        """Fill `logits`, `x` with the hidden states behind the last norm, and `best` and `lost`, see Stepped."""
         call, native = self._call, library()
         assert native is not None
         with OneCall.lock:
@@ -172,7 +172,6 @@ class FusedStep:
             num_known = native.so_step(byref(call))
         if num_known < len(ids):
             raise IndexError("index out of range in self")  # as torch's own embedding
-        return logits
 
     def _empty_keys(self, table: LayerTable, batch: int) -> Tensor:
         """What a cache without keys takes its shape and dtype from."""

@@ -101,7 +101,7 @@ def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
     row = queries + 2 * config.num_key_value_heads * config.head_dim
     group = min((math.gcd(format.group_size, 32) for format in form.formats.values() if format), default=32)
     down = [format for name, format in form.formats.items() if name.endswith(".down_proj")]
-    if all(format is not None and format.group_size % 32 == 0 for format in down):  # its rows are rounded as they come
+    if down and all(format and format.group_size % 32 == 0 for format in down):  # its rows are rounded as they come
         gated, widest = _rounded(n * inner, 32), max(hidden, queries)
     else:
         gated, widest = n * inner * FLOAT, max(hidden, queries, inner)

@@ -79,7 +79,7 @@ def alone(wanted: bool = True) -> Iterator[None]:
         wanted: False changes nothing.
     """
     threads = num_threads()
-    if not wanted or threads == 1:
+    if not wanted or threads == 1 or (_kept.get() is not None and torch.get_num_threads() == 1):  # it is so already
         yield
         return
     before, token = torch.get_num_threads(), _kept.set(threads)
