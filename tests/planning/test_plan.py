@@ -9,9 +9,9 @@ import torch
 import seed_oss
 from seed_oss import SeedOssForCausalLM, SeedOssForSequenceClassification
 from seed_oss.errors import InputError, MissingFileError
+from seed_oss.ops.memory import memory_bytes
 from seed_oss.planning import chunks
 from seed_oss.planning.chunks import default_chunk_len
-from seed_oss.planning.memory import memory_bytes
 from seed_oss.planning.placing import longest_that_fits
 from seed_oss.planning.result import Placement
 from tests.factory import tiny_checkpoint, tiny_config, tiny_model

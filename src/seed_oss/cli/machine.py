@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
-from seed_oss.planning.memory import memory_bytes as memory_bytes
+from seed_oss.ops.memory import memory_bytes as memory_bytes
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "gguf": ("gguf",),

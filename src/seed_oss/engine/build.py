@@ -48,8 +48,8 @@ from seed_oss.models.quantized_state import is_quantized
 from seed_oss.nn.fused import fused, logits_of_rows
 from seed_oss.nn.fused_step import FusedStep
 from seed_oss.nn.lora import adapted
+from seed_oss.ops.memory import memory_bytes
 from seed_oss.ops.rope import length_variant
-from seed_oss.planning.memory import memory_bytes
 from seed_oss.weights.lora import read_lora
 
 BLOCK_LEN = 32

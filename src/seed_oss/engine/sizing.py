@@ -13,7 +13,7 @@ from seed_oss.engine.spec import EngineSpec
 from seed_oss.errors import ConfigError
 from seed_oss.nn.fused import runs_natively
 from seed_oss.nn.quantized_linear import quantized_modules
-from seed_oss.planning.memory import mapped_ranges
+from seed_oss.ops.memory import mapped_ranges
 from seed_oss.planning.weights import Form, WeightBytes
 from seed_oss.planning.workspace import Load, workspace_bytes
 from seed_oss.quant.fp8 import has_float8

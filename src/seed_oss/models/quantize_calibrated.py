@@ -38,7 +38,7 @@ from seed_oss.models.quantized_shards import (
 )
 from seed_oss.nn.quantized_linear import stored_tensors
 from seed_oss.ops.grouped_weight import QuantFormat
-from seed_oss.planning.memory import memory_bytes
+from seed_oss.ops.memory import memory_bytes
 from seed_oss.quant.calibration import CalibratedPart, base_prefix, calibrated_parts, num_parts
 from seed_oss.quant.layer_calibration import CalibrationSettings
 from seed_oss.quant.packed_rows import pack_in_pieces

@@ -35,6 +35,7 @@ from seed_oss.nn.quantized_linear import QuantizedModule
 from seed_oss.ops.activations import is_silu
 from seed_oss.ops.linear import MAX_NATIVE_ROWS, batch_invariant_linear
 from seed_oss.ops.native import library, num_threads, together
+from seed_oss.ops.native.pages import HugePages
 from seed_oss.ops.native.structs import CACHE_BFLOAT16, CACHE_FLOAT32, CACHE_INT8
 from seed_oss.ops.norm import rms_norm_rows
 from seed_oss.ops.recording import wants_graph
@@ -179,6 +180,7 @@ class FusedLayers(SeedOssLayers):
         self._low_ranks = [{} for _ in layers] if low_ranks is None else low_ranks
         self._table: LayerTable | None = None
         self._hooks: HookWatch | None = None  # of the layers; None before the first look at them
+        self._pages = HugePages(())
 
     @staticmethod
     def can_run(layers: SeedOssLayers) -> bool:
@@ -237,7 +239,7 @@ class FusedLayers(SeedOssLayers):
             torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters()))
         )
 
-    def _current_table(self, is_step: bool) -> LayerTable | None:
+    def _current_table(self, is_step: bool, also_read: Sequence[Tensor] = ()) -> LayerTable | None:
         """The table, or None where something about the layers asks for them to be called."""
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
@@ -247,6 +249,9 @@ class FusedLayers(SeedOssLayers):
         else:
             self._look()
         table = self._table
+        if is_step and table is not None and not self._pages.are_done:
+            with OneCall.lock:
+                self._pages.go_on(also_read)
         if table is not None and not (is_step and table.has_current_copies()):
             with OneCall.lock:
                 table.renew_copies()
@@ -263,13 +268,18 @@ class FusedLayers(SeedOssLayers):
     def _made_table(self) -> LayerTable:
         table = make_table(self)
         add_low_ranks(table, self._low_ranks)
+        self._pages = HugePages(table.kept)
         return table
 
-    def table_of_step(self) -> LayerTable | None:
-        """The table for one token per row in fp32; None where the layers have to be called."""
+    def table_of_step(self, also_read: Sequence[Tensor]) -> LayerTable | None:
+        """The table for one token per row in fp32; None where the layers have to be called.
+
+        Args:
+            also_read: what a step reads beside the layers' weights, and gets into huge pages with them.
+        """
         if self.training or torch.is_autocast_enabled("cpu"):
             return None
-        table = self._current_table(is_step=True)
+        table = self._current_table(is_step=True, also_read=also_read)
         return table if table is not None and table.is_packed else None
 
     def _memory(self, table: LayerTable, x: Tensor, cache: Cache | None) -> list[Room] | None:
@@ -285,7 +295,7 @@ class FusedLayers(SeedOssLayers):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own table: this one has addresses in it."""
-        return {**self.__dict__, "_table": None, "_hooks": None}
+        return {**self.__dict__, "_table": None, "_hooks": None, "_pages": HugePages(())}
 
     def _forget(self) -> None:
         """Look at everything at the next call, though it be a step."""

@@ -148,7 +148,7 @@ class FusedStep:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or self._hooks.see_any():
             return None
-        return self._layers.table_of_step()
+        return self._layers.table_of_step(self._kept[:2])
 
     def _run(
         self,

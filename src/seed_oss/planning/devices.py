@@ -7,7 +7,7 @@ import torch
 
 from seed_oss.errors import InputError
 from seed_oss.ops.float8 import why_no_float8
-from seed_oss.planning.memory import memory_bytes
+from seed_oss.ops.memory import memory_bytes
 
 ENDLESS = 2**63 - 1
 _NAME = re.compile(r"cpu|cuda(:\d{1,4})?")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from seed_oss.errors import InputError
 
-VERSION = 14
+VERSION = 15
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
 _ARGUMENTS = {
     "so_instruction_set": (c_int64,),
@@ -37,8 +37,9 @@ _ARGUMENTS = {
     "so_store": (c_void_p, c_void_p, *(c_int64,) * 7, c_void_p, c_void_p),
     "so_rms_norm": (c_void_p, c_void_p, c_double, c_int64, c_int64, c_void_p),
     "so_silu_mul": (c_void_p, c_void_p, c_int64),
+    "so_huge_pages": (c_void_p, c_int64, c_int64),
 }
-_ANSWERS = ("so_instruction_set", "so_embedding", "so_step")  # return a number
+_ANSWERS = ("so_instruction_set", "so_embedding", "so_step", "so_huge_pages")  # return a number
 
 
 @cache

@@ -115,7 +115,7 @@ extern "C" {
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT int64_t so_version() { return 14; }
+EXPORT int64_t so_version() { return 15; }
 
 // 0 portable, 1 AVX2, 2 AVX-512, 3 with BF16, 4 with AMX as well; returns what is in force. -1 takes the best; one that
 // there is not changes nothing.

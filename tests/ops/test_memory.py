@@ -2,8 +2,8 @@
 
 import pytest
 
+from seed_oss.ops.memory import mapped_ranges, memory_bytes
 from seed_oss.planning import memory
-from seed_oss.planning.memory import mapped_ranges, memory_bytes
 
 KIB = 1024
 

@@ -26,12 +26,14 @@ def memory_bytes(num_mapped: int = 0) -> tuple[int | None, int | None]:
 
 def mapped_ranges() -> list[tuple[int, int]]:
     """Addresses of this process behind which there are files, each the first one and the one behind the last."""
-    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +/(?!dev/)", _read("/proc/self/maps"), re.MULTILINE)
+    found = re.findall(
+        r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+ +/(?!dev/)", read_text("/proc/self/maps"), re.MULTILINE
+    )
     return [(int(first, 16), int(end, 16)) for first, end in found]
 
 
 def _linux_memory() -> tuple[int | None, int | None]:
-    found = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE))
+    found = dict(re.findall(r"^(MemTotal|MemAvailable):\s+(\d+) kB", read_text("/proc/meminfo"), re.MULTILINE))
     sizes = {name: int(kib) * 1024 for name, kib in found.items()}
     return sizes.get("MemTotal"), sizes.get("MemAvailable")
 
@@ -48,9 +50,9 @@ def _cgroup_memory(num_mapped: int) -> tuple[int | None, int | None]:
         ("/sys/fs/cgroup", "memory.max", "memory.current"),
         ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        text = _read(f"{folder}/{limit}").strip()
+        text = read_text(f"{folder}/{limit}").strip()
         if text.isdecimal():
-            now = _read(f"{folder}/{used}").strip()
+            now = read_text(f"{folder}/{used}").strip()
             if not now.isdecimal():
                 return int(text), None
             return int(text), max(int(now) - _file_cache(f"{folder}/memory.stat", num_mapped > 0), 0) + num_mapped
@@ -62,12 +64,13 @@ def _file_cache(path: str, with_active: bool) -> int:
 
     `with_active`: those that somebody did, too, for what is in use is counted by itself.
     """
-    found = re.findall(r"^((?:total_)?(?:in)?active_file) (\d+)$", _read(path), re.MULTILINE)
+    found = re.findall(r"^((?:total_)?(?:in)?active_file) (\d+)$", read_text(path), re.MULTILINE)
     sizes = {name.removeprefix("total_"): int(size) for name, size in found}  # of a whole hierarchy, where it is said
     return sizes.get("inactive_file", 0) + (sizes.get("active_file", 0) if with_active else 0)
 
 
-def _read(path: str) -> str:
+def read_text(path: str) -> str:
+    """What a file of the system says; nothing where there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
