@@ -322,6 +322,15 @@ def test_what_is_no_number_in_a_row_of_numbers(model: Any, monkeypatch: pytest.M
         assert isinstance(steps.next(int(ids[0, -1])), int)
 
 
+@pytest.mark.parametrize("length", [14, 15, 16])
+def test_a_warning_on_the_way_points_to_who_generates(length: int) -> None:
+    shape = {**SHAPE, "max_position_embeddings": 16}
+    model = fuse_(quantize_(tiny_model(SeedOssForCausalLM, **shape), "int8"))
+    with pytest.warns(UserWarning, match="positions go beyond") as caught:
+        model.generate(random_ids(1, length), max_new_tokens=6, do_sample=False, eos_token_id=None)
+    assert [one.filename for one in caught] == [__file__]
+
+
 @pytest.mark.parametrize("rope", ["default", "dynamic"])
 def test_angles_that_depend_on_lengths_go_through_tensors(rope: str, monkeypatch: pytest.MonkeyPatch) -> None:
     parameters = {"rope_type": rope, "rope_theta": 1e4, **({} if rope == "default" else {"factor": 2.0})}

@@ -3,7 +3,10 @@
 import gc
 import mmap
 import os
+import platform
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -88,6 +91,43 @@ def test_a_file_is_not_copied_where_memory_is_short(tmp_path: Path, monkeypatch:
     assert huge_bytes(tensor.data_ptr() + 2 * HUGE_PAGE) == 0
 
 
+def test_a_file_is_copied_no_further_once_memory_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensor, asked = mapped(tmp_path / "file"), list[int]()
+    monkeypatch.setattr(
+        pages, "library", lambda: SimpleNamespace(so_huge_pages=lambda *_: asked.append(1) or HUGE_PAGE)
+    )
+    monkeypatch.setattr(pages, "_is_wanted", lambda: True)
+    monkeypatch.setattr(pages, "memory_bytes", lambda: (None, (100 if len(asked) < 2 else 1) * HUGE_PAGE))
+    found = HugePages([tensor])
+    for _ in range(5):
+        found.go_on()
+    assert found.are_done
+    assert len(asked) == 2
+
+
+def test_a_file_is_not_copied_where_mappings_are_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each copied page is a mapping; without any left a process could start no thread."""
+    tensor = mapped(tmp_path / "file")
+    most = len(pages._mappings()) + 10
+    read = pages.read_text
+    monkeypatch.setattr(pages, "read_text", lambda path: str(most) if path.endswith("max_map_count") else read(path))
+    found = HugePages([tensor])
+    found.go_on()
+    assert found.are_done
+    assert huge_bytes(tensor.data_ptr() + 2 * HUGE_PAGE) == 0
+
+
+def test_who_begins_anew_finds_what_is_left(tmp_path: Path) -> None:
+    if not system_can():
+        pytest.skip("this system gives no huge pages")
+    tensor = mapped(tmp_path / "file")
+    found = HugePages([tensor])
+    found.go_on()
+    assert not found.are_done
+    wanted = {page for page, _ in found._left or ()}
+    assert wanted <= {page for page, _ in pages._pages_of([tensor])}
+
+
 @pytest.mark.parametrize("what", ["variable", "system", "nothing is known"])
 def test_where_it_is_not_wanted(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if what == "variable":
@@ -109,6 +149,38 @@ def test_a_system_that_has_no_more_is_not_asked_again(monkeypatch: pytest.Monkey
         found.go_on()
     assert found.are_done
     assert len(asked) == 4
+
+
+def knows_collapse() -> bool:
+    release = re.match(r"(\d+)\.(\d+)", platform.release())
+    return platform.system() == "Linux" and release is not None and (int(release[1]), int(release[2])) >= (6, 1)
+
+
+@pytest.mark.skipif(not knows_collapse(), reason="only Linux from 6.1 on says whether memory is in huge pages")
+def test_a_process_that_may_have_none_copies_nothing(tmp_path: Path) -> None:
+    program = f"""
+import ctypes
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE
+from pathlib import Path
+from tests.ops.test_pages import HUGE_PAGE, mapped
+from seed_oss.ops.native import library
+tensor = mapped(Path({str(tmp_path / "file")!r}))
+before = len(Path("/proc/self/maps").read_text().splitlines())
+assert library().so_huge_pages(tensor.data_ptr(), tensor.numel(), 3) == 0
+assert len(Path("/proc/self/maps").read_text().splitlines()) == before
+"""
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(root), str(root / "src")))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_that_are_gone_are_not_kept() -> None:
+    model = fuse_(quantize_(large_model(), "int8"))
+    model.generate(random_ids(1, 9), max_new_tokens=3, do_sample=False, eos_token_id=None)
+    assert model.model.layers._pages._kept
+    model.to(torch.float64)
+    assert not model.model.layers._pages._kept
 
 
 def large_model() -> Any:

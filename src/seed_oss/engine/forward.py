@@ -38,8 +38,8 @@ class Forward:
     def logits(self, rows: Sequence[int]) -> Tensor:
         """float32 `[rows, vocab_size]` of some rows of `hidden`; a row's bits do not depend on the others."""
         assert self._head is not None
-        if self._known is None or self._known[0] != rows:
-            self._known = rows, self._head(self.hidden[list(rows)]).float()
+        if self._known is None or self._known[0] != list(rows):
+            self._known = list(rows), self._head(self.hidden[list(rows)]).float()
         return self._known[1]
 
     def best(self, rows: Sequence[int]) -> list[int]:

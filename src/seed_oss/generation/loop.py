@@ -154,7 +154,7 @@ def _go_on(
             if watch.take(token, length + len(found)) is not None:
                 return None
             token_index += 1
-            warn_beyond_model(plan, token_index)
+            warn_beyond_model(plan, token_index, stacklevel=7)
     finally:
         if found:
             ids.extend(torch.tensor([found]))
@@ -175,13 +175,13 @@ def last_logits(output: Any, flags: RecordFlags) -> Tensor:
     return output.logits[:, -1].to(torch.float32, copy=flags.logits or flags.scores)
 
 
-def warn_beyond_model(plan: GenerationPlan, token_index: int) -> None:
-    """Say once that positions outgrow the model."""
+def warn_beyond_model(plan: GenerationPlan, token_index: int, stacklevel: int = 6) -> None:
+    """Say once that positions outgrow the model; `stacklevel` calls above is the line that called `generate`."""
     if token_index == plan.warns_at:
         warnings.warn(
             f"positions go beyond max_position_embeddings={plan.max_position_embeddings}; the model was not made for "
             "this length, and results may be poor",
-            stacklevel=6,
+            stacklevel=stacklevel,
         )
 
 

@@ -261,8 +261,9 @@ class FusedLayers(SeedOssLayers):
         """Make a table where there is none for the modules as they are now."""
         self._hooks = HookWatch(self)
         if any(map(has_hooks, self.modules())):
-            self._table = None
+            self._forget_table()
         elif self._table is None or not self._table.is_current():
+            self._forget_table()
             self._table = self._made_table() if self.can_run(self) else None
 
     def _made_table(self) -> LayerTable:
@@ -299,7 +300,12 @@ class FusedLayers(SeedOssLayers):
 
     def _forget(self) -> None:
         """Look at everything at the next call, though it be a step."""
-        self._table = self._hooks = None
+        self._hooks = None
+        self._forget_table()
+
+    def _forget_table(self) -> None:
+        """With the pages of its weights, which may be gone."""
+        self._table, self._pages = None, HugePages(())
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         self._forget()

@@ -194,7 +194,7 @@ class RowSteps:
         self._logits = torch.empty(1, step._vocab_size)
         self._call = StepStruct.from_buffer_copy(step._call)
         self._call.ids, self._call.logits = _address(self._token), self._logits.data_ptr()
-        self._call.best = _address(self._best)
+        self._call.best, self._call.is_lost = _address(self._best), None
         self._told: _Told | None = None
 
     def next(self, token: int) -> int | None:

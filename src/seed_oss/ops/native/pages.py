@@ -7,6 +7,7 @@ system puts together by itself. `SEED_OSS_HUGE_PAGES=0` in the environment leave
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -58,6 +59,8 @@ class HugePages:
             self._kept |= HugePages(also)._kept
             self._left = _pages_of(self._kept.values()) if _is_wanted() else []
             self._share = -(-len(self._left) // _STEPS)
+        if self._left and self._left[-1][1] != _OWN_MEMORY and not _is_room_for(len(self._left)):
+            self._left = [one for one in self._left if one[1] == _OWN_MEMORY]
         native = library()
         for _ in range(min(self._share, len(self._left))):
             address, protection = self._left.pop()
@@ -75,26 +78,33 @@ def _is_wanted() -> bool:
     return os.environ.get("SEED_OSS_HUGE_PAGES") != "0" and "[" in modes and "[never]" not in modes
 
 
+def _is_room_for(num_pages: int) -> bool:
+    """Whether so many pages of files may be copied: memory, and mappings, of which each copied page is one."""
+    _, available = memory_bytes()
+    most = read_text("/proc/sys/vm/max_map_count").strip()
+    has_mappings = most.isdecimal() and 2 * (num_pages + len(_mappings())) <= int(most)
+    return has_mappings and available is not None and 2 * HUGE_PAGE * num_pages <= available
+
+
 def _pages_of(tensors: Iterable[Tensor]) -> list[tuple[int, int]]:
-    """Addresses of the huge pages that hold tensors, the first ones last, and how each is made."""
-    own, copied = set[int](), dict[int, int]()
+    """Addresses of the huge pages that hold tensors, and how each is made; files' come last, and are moved first."""
+    found = dict[int, int]()
     mappings = _mappings()
+    starts = [one.first for one in mappings]
     for tensor in tensors:
         storage = tensor.untyped_storage()
         first, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
-        mapping = next((one for one in mappings if one.first <= first < one.end), None)
-        if mapping is None or storage.nbytes() < HUGE_PAGE:
+        if storage.nbytes() < HUGE_PAGE:
             continue
-        if not mapping.is_file:  # with what lies around it: it moves without anybody's notice
-            own.update(range(first // HUGE_PAGE * HUGE_PAGE, end, HUGE_PAGE))
-        elif mapping.is_private and end <= mapping.end:
-            whole = range(-(-first // HUGE_PAGE) * HUGE_PAGE, end - HUGE_PAGE + 1, HUGE_PAGE)
-            copied.update(dict.fromkeys(whole, mapping.protection))
-    _, available = memory_bytes()
-    if available is None or 2 * HUGE_PAGE * len(copied) > available:
-        copied.clear()
-    pages = copied | dict.fromkeys(own - copied.keys(), _OWN_MEMORY)
-    return sorted(pages.items(), reverse=True)
+        for page in range(first // HUGE_PAGE * HUGE_PAGE, end, HUGE_PAGE):
+            mapping = mappings[max(bisect_right(starts, page) - 1, 0)]
+            if not (mapping.first <= page and page + HUGE_PAGE <= mapping.end and mapping.is_private):
+                continue
+            if not mapping.is_file:  # with what lies around it: it moves without anybody's notice
+                found[page] = _OWN_MEMORY
+            elif first <= page and page + HUGE_PAGE <= end:
+                found[page] = mapping.protection
+    return sorted(found.items(), key=lambda one: (one[1] != _OWN_MEMORY, -one[0]))
 
 
 def _mappings() -> list[_Mapping]:

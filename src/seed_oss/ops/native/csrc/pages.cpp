@@ -6,6 +6,7 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 
+#include <cstdlib>
 #include <cstring>
 
 #ifndef MADV_COLLAPSE
@@ -16,6 +17,22 @@ namespace {
 
 constexpr int64_t kHugePage = 2 << 20;
 
+// Whether memory that has been touched lies in a huge page. Kernels before 6.1 do not say: what they gave is taken for one.
+bool is_huge(uint8_t *page) {
+    bool can_say = madvise(page, 0, MADV_COLLAPSE) == 0;
+    return !can_say || madvise(page, kHugePage, MADV_COLLAPSE) == 0;
+}
+
+// The page at `at`, which `page` holds a copy of, is that copy. If the system fails half way, `at` may be a hole.
+bool put_in_place(uint8_t *page, uint8_t *at, int protection) {
+    if (mremap(page, kHugePage, kHugePage, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) return true;
+    constexpr int kHow = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+    if (mmap(at, kHugePage, PROT_READ | PROT_WRITE, kHow, -1, 0) == MAP_FAILED) std::abort();  // weights are gone
+    std::memcpy(at, page, kHugePage);
+    mprotect(at, kHugePage, protection);
+    return false;
+}
+
 // A huge page with what is at `at`, in its place. Nobody may write there meanwhile; who reads sees the one or the other.
 bool replace(uint8_t *at, int protection) {
     void *fresh = mmap(nullptr, 2 * kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -24,9 +41,12 @@ bool replace(uint8_t *at, int protection) {
     auto *page = begin + (kHugePage - reinterpret_cast<uintptr_t>(begin) % kHugePage) % kHugePage;
     bool is_done = madvise(page, kHugePage, MADV_HUGEPAGE) == 0;
     if (is_done) {
+        *page = *at;
+        is_done = is_huge(page);
+    }
+    if (is_done) {
         std::memcpy(page, at, kHugePage);
-        is_done = mprotect(page, kHugePage, protection) == 0 &&
-                  mremap(page, kHugePage, kHugePage, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED;
+        is_done = mprotect(page, kHugePage, protection) == 0 && put_in_place(page, at, protection);
     }
     if (page > begin) munmap(begin, static_cast<size_t>(page - begin));
     uint8_t *rest = is_done ? page + kHugePage : page;
