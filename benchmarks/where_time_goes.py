@@ -60,7 +60,7 @@ def run(model: Any, timed: TimedLibrary, ids: torch.Tensor, new_tokens: int) -> 
     def generate(num: int) -> float:
         start = time.perf_counter()
         mask = torch.ones_like(ids)
-        answer = model.generate(ids, attention_mask=mask, max_new_tokens=num, min_new_tokens=num, do_sample=False)
+        answer = model.generate(ids, attention_mask=mask, max_new_tokens=num, do_sample=False)
         assert answer.shape[1] == ids.shape[1] + num
         return time.perf_counter() - start
 
@@ -139,6 +139,7 @@ def main() -> None:
     if native is None:
         raise SystemExit("there are no native kernels here; see seed-oss doctor")
     model = AutoModelForCausalLM.from_pretrained(options.model, quantization=options.quantization)
+    model.generation_config.eos_token_id = None  # answers of one length, and no processor that sees to it
     timed = TimedLibrary(native)
     fused.library = fused_step.library = quantized.library = lambda: timed  # type: ignore[assignment]
     memory = torch.ones(1 << 28, dtype=torch.uint8)

@@ -16,7 +16,7 @@ import seed_oss
 from seed_oss.cli import devices, entry, machine
 from seed_oss.cli.terminal import printable, show_error, show_note
 from seed_oss.errors import CheckpointError, ConfigError
-from seed_oss.planning import memory
+from seed_oss.ops import memory
 from tests.cli.conftest import Run
 from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
 
@@ -161,7 +161,7 @@ def test_doctor_without_a_working_torch(run: Run, monkeypatch: pytest.MonkeyPatc
 
 def test_doctor_on_a_bare_machine(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "_read", lambda path: "")
-    monkeypatch.setattr(memory, "_read", lambda path: "")
+    monkeypatch.setattr(memory, "read_text", lambda path: "")
     monkeypatch.setattr(memory, "_posix_memory", lambda: None)
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from seed_oss.ops import memory
 from seed_oss.ops.memory import mapped_ranges, memory_bytes
-from seed_oss.planning import memory
 
 KIB = 1024
 
@@ -21,7 +21,7 @@ def test_memory_knows_the_limit_of_a_container(
         "/sys/fs/cgroup/memory.current": str(100 * KIB),
         "/sys/fs/cgroup/memory.stat": f"anon 7\ninactive_file {cached * KIB}\nactive_file 8\n",
     }
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(memory, "read_text", lambda path: files.get(path, ""))
     assert memory_bytes() == (expected[0] * KIB, expected[1] * KIB)
 
 
@@ -35,7 +35,7 @@ def test_mapped_files_in_use_are_not_available_however_lately_they_were_read(
         "/sys/fs/cgroup/memory.current": str(100 * KIB),
         "/sys/fs/cgroup/memory.stat": f"inactive_file {60 * KIB}\nactive_file {8 * KIB}\n",
     }
-    monkeypatch.setattr(memory, "_read", lambda path: files.get(path, ""))
+    monkeypatch.setattr(memory, "read_text", lambda path: files.get(path, ""))
     assert memory_bytes(80 * KIB)[1] == available * KIB
 
 
@@ -46,11 +46,11 @@ def test_ranges_of_mapped_files(monkeypatch: pytest.MonkeyPatch) -> None:
         "7f50-7f60 rw-s 00000000 00:01 9    /dev/zero (deleted)\n"
         "7f70-7f80 rw-p 00000000 00:00 0    [heap]\n"
     )
-    monkeypatch.setattr(memory, "_read", lambda path: maps if path == "/proc/self/maps" else "")
+    monkeypatch.setattr(memory, "read_text", lambda path: maps if path == "/proc/self/maps" else "")
     assert mapped_ranges() == [(0x7F10, 0x7F20)]
 
 
 def test_memory_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_read", lambda path: "")
+    monkeypatch.setattr(memory, "read_text", lambda path: "")
     monkeypatch.setattr(memory, "_posix_memory", lambda: 4096)
     assert memory_bytes() == (4096, None)
