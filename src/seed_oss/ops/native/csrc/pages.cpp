@@ -1,5 +1,5 @@
-// Memory in huge pages. A pass over the weights touches each page once, and half a million small ones cost a quarter of the
-// speed of reading: the processor looks their addresses up, in a virtual machine twice.
+// Memory in huge pages. A pass over the weights touches each page once, and a quarter of a million small ones a gigabyte cost
+// a quarter of the speed of reading: the processor looks their addresses up, in a virtual machine twice.
 
 #include <cstdint>
 
