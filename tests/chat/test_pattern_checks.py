@@ -84,8 +84,8 @@ def test_they_are_fast_on_long_runs(name: str) -> None:
     split = pre_tokenizers.Split(Regex(REAL[name] or "x"), "isolated")
     for run in (" ", "a", "A", "ʰ", "日", "1", ".", "\n", " \n", "a1", "▁"):
         with CpuTime() as spent:
-            split.pre_tokenize_str(run * (20_000 // len(run)) + "\x00")
-        assert spent.seconds < 1, repr(run)
+            split.pre_tokenize_str(run * (50_000 // len(run)) + "\x00")
+        assert spent.seconds < 4, repr(run)
 
 
 SLOW = [
