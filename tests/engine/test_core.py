@@ -1,6 +1,6 @@
 """What the engine does around its scheduler: requests that take a while to be made ready."""
 
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -84,6 +84,24 @@ def test_a_request_that_is_being_made_ready_can_be_aborted() -> None:
     assert ends(core) == {"form": "unavailable"}
     helpers.go_on()
     assert not core.has_work
+
+
+def test_other_threads_may_write_to_what_is_made_ready_between_steps() -> None:
+    core = llm(max_model_len=512).core
+    with core.alone():
+        core.submit(Submit("plain", PROMPTS[0], PARAMS))
+        (row,) = core._stepper._rows.values()
+    assert row.generated is not None
+    assert not row.generated._ids.view().is_inference()
+    assert ends(core) == {"plain": "length"}
+
+
+def test_a_thread_that_steps_beside_another_one_s_steps_has_no_use_of_them() -> None:
+    """Torch keeps its modes for each thread."""
+    core = llm(max_model_len=512).core
+    core.submit(Submit("plain", PROMPTS[0], PARAMS))
+    with core.alone(), ThreadPoolExecutor(1) as other:
+        assert other.submit(ends, core).result() == {"plain": "length"}
 
 
 def test_forms_that_wait_are_bounded() -> None:

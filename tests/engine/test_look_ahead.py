@@ -34,11 +34,12 @@ def submits(**settings: Any) -> list[Submit]:
 
 def answers(core: EngineCore, requests: list[Submit]) -> list[Any]:
     found = {one.request_id: Gathered(one) for one in requests}
-    for one in requests:
-        core.submit(one)
-    while core.has_work:
-        for event in core.step():
-            found[event.request_id].take(event)  # type: ignore[union-attr]
+    with core.alone():
+        for one in requests:
+            core.submit(one)
+        while core.has_work:
+            for event in core.step():
+                found[event.request_id].take(event)  # type: ignore[union-attr]
     return [(one.token_ids, one.logprobs_of(0), one.ends[0].reason) for one in found.values()]
 
 

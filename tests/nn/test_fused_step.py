@@ -12,7 +12,7 @@ from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssF
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.build import BLOCK_LEN
 from seed_oss.errors import NumericalError
-from seed_oss.nn.fused import fuse_, logits_of_rows
+from seed_oss.nn.fused import fuse_, logits_of_rows, packed_batch
 from seed_oss.nn.fused_step import FusedStep, RowSteps
 from seed_oss.ops.logits import NO_TOKEN
 from seed_oss.ops.native import library, why_not
@@ -357,15 +357,109 @@ def test_a_step_of_packed_rows_has_the_bits_of_the_forward(
             model.model.run_packed(ids, places, PagedContext(cache, before))
             context = PagedContext(cache, now)
             if is_step:
-                step = step_of(model).run_packed(tokens.tolist(), lengths, context)
+                step = step_of(model).run_packed(tokens.tolist(), context)
                 assert step is not None
                 assert step.best == step.logits.argmax(dim=1).tolist()
-                assert step.lost == [False] * len(lengths)
+                assert step.lost is None
                 found.append((step.hidden, step.logits))
             else:
                 hidden = model.model.run_packed(tokens, torch.tensor(lengths), context)
                 found.append((hidden, logits_of_rows(model.lm_head, hidden)))
     assert all(map(torch.equal, *found))
+
+
+def rows_at(starts: Sequence[int], tables: Sequence[tuple[int, ...]], length: int = 1) -> PackedRows:
+    return PackedRows(tuple(PackedSequence(n, length, table) for n, table in zip(starts, tables, strict=True)))
+
+
+def test_sequences_that_go_on_are_told_of_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever changes between steps, they have the bits of steps that know nothing of those before."""
+    told: list[int] = []
+
+    def counting(memory: Any, rows: PackedRows, *args: Any, **kwargs: Any) -> Any:
+        told.append(len(rows.sequences))
+        return packed_batch(memory, rows, *args, **kwargs)
+
+    monkeypatch.setattr("seed_oss.nn.told_step.packed_batch", counting)
+    first, second, third = (0, 1), (2, 3), (4, 5, 6)
+    steps = [(list(starts), [first, second]) for starts in ([14, 3], [15, 4], [16, 5])]  # over the border of a block
+    steps += [([17, 6, 0], [first, second, third]), ([18, 1], [first, third]), ([19, 2], [first, third])]
+    steps += [([20, 3], [first, (4, 7, 6)]), ([0, 1], [first, (4, 7, 6)]), ([9], [second])]
+    caches = [PagedCache(model.config, 8, 16, torch.float32) for _ in range(2)]
+    for cache in caches:
+        for room in cache.rooms:
+            for numbers in (room.keys, room.values):
+                numbers.copy_(torch.randn(numbers.shape, generator=torch.Generator().manual_seed(7)))
+    mine = step_of(model)
+    for starts, tables in steps:
+        rows = rows_at(starts, tables)
+        tokens = random_ids(1, len(starts))[0].tolist()
+        with torch.no_grad():
+            found = mine.run_packed(tokens, PagedContext(caches[0], rows))
+            count = len(told)
+            fresh = FusedStep.of(model, model.model, model.lm_head)
+            assert fresh is not None
+            expected = fresh.run_packed(
+                tokens, PagedContext(caches[1], rows_at(starts, [tuple(one) for one in tables]))
+            )
+        del told[count:]
+        assert found is not None
+        assert expected is not None
+        assert torch.equal(found.logits, expected.logits)
+        assert torch.equal(found.hidden, expected.hidden)
+        assert found.best == expected.best
+    assert told == [2, 3, 2, 2, 1]
+    for room in caches[1].rooms:
+        room.values.neg_()
+    with torch.no_grad():  # other memory, and other angles
+        for theta in (None, 100.0):
+            if theta is not None:
+                model.model.rotary_emb.config.rope_parameters["rope_theta"] = theta
+                model.model.rotary_emb.reset_buffers()
+            rows, fresh = rows_at([9], [second]), FusedStep.of(model, model.model, model.lm_head)
+            assert fresh is not None
+            found, expected = (one.run_packed([5], PagedContext(caches[1], rows)) for one in (mine, fresh))
+            assert found is not None
+            assert expected is not None
+            assert torch.equal(found.logits, expected.logits)
+
+
+def test_blocks_in_a_list_may_change(model: Any) -> None:
+    cache, step, blocks = PagedCache(model.config, 2, 16, torch.float32), step_of(model), [0]
+    for room in cache.rooms:
+        room.values[1] = 1
+    with torch.no_grad():
+        for block in (0, 1):
+            blocks[0] = block
+            rows = PackedRows((PackedSequence(3, 1, blocks),))
+            found = step.run_packed([5], PagedContext(cache, rows))
+            expected = step.run_packed([5], PagedContext(cache, PackedRows((PackedSequence(3, 1, (block,)),))))
+            assert found is not None
+            assert expected is not None
+            assert torch.equal(found.logits, expected.logits)
+            step.run_packed([5], PagedContext(cache, rows))
+
+
+def test_results_of_a_step_stay_when_the_next_is_run(model: Any) -> None:
+    cache, step = PagedCache(model.config, 1, 16, torch.float32), step_of(model)
+    table = (0,)
+    with torch.no_grad():
+        first = step.run_packed([5], PagedContext(cache, rows_at([0], [table])))
+        assert first is not None
+        kept = first.logits.clone(), first.hidden.clone(), list(first.best)
+        step.run_packed([6], PagedContext(cache, rows_at([1], [table])))
+    assert torch.equal(first.logits, kept[0])
+    assert torch.equal(first.hidden, kept[1])
+    assert first.best == kept[2]
+
+
+def test_a_token_that_the_vocabulary_lacks(model: Any) -> None:
+    cache, step, table = PagedCache(model.config, 1, 16, torch.float32), step_of(model), (0,)
+    with torch.no_grad():
+        for token in (model.config.vocab_size, -1):
+            with pytest.raises(IndexError, match="index out of range"):
+                step.run_packed([token], PagedContext(cache, rows_at([0], [table])))
+        assert step.run_packed([5], PagedContext(cache, rows_at([0], [table]))) is not None
 
 
 def test_a_step_says_which_rows_are_lost(model: Any, instructions: str) -> None:
@@ -376,7 +470,7 @@ def test_a_step_says_which_rows_are_lost(model: Any, instructions: str) -> None:
         room.values.zero_()
     cache.rooms[0].values[1, :, 0] = torch.nan
     with torch.no_grad():
-        step = step_of(model).run_packed((5, 6, 7), (4, 4, 4), PagedContext(cache, PackedRows(sequences)))
+        step = step_of(model).run_packed((5, 6, 7), PagedContext(cache, PackedRows(sequences)))
     assert step is not None
     assert step.lost == [False, True, False]
     assert step.best == [int(step.logits[0].argmax()), NO_TOKEN, int(step.logits[2].argmax())]
@@ -386,9 +480,9 @@ def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.Monk
     num_rows: list[int] = []
     run_packed = FusedStep.run_packed
 
-    def counting(self: FusedStep, tokens: Sequence[int], positions: Sequence[int], context: PagedContext) -> Any:
+    def counting(self: FusedStep, tokens: Sequence[int], context: PagedContext) -> Any:
         num_rows.append(len(tokens))
-        return run_packed(self, tokens, positions, context)
+        return run_packed(self, tokens, context)
 
     monkeypatch.setattr(FusedStep, "run_packed", counting)
     llm = LLM(model, max_num_seqs=4, max_model_len=64)

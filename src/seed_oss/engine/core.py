@@ -67,7 +67,7 @@ class EngineCore:
         return self._ready
 
     def alone(self) -> AbstractContextManager[None]:
-        """Around many steps: each would otherwise tell torch's threads to sleep, and then not to."""
+        """To be held around many steps, see Stepper.alone."""
         return self._stepper.alone()
 
     @property

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import torch
+
 from seed_oss.chat.budget import ThinkingBudget
 from seed_oss.chat.tokenizer import SeedOssTokenizer
 from seed_oss.config import GenerationConfig
@@ -87,6 +89,7 @@ class Intake:
         has_grammar = form is not None and bool(form.tools or form.response_format)
         return has_grammar or (uses_dry and submit.task == "generate")
 
+    @torch.inference_mode(False)  # other threads write to what is made here: they look ahead
     def prepare(self, submit: Submit, arrival: float) -> ReadyRequest:
         """Check a request and make it ready.
 

@@ -15,7 +15,8 @@ from seed_oss.engine.mesh import Ranks, batch_of, numbers_of
 from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
-from seed_oss.nn.fused_step import FusedStep, Stepped
+from seed_oss.nn.fused_step import FusedStep
+from seed_oss.nn.told_step import Stepped
 from seed_oss.ops.triton import builder
 
 _LOG = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class _Stepped(Forward):
 
     def lost(self) -> list[bool] | None:
         """See Forward."""
-        return self._step.lost if any(self._step.lost) else None
+        return self._step.lost
 
 
 class PagedModel(PackedModel):
@@ -157,18 +158,18 @@ class PagedModel(PackedModel):
     def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Forward:
         """Rows that run through one decoder."""
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
-        device = self._device
-        tokens = [token for row, _ in rows for token in row.token_ids]
-        places = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         context = PagedContext(self._cache, packed)
+        tokens = [token for row, _ in rows for token in row.token_ids]
+        step = self._steps.get(adapter) if len(tokens) == len(rows) and not self._depends_on_length else None
+        stepped = None if step is None else step.run_packed(tokens, context)
+        if stepped is not None:
+            return _Stepped(stepped)
+        device = self._device
+        places = [place for row, _ in rows for place in range(row.start, row.start + len(row.token_ids))]
         lens = None
         if self._depends_on_length:
             each = [traits.total_len for row, traits in rows for _ in row.token_ids]
             lens = torch.tensor(each, device=device)
-        step = self._steps.get(adapter) if len(places) == len(rows) and lens is None else None
-        stepped = None if step is None else step.run_packed(tokens, places, context)
-        if stepped is not None:
-            return _Stepped(stepped)
         ids = torch.tensor(tokens, device=device)
         with builder().held():  # all layers of a step run the same kernels
             hidden = self._decoders[adapter].run_packed(ids, torch.tensor(places, device=device), context, lens)

@@ -395,7 +395,11 @@ def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: Att
 
 
 def packed_batch(
-    memory: list[Room], rows: PackedRows, block_len: int, first_angles: Sequence[int] | None = None
+    memory: list[Room],
+    rows: PackedRows,
+    block_len: int,
+    first_angles: Sequence[int] | None = None,
+    is_growing: bool = False,
 ) -> Batch:
     """Sequences whose keys and values are in blocks.
 
@@ -405,12 +409,13 @@ def packed_batch(
         block_len: tokens of a block.
         first_angles: of each sequence, the row of its first token in the table of angles; None where angles are in the
             order of the tokens.
+        is_growing: whether blocks that are not needed so far are in the tables, too.
     """
     sequences, blocks, first_row = array("q"), array("q"), 0
     for index, (start, length, block_ids) in enumerate(rows.sequences):
         first_angle = first_row if first_angles is None else first_angles[index]
         sequences.extend((first_row, length, start, len(blocks), first_angle))
-        blocks.extend(block_ids[: -(-(start + length) // block_len)])
+        blocks.extend(block_ids if is_growing else block_ids[: -(-(start + length) // block_len)])
         first_row += length
     return Batch(memory, sequences, blocks)
 

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from ctypes import addressof, byref
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -18,31 +18,14 @@ from seed_oss.nn.fused import (
     can_be_used,
     dense_batch,
     fill_in,
-    packed_batch,
 )
 from seed_oss.nn.fused_table import LayerTable
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
-from seed_oss.nn.rope import AngleTable
+from seed_oss.nn.told_step import Stepped, ToldRow, ToldRows, address, check_known
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import StepStruct
 from seed_oss.ops.quantized import weight_struct
 from seed_oss.ops.recording import is_recorded
-
-
-class Stepped(NamedTuple):
-    """What a step came to, for each row.
-
-    Attributes:
-        hidden: states behind the last norm, fp32 `[num_rows, hidden_size]`.
-        logits: fp32 `[num_rows, vocab_size]`.
-        best: the token with the highest logit, or NO_TOKEN.
-        lost: whether the sum of the hidden states is no number.
-    """
-
-    hidden: Tensor
-    logits: Tensor
-    best: list[int]
-    lost: list[bool]
 
 
 class FusedStep:
@@ -62,6 +45,7 @@ class FusedStep:
         self._kept = embedding.packed, head.packed, head.bias, norm.weight
         self._vocab_size = head.shape[0]
         self._like: Tensor | None = None
+        self._told: ToldRows | None = None
         self._call = StepStruct(
             embedding=weight_struct(embedding.packed, embedding.format, *embedding.shape),
             head=weight_struct(head.packed, head.format, *head.shape, head.bias),
@@ -120,12 +104,11 @@ class FusedStep:
         """
         return RowSteps(self, cache)
 
-    def run_packed(self, tokens: Sequence[int], positions: Sequence[int], context: PagedContext) -> Stepped | None:
+    def run_packed(self, tokens: Sequence[int], context: PagedContext) -> Stepped | None:
         """Run the next token of each of several sequences.
 
         Args:
             tokens: those of `context.rows` in order, one of each.
-            positions: of the tokens.
             context: where each sequence keeps its keys and values.
 
         Returns:
@@ -138,11 +121,12 @@ class FusedStep:
         if table is None:
             return None
         x, logits = torch.empty(len(tokens), table.call.hidden), torch.empty(len(tokens), self._vocab_size)
-        angles, places = self._rotary.of_steps(positions, x.dtype)
-        batch = packed_batch(context.cache.rooms, context.rows, context.cache.block_len, places)
-        ids, best, lost = array("q", tokens), array("q", bytes(8 * len(tokens))), array("b", bytes(len(tokens)))
-        self._run(table, batch, ids, x, angles.cos, angles.sin, logits, best, lost)
-        return Stepped(x, logits, best.tolist(), [bool(one) for one in lost])
+        with OneCall.lock:
+            told = self._told
+            if told is None or not told.holds(table, context, self._rotary.inv_freq):
+                angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
+                told = self._told = ToldRows(self._call, table, context, angles, places, x)
+            return told.run(tokens, context, x, logits)
 
     def _table(self) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
@@ -159,19 +143,15 @@ class FusedStep:
         cos: Tensor,
         sin: Tensor,
         logits: Tensor,
-        best: "array[int] | None" = None,
-        lost: "array[int] | None" = None,
     ) -> None:
-        """Fill `logits`, `x` with the hidden states behind the last norm, and `best` and `lost`, see Stepped."""
+        """Fill `logits`, and `x` with the hidden states behind the last norm."""
         call, native = self._call, library()
         assert native is not None
         with OneCall.lock:
             fill_in(table, batch, x, cos, sin)
-            call.decoder, call.ids, call.logits = addressof(table.call), _address(ids), logits.data_ptr()
-            call.best, call.is_lost = _address(best), _address(lost)
+            call.decoder, call.ids, call.logits = addressof(table.call), address(ids), logits.data_ptr()
             num_known = native.so_step(byref(call))
-        if num_known < len(ids):
-            raise IndexError("index out of range in self")  # as torch's own embedding
+        check_known(num_known, len(ids))
 
     def _empty_keys(self, table: LayerTable, batch: int) -> Tensor:
         """What a cache without keys takes its shape and dtype from."""
@@ -193,9 +173,9 @@ class RowSteps:
         self._token, self._best = array("q", (0,)), array("q", (0,))
         self._logits = torch.empty(1, step._vocab_size)
         self._call = StepStruct.from_buffer_copy(step._call)
-        self._call.ids, self._call.logits = _address(self._token), self._logits.data_ptr()
-        self._call.best, self._call.is_lost = _address(self._best), None
-        self._told: _Told | None = None
+        self._call.ids, self._call.logits = address(self._token), self._logits.data_ptr()
+        self._call.best, self._call.is_lost = address(self._best), None
+        self._told: ToldRow | None = None
 
     def next(self, token: int) -> int | None:
         """Run one more token.
@@ -224,12 +204,11 @@ class RowSteps:
             sequence[2], sequence[4] = start, start - told.angles.start
             told.table.call.threads = num_threads()
             num_known = native.so_step(byref(self._call))
-        if not num_known:
-            raise IndexError("index out of range in self")
+        check_known(num_known, 1)
         self._cache.advance(1)
         return self._best[0]
 
-    def _tell(self, table: LayerTable, start: int) -> "_Told | None":
+    def _tell(self, table: LayerTable, start: int) -> ToldRow | None:
         """Tell the call what stays the same for a while; None where the cache or the angles are not of its kind."""
         like = self._step._empty_keys(table, 1)
         rooms = self._cache.room(table.call.num_layers, 1, like)
@@ -241,35 +220,4 @@ class RowSteps:
         fill_in(own, batch, x, angles.cos, angles.sin)
         self._call.decoder = addressof(own.call)
         end = min(angles.start + angles.cos.shape[1], *(room.keys.shape[2] for room in rooms))
-        return _Told(table, own, batch, x, like, angles, end)
-
-
-class _Told(NamedTuple):
-    """What the call of a row's steps points to.
-
-    Attributes:
-        source: the layers' table.
-        table: its copy for this row.
-        batch: the row.
-        x: `[1, 1, hidden_size]`, scratch.
-        like: see Cache.room.
-        angles: the positions that are looked up.
-        end: the first position for which there are no angles, or no room in some layer.
-    """
-
-    source: LayerTable
-    table: LayerTable
-    batch: Batch
-    x: Tensor
-    like: Tensor
-    angles: AngleTable
-    end: int
-
-    def holds(self, table: LayerTable, cache: Cache, start: int) -> bool:
-        """Whether it is right for a position. Who changes a cache changes all of its layers: one is looked at."""
-        is_inside = self.angles.start <= start < self.end
-        return table is self.source and is_inside and cache.layers[0].room(1, self.like) is self.batch.memory[0]
-
-
-def _address(numbers: "array[int] | None") -> int | None:
-    return None if numbers is None else numbers.buffer_info()[0]
+        return ToldRow(table, own, batch, x, like, angles, end)
