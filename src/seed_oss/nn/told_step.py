@@ -82,9 +82,8 @@ class ToldRows:
         cache, rows = context.cache, context.rows
         self._source, self._table, self._angles = table, table.copy(), angles
         self._cache = cache
-        self._blocks = [
-            ids if isinstance(ids, tuple) else None for _, _, ids in rows.sequences
-        ]  # which none can change
+        # None for those that somebody could change in place
+        self._blocks = [ids if isinstance(ids, tuple) else None for _, _, ids in rows.sequences]
         is_found_alike = [start for start, _, _ in rows.sequences] == list(places)
         self._end = angles.cos.shape[1] if is_found_alike else 0
         self._batch = packed_batch(cache.rooms, rows, cache.block_len, places, is_growing=True)
