@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seed_oss._collector import collector_paused
 from seed_oss._version import __version__
 
 _HOMES = {
@@ -79,7 +80,8 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'seed_oss' has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    with collector_paused():
+        value = getattr(import_module(home), name)
     globals()[name] = value
     return value
 

@@ -47,9 +47,9 @@ def load(options: ModelOptions, *, for_chat: bool) -> Loaded:
     tokenizer = AutoTokenizer.from_pretrained(options.model, revision=options.revision)
     if for_chat:
         tokenizer.prepare_chat_template()
-    import torch  # takes a second, in which the other process starts
-
-    from seed_oss import AutoModelForCausalLM
+    # This takes a second, in which the other process starts; torch comes with it.
+    from seed_oss import AutoModelForCausalLM  # isort: split
+    import torch
 
     device = _device(options.device)
     if options.threads is not None:

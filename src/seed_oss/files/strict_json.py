@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from seed_oss._collector import collector_paused
 from seed_oss.errors import CheckpointError
 from seed_oss.files.names import short
 
@@ -96,7 +97,8 @@ def _without_strings(raw: bytes) -> bytes:
 
 def _scan(text: str, source: str) -> Any:
     try:
-        return _DECODER.decode(text)
+        with collector_paused():
+            return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(
             f"{source} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
