@@ -25,13 +25,11 @@ class Limits:
         """`what`: `threads`; `buffer_bytes` may be given."""
         import torch
 
-        from seed_oss.ops.native.pages import HugePages
+        from seed_oss.ops.native.pages import to_huge_pages
 
         torch.set_num_threads(what["threads"])
         self._buffer = torch.ones(what.get("buffer_bytes", BUFFER_BYTES) // 4, dtype=torch.float32)
-        pages = HugePages([self._buffer])  # as weights are read
-        while not pages.are_done:
-            pages.go_on()
+        to_huge_pages(self._buffer)  # as weights are read
         return {}
 
     def run(self, prompt_ids: list[int], new_tokens: int, threads: int) -> tuple[float, float, list[int]]:

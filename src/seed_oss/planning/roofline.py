@@ -24,6 +24,7 @@ from seed_oss.ops.attention import sdpa_attention
 from seed_oss.ops.cached_attention import attend_directly
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library
+from seed_oss.ops.native.pages import to_huge_pages
 from seed_oss.ops.packing import packed_bytes
 from seed_oss.ops.quantized import quantized_linear
 from seed_oss.planning.devices import DeviceMemory
@@ -143,6 +144,7 @@ def _measure(
     device: str, kinds: tuple[WeightKind, ...], layers: tuple[LayerKind, ...], threads: int, num_bytes: int
 ) -> Speeds:
     buffer = torch.full((num_bytes,), FILL, dtype=torch.uint8, device=device)
+    to_huge_pages(buffer)  # as weights are read once a model decodes
     with torch.inference_mode():
         read, read_threads = _read_speed(buffer, device, threads)
         products = {kind: _product_speed(buffer, kind, device) for kind in kinds}
