@@ -14,29 +14,34 @@ from contextlib import contextmanager
 class _Pauses:
     """Those that have begun and not ended, in all threads."""
 
-    lock = threading.Lock()
+    lock = threading.RLock()  # a signal's handler may begin one, too
     running = 0
     is_to_go_on = False  # after the last one
 
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Collect nothing until the end of the block; what was made in it is taken for long-lived then.
+    """Collect nothing until the end of the block; all that is young is taken for long-lived then.
 
-    Who turns the collector off in another thread meanwhile has to do it again.
+    For what is rare and large: the collector counts from nothing again, so that where this were done all the time it
+    would hardly ever look at everything. Who turns it on or off in another thread meanwhile, or asks whether it is on,
+    has to do so again.
     """
-    with _Pauses.lock:
-        if not _Pauses.running:
-            _Pauses.is_to_go_on = gc.isenabled()
-            gc.disable()
-        _Pauses.running += 1
+    process, has_begun = os.getpid(), False
     try:
+        with _Pauses.lock:
+            if not _Pauses.running:
+                _Pauses.is_to_go_on = gc.isenabled()
+                gc.disable()
+            _Pauses.running += 1
+            has_begun = True
         yield
     finally:
-        with _Pauses.lock:
-            _Pauses.running -= 1
-            if not _Pauses.running and _Pauses.is_to_go_on:
-                _let_it_go_on()
+        if has_begun and os.getpid() == process:  # in the child of a fork it has ended already
+            with _Pauses.lock:
+                _Pauses.running -= 1
+                if not _Pauses.running and _Pauses.is_to_go_on:
+                    _let_it_go_on()
 
 
 def _let_it_go_on() -> None:
@@ -46,13 +51,13 @@ def _let_it_go_on() -> None:
     gc.enable()
 
 
-def _forget() -> None:
+def _end_all() -> None:
     """In the child of a fork nobody is left who would end a pause of another thread."""
-    _Pauses.lock = threading.Lock()
+    _Pauses.lock = threading.RLock()
     if _Pauses.running and _Pauses.is_to_go_on:
         gc.enable()
     _Pauses.running = 0
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_end_all)

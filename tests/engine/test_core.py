@@ -104,6 +104,34 @@ def test_a_thread_that_steps_beside_another_one_s_steps_has_no_use_of_them() -> 
         assert other.submit(ends, core).result() == {"plain": "length"}
 
 
+def test_threads_may_begin_and_end_their_steps_in_any_order() -> None:
+    core = llm(max_model_len=512).core
+    first, second = core.alone(), core.alone()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for pool, work in ((one, first.__enter__), (other, second.__enter__)):
+            pool.submit(work).result()
+        one.submit(first.__exit__, None, None, None).result()
+        other.submit(second.__exit__, None, None, None).result()
+        assert not any(pool.submit(lambda: core._stepper._here.is_alone).result() for pool in (one, other))
+        core.submit(Submit("plain", PROMPTS[0], PARAMS))
+        assert one.submit(ends, core).result() == {"plain": "length"}
+
+
+def test_a_long_answer_may_be_given_up_between_steps() -> None:
+    """Its tokens are looked at once more then, outside of the modes that steps run in."""
+    core = llm(max_model_len=512).core
+    params = SamplingParams(max_tokens=400, temperature=0, ignore_eos=True, prompt_lookup_num_tokens=2)
+    core.submit(Submit("long", PROMPTS[0], params))
+    (row,) = core._stepper._rows.values()
+    assert row.generated is not None
+    with core.alone():
+        while len(row.generated._ids) < 300 or not row.generated._taken:
+            core.step()
+    core.abort("long")
+    assert [event.reason for event in core.step() if isinstance(event, Ended)] == ["abort"]
+    assert not core.has_work
+
+
 def test_forms_that_wait_are_bounded() -> None:
     core, helpers = slow_core()
     for number in range(65):

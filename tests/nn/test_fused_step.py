@@ -1,7 +1,9 @@
 """A whole step in one native call: the bits of the model's forward, and the forward wherever somebody watches it."""
 
 import copy
+import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -381,10 +383,10 @@ def test_sequences_that_go_on_are_told_of_once(model: Any, monkeypatch: pytest.M
         return packed_batch(memory, rows, *args, **kwargs)
 
     monkeypatch.setattr("seed_oss.nn.told_step.packed_batch", counting)
-    first, second, third = (0, 1), (2, 3), (4, 5, 6)
+    first, second, third, last = (0, 1), (2, 3), (4, 5, 6), (4, 7, 6)
     steps = [(list(starts), [first, second]) for starts in ([14, 3], [15, 4], [16, 5])]  # over the border of a block
     steps += [([17, 6, 0], [first, second, third]), ([18, 1], [first, third]), ([19, 2], [first, third])]
-    steps += [([20, 3], [first, (4, 7, 6)]), ([0, 1], [first, (4, 7, 6)]), ([9], [second])]
+    steps += [([20, 3], [first, last]), ([0, 1], [first, last]), ([9], [second])]
     caches = [PagedCache(model.config, 8, 16, torch.float32) for _ in range(2)]
     for cache in caches:
         for room in cache.rooms:
@@ -422,6 +424,88 @@ def test_sequences_that_go_on_are_told_of_once(model: Any, monkeypatch: pytest.M
             assert found is not None
             assert expected is not None
             assert torch.equal(found.logits, expected.logits)
+
+
+@pytest.mark.parametrize("start", [250, 32_760])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+def test_sequences_grow_beyond_what_is_looked_up(model: Any, start: int, dtype: torch.dtype) -> None:
+    """Angles are in tables of 256, and in none beyond 32,768."""
+    table = tuple(range(-(-(start + 16) // 16)))
+    cache, mine = PagedCache(model.config, len(table), 16, dtype), step_of(model)
+    for number in range(14):
+        torch.set_num_threads(1 + number % 2)
+        with torch.no_grad():
+            found = mine.run_packed([number], PagedContext(cache, rows_at([start + number], [table])))
+            again = step_of(model).run_packed([number], PagedContext(cache, rows_at([start + number], [table])))
+        assert found is not None
+        assert again is not None
+        assert torch.equal(found.logits, again.logits)
+    torch.set_num_threads(1)
+
+
+def test_threads_may_run_steps_of_one_model(model: Any) -> None:
+    step, caches = step_of(model), [PagedCache(model.config, 2, 16, torch.float32) for _ in range(3)]
+    rows = rows_at([3], [(0,)]), rows_at([2, 5], [(0,), (1,)]), rows_at([4], [(1,)])
+
+    @torch.no_grad()
+    def run(number: int) -> list[Tensor]:
+        found = list[Tensor]()
+        for token in range(40):
+            count = len(rows[number].sequences)
+            stepped = step.run_packed([token] * count, PagedContext(caches[number], rows[number]))
+            assert stepped is not None
+            found += [stepped.logits, stepped.hidden]
+        return found
+
+    alone = [run(number) for number in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(run, range(3)))
+    assert all(
+        torch.equal(a, b)
+        for ours, theirs in zip(alone, together, strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("what", ["hook", "head", "norm", "embedding"])
+def test_what_changes_between_packed_steps_is_seen(model: Any, what: str) -> None:
+    """The model is called instead, and nothing that was told of the weights before is kept."""
+    cache, step, rows = PagedCache(model.config, 1, 16, torch.float32), step_of(model), rows_at([0], [(0,)])
+    with torch.no_grad():
+        assert step.run_packed([5], PagedContext(cache, rows)) is not None
+        told = weakref.ref(step._told)
+        if what == "hook":
+            model.model.layers[0].register_forward_hook(lambda *_: None)
+        elif what == "norm":
+            model.model.norm.weight = nn.Parameter(model.model.norm.weight * 2, requires_grad=False)
+        else:
+            module = model.lm_head if what == "head" else model.model.embed_tokens
+            module.packed = module.packed.clone()
+        assert step.run_packed([5], PagedContext(cache, rows)) is None
+    assert told() is None
+
+
+@pytest.mark.parametrize("default", [torch.bfloat16, torch.float64])
+def test_torchs_defaults_are_not_ours(model: Any, default: torch.dtype) -> None:
+    """Another library may set them for a while; the kernels write to memory of fp32 whatever they are."""
+    ids = random_ids(1, 5)
+    llm = LLM(model, max_num_seqs=2, max_model_len=64)
+    plain = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
+    drawn = SamplingParams(max_tokens=6, temperature=1.0, top_p=0.9, top_k=20, min_p=0.01, seed=3, logprobs=2)
+    work: list[Callable[[], Any]] = [
+        lambda: answer(model, ids),
+        lambda: answer(model, random_ids(3, 5)),
+        lambda: model.generate(ids, max_new_tokens=5, do_sample=True, top_p=0.9, min_p=0.01, seed=3).tolist(),
+        lambda: llm.generate([[5, 6, 7], [8, 9]], plain, show_progress=False),
+        lambda: llm.generate([[5, 6, 7], [8, 9]], drawn, show_progress=False),
+    ]
+    expected = [one() for one in work]
+    torch.set_default_dtype(default)
+    try:
+        found = [one() for one in work]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
 
 
 def test_blocks_in_a_list_may_change(model: Any) -> None:

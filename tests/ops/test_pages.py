@@ -18,7 +18,7 @@ from torch import Tensor
 from seed_oss import AutoModelForCausalLM, SeedOssForCausalLM, quantize_
 from seed_oss.nn.fused import fuse_
 from seed_oss.ops.native import library, pages, why_not
-from seed_oss.ops.native.pages import HUGE_PAGE, HugePages, to_huge_pages
+from seed_oss.ops.native.pages import HUGE_PAGE, HugePages
 from tests.factory import random_ids, tiny_model
 
 pytestmark = pytest.mark.skipif(library() is None, reason=f"no native kernels: {why_not()}")
@@ -60,15 +60,6 @@ def system_can() -> bool:
     tensor = own()
     moved(tensor)
     return huge_bytes(tensor.data_ptr() + 2 * HUGE_PAGE) > 0
-
-
-def test_a_buffer_that_is_read_for_measuring_moves_at_once() -> None:
-    if not system_can():
-        pytest.skip("this system gives no huge pages")
-    tensor = own()
-    to_huge_pages(tensor)
-    assert huge_bytes(tensor.data_ptr() + 2 * HUGE_PAGE) > 0
-    assert torch.equal(tensor, own())
 
 
 @pytest.mark.parametrize("kind", ["file", "own"])

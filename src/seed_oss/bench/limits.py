@@ -23,13 +23,12 @@ class Limits:
 
     def load(self, what: dict[str, Any]) -> dict[str, Any]:
         """`what`: `threads`; `buffer_bytes` may be given."""
+        import numpy as np
         import torch
 
-        from seed_oss.ops.native.pages import to_huge_pages
-
         torch.set_num_threads(what["threads"])
-        self._buffer = torch.ones(what.get("buffer_bytes", BUFFER_BYTES) // 4, dtype=torch.float32)
-        to_huge_pages(self._buffer)  # as weights are read
+        ones = np.ones(what.get("buffer_bytes", BUFFER_BYTES) // 4, np.float32)  # in huge pages, as weights are read
+        self._buffer = torch.from_numpy(ones)
         return {}
 
     def run(self, prompt_ids: list[int], new_tokens: int, threads: int) -> tuple[float, float, list[int]]:

@@ -83,7 +83,8 @@ class PagedCache:
         self.num_blocks, self.block_len, self.dtype = num_blocks, block_len, dtype
         shape = (num_blocks, config.num_key_value_heads, block_len, config.head_dim)
         with torch.inference_mode(False):  # written within and outside of it
-            self.rooms = [_new_room(shape, dtype, torch.device(device)) for _ in range(config.num_hidden_layers)]
+            rooms = [_new_room(shape, dtype, torch.device(device)) for _ in range(config.num_hidden_layers)]
+        self.rooms = tuple(rooms)  # calls of the kernels point to them
 
     def write(self, layer_idx: int, block_ids: Tensor, offsets: Tensor, key: Tensor, value: Tensor) -> None:
         """Put new tokens in their slots.

@@ -230,6 +230,9 @@ class EngineCore:
                 self._tell_computed(request, key)
         except SeedOssError as error:
             reason, message, kind = "error", str(error), "internal"
+        request.left.discard(key.choice)
+        if not request.left:
+            del self._requests[ready.submit.request_id]
         end = self._stepper.end(key, reason)
         self._events.append(
             Ended(
@@ -243,9 +246,6 @@ class EngineCore:
                 stop=end.stop,
             )
         )
-        request.left.discard(key.choice)
-        if not request.left:
-            del self._requests[ready.submit.request_id]
 
 
 def _param_in(message: str) -> str | None:

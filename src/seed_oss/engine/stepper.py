@@ -1,9 +1,9 @@
 """One step: the model over a batch, then the next token of each row that is due. A row's fault costs that row alone."""
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
 
 import torch
 
@@ -30,6 +30,12 @@ class StepOutcome:
     growths: dict[RowKey, Growth]
 
 
+class _Here(threading.local):
+    """What is so in this thread."""
+
+    is_alone = False
+
+
 class Stepper:
     """Runs batches; keeps what each row needs from step to step.
 
@@ -41,7 +47,7 @@ class Stepper:
     def __init__(self, model: PackedModel, look_ahead: LookAhead | None = None) -> None:
         self._model, self._ahead = model, look_ahead
         self._rows: dict[RowKey, ReadyRow] = {}
-        self._thread: int | None = None  # that is in `alone`
+        self._here = _Here()
 
     def add(self, row: ReadyRow) -> None:
         """A row that will be scheduled."""
@@ -68,12 +74,12 @@ class Stepper:
         Torch keeps no record for gradients meanwhile, and its threads sleep where the kernels run the model. To begin
         and end both with each step takes a hundredth of a small model's.
         """
-        outer, self._thread = self._thread, get_ident()
-        try:
-            with alone(self._model.is_native), torch.inference_mode():
+        with alone(self._model.is_native), torch.inference_mode():
+            outer, self._here.is_alone = self._here.is_alone, True
+            try:
                 yield
-        finally:
-            self._thread = outer
+            finally:
+                self._here.is_alone = outer
 
     def wait(self, seconds: float) -> None:
         """Wait until one of the held rows may be run."""
@@ -124,7 +130,7 @@ class Stepper:
         Raises:
             Exception: the forward failed; no row has changed.
         """
-        if self._thread == get_ident():
+        if self._here.is_alone:
             return self._run(batch)
         with self.alone():
             return self._run(batch)

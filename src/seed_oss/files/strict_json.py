@@ -7,6 +7,7 @@ checked before it by a linear scan, the rest by its hooks. Nothing of the input 
 import json
 import math
 import re
+from contextlib import nullcontext
 from typing import Any
 
 from seed_oss._collector import collector_paused
@@ -19,6 +20,7 @@ MAX_DEPTH = 64
 MAX_NUMBER_LEN = 64
 MAX_VALUES = 4_000_000
 MAX_CONFIG_VALUES = 400_000  # for files that are worked on key by key in Python
+_LARGE = 2**20  # characters; a pause moves all that is young to where it is looked at last, so it has to be rare
 
 _NOT_STRUCTURE = bytes(code for code in range(256) if code not in b"[]{},")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -97,7 +99,7 @@ def _without_strings(raw: bytes) -> bytes:
 
 def _scan(text: str, source: str) -> Any:
     try:
-        with collector_paused():
+        with collector_paused() if len(text) >= _LARGE else nullcontext():
             return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise CheckpointError(

@@ -47,6 +47,7 @@ class Columns:
     @staticmethod
     def _allocate(start: Tensor, more: int) -> Tensor:
         rows, length = start.shape
-        buffer = torch.empty(rows, length + more, dtype=start.dtype, device=start.device)
+        with torch.inference_mode(False):  # columns may come within and outside of it
+            buffer = torch.empty(rows, length + more, dtype=start.dtype, device=start.device)
         buffer[:, :length] = start
         return buffer

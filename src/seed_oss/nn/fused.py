@@ -163,7 +163,7 @@ class Batch(NamedTuple):
         is_causal: where there is no mask.
     """
 
-    memory: list[Room]
+    memory: Sequence[Room]
     sequences: "array[int]"
     blocks: "array[int]"
     mask: Tensor | None = None
@@ -384,7 +384,7 @@ def _is_plain_attention(context: DenseContext) -> bool:
     return is_boolean and not context.eager
 
 
-def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: AttentionMask = NO_MASK) -> Batch:
+def dense_batch(memory: Sequence[Room], x: Tensor, cos: Tensor, past: int, mask: AttentionMask = NO_MASK) -> Batch:
     """Equally long rows: each has one block, which is all of its memory."""
     batch, length = x.shape[:2]
     angle_step = 0 if cos.shape[0] == 1 else length
@@ -395,7 +395,7 @@ def dense_batch(memory: list[Room], x: Tensor, cos: Tensor, past: int, mask: Att
 
 
 def packed_batch(
-    memory: list[Room],
+    memory: Sequence[Room],
     rows: PackedRows,
     block_len: int,
     first_angles: Sequence[int] | None = None,

@@ -19,7 +19,7 @@ from seed_oss.nn.fused import (
     dense_batch,
     fill_in,
 )
-from seed_oss.nn.fused_table import LayerTable
+from seed_oss.nn.fused_table import LayerTable, Source
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from seed_oss.nn.told_step import Stepped, ToldRow, ToldRows, address, check_known
 from seed_oss.ops.native import library, num_threads
@@ -43,6 +43,11 @@ class FusedStep:
         self._rotary = decoder.rotary_emb
         self._hooks = HookWatch((causal, decoder, embedding, layers, norm, self._rotary, head))
         self._kept = embedding.packed, head.packed, head.bias, norm.weight
+        self._sources = [
+            Source.of(embedding._buffers, "packed"),
+            *(Source.of(head._buffers, name) for name in ("packed", "bias")),
+            Source.of(norm._parameters, "weight"),
+        ]
         self._vocab_size = head.shape[0]
         self._like: Tensor | None = None
         self._told: ToldRows | None = None
@@ -89,9 +94,9 @@ class FusedStep:
         rooms = None if table is None else cache.room(table.call.num_layers, 1, self._empty_keys(table, len(tokens)))
         if table is None or not can_be_used(rooms) or tokens.device.type != "cpu":
             return None
-        x = torch.empty(len(tokens), 1, table.call.hidden)
+        x = _floats(len(tokens), 1, table.call.hidden)
         cos, sin = (one.contiguous() for one in self._rotary.following(x, start))
-        ids, logits = array("q", tokens.tolist()), torch.empty(len(tokens), self._vocab_size)
+        ids, logits = array("q", tokens.tolist()), _floats(len(tokens), self._vocab_size)
         self._run(table, dense_batch(rooms, x, cos, start), ids, x, cos, sin, logits)
         cache.advance(1)
         return logits
@@ -119,18 +124,21 @@ class FusedStep:
         """
         table = self._table()
         if table is None:
+            self._told = None  # with the weights that it points to
             return None
-        x, logits = torch.empty(len(tokens), table.call.hidden), torch.empty(len(tokens), self._vocab_size)
+        x, logits = (_floats(len(tokens), width) for width in (table.call.hidden, self._vocab_size))
+        told = self._told
+        if told is None or not told.holds(table, context, self._rotary.inv_freq):
+            angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
+            told = self._told = ToldRows(self._call, table, context, angles, places, x)
         with OneCall.lock:
-            told = self._told
-            if told is None or not told.holds(table, context, self._rotary.inv_freq):
-                angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
-                told = self._told = ToldRows(self._call, table, context, angles, places, x)
             return told.run(tokens, context, x, logits)
 
     def _table(self) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or self._hooks.see_any():
+            return None
+        if not all(source.is_current() for source in self._sources):
             return None
         return self._layers.table_of_step(self._kept[:2])
 
@@ -171,7 +179,7 @@ class RowSteps:
     def __init__(self, step: FusedStep, cache: Cache) -> None:
         self._step, self._cache = step, cache
         self._token, self._best = array("q", (0,)), array("q", (0,))
-        self._logits = torch.empty(1, step._vocab_size)
+        self._logits = _floats(1, step._vocab_size)
         self._call = StepStruct.from_buffer_copy(step._call)
         self._call.ids, self._call.logits = address(self._token), self._logits.data_ptr()
         self._call.best, self._call.is_lost = address(self._best), None
@@ -215,9 +223,14 @@ class RowSteps:
         angles = self._step._rotary.table_with(start, torch.float32)
         if angles is None or not can_be_used(rooms):
             return None
-        own, x = table.copy(), torch.empty(1, 1, table.call.hidden)
+        own, x = table.copy(), _floats(1, 1, table.call.hidden)
         batch = dense_batch(rooms, x, angles.cos, start)
         fill_in(own, batch, x, angles.cos, angles.sin)
         self._call.decoder = addressof(own.call)
         end = min(angles.start + angles.cos.shape[1], *(room.keys.shape[2] for room in rooms))
         return ToldRow(table, own, batch, x, like, angles, end)
+
+
+def _floats(*shape: int) -> Tensor:
+    """Memory that the kernels may write fp32 to, whatever torch's defaults are at the moment."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")

@@ -56,13 +56,19 @@ class _Copied:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """What a dictionary of a module held under a name, and where its numbers were."""
 
     owner: dict[str, Any]
     name: str
     value: nn.Module | Tensor | None
     address: int
+
+    @classmethod
+    def of(cls, owner: dict[str, Any], name: str) -> "Source":
+        """What it holds now."""
+        value = owner.get(name)
+        return cls(owner, name, value, _address(value))
 
     def is_current(self) -> bool:
         """Whether it is still there, at the same address."""
@@ -89,12 +95,12 @@ class LayerTable:
     layers: Any
     is_packed: bool
     like: Tensor
-    sources: list[_Source]
+    sources: list[Source]
     kept: list[Tensor]
     copied: list[_Copied]
     rooms: list[Room]
 
-    def point_to(self, memory: list[Room]) -> None:
+    def point_to(self, memory: Sequence[Room]) -> None:
         """Let the structures point to the keys and values of each layer."""
         if len(memory) == len(self.rooms) and all(map(is_, memory, self.rooms)):
             return
@@ -128,7 +134,7 @@ class LayerTable:
     def add(self, owner: dict[str, Any], name: str) -> Any:
         """Remember what a dictionary has under a name, and give it back."""
         value = owner.get(name)
-        self.sources.append(_Source(owner, name, value, _address(value)))
+        self.sources.append(Source.of(owner, name))
         return value
 
     def add_data(self, owner: dict[str, Any], name: str, dtype: torch.dtype | None = None) -> Tensor | None:
@@ -201,7 +207,7 @@ def make_table(layers: nn.ModuleList) -> LayerTable:
         layers=ctypes.addressof(structs),
         eps=modules[0].input_layernorm.variance_epsilon,
     )
-    like = torch.empty(1, kv_heads, 0, attention.head_dim)
+    like = torch.empty(1, kv_heads, 0, attention.head_dim, dtype=torch.float32, device="cpu")
     table = LayerTable(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [], [])
     for name, struct in zip(layers._modules, structs, strict=True):
         layer = table.add(layers._modules, name)

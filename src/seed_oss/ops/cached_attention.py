@@ -181,7 +181,7 @@ def attend_directly(
     if library() is None or not is_in_units or not _is_native(query, keys, values, key_scales, value_scales):
         cache = keys, values, key_scales, value_scales
         return attend_cached_reference(query, *cache, block_table, starts, lengths)
-    rows, out = query.float().contiguous(), torch.empty(query.shape, dtype=torch.float32)
+    rows, out = query.float().contiguous(), torch.empty(query.shape, dtype=torch.float32, device="cpu")
     layer = LayerStruct(keys=keys.data_ptr(), values=values.data_ptr())
     if key_scales is not None and value_scales is not None:
         layer.key_scales, layer.value_scales = key_scales.data_ptr(), value_scales.data_ptr()

@@ -104,7 +104,7 @@ def batch_invariant_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None
 def linear_native(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Same as `linear` for rows of bfloat16 or float32, in fp32; the result is rounded once."""
     rows = x.reshape(-1, x.shape[-1]).float().contiguous()
-    out = torch.empty(rows.shape[0], weight.shape[0])
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=torch.float32, device="cpu")
     wide_bias = None if bias is None else bias.detach().float().contiguous()
     pointer = None if wide_bias is None else wide_bias.data_ptr()
     struct = WeightStruct(weight.data_ptr(), pointer, *weight.shape, _NATIVE_KINDS[weight.dtype], 0, 0, 0)
@@ -117,7 +117,7 @@ def linear_native(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def linear_widened(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Same as `linear`, in fp32 over blocks of `weight`'s rows; the result is rounded once to `x`'s dtype."""
     rows = x.reshape(-1, x.shape[-1]).float()
-    out = torch.empty(rows.shape[0], weight.shape[0], dtype=x.dtype)
+    out = torch.empty(rows.shape[0], weight.shape[0], dtype=x.dtype, device="cpu")
     block_len = max(64, BLOCK_ELEMENTS // weight.shape[1])
     for start in range(0, weight.shape[0], block_len):
         block = slice(start, start + block_len)

@@ -32,7 +32,7 @@ def argmax_rows(logits: Tensor) -> Tensor:
 def _argmax_rows(logits: Tensor) -> Tensor:
     if not can_be_native(logits) or (native := library()) is None:
         return argmax_rows_reference(logits)
-    ids = torch.empty(logits.shape[0], dtype=torch.int64)
+    ids = torch.empty(logits.shape[0], dtype=torch.int64, device="cpu")
     native.so_argmax(*place_of(logits), ids.data_ptr(), num_threads())
     return ids
 
@@ -67,7 +67,8 @@ def _top_k_rows(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return best.values, best.indices
     if not can_be_native(logits) or k == 0 or (native := library()) is None:
         return top_k_rows_reference(logits, k)
-    values, ids = torch.empty(logits.shape[0], k), torch.empty(logits.shape[0], k, dtype=torch.int64)
+    values = torch.empty(logits.shape[0], k, dtype=torch.float32, device="cpu")
+    ids = torch.empty(logits.shape[0], k, dtype=torch.int64, device="cpu")
     native.so_top_k(*place_of(logits), k, values.data_ptr(), ids.data_ptr(), num_threads())
     return values, ids
 
@@ -93,7 +94,7 @@ def log_sum_exp_rows(logits: Tensor) -> Tensor:
 def _log_sum_exp_rows(logits: Tensor) -> Tensor:
     if not can_be_native(logits) or (native := library()) is None:
         return log_sum_exp_rows_reference(logits)
-    sums = torch.empty(logits.shape[0])
+    sums = torch.empty(logits.shape[0], dtype=torch.float32, device="cpu")
     native.so_log_sum_exp(*place_of(logits), sums.data_ptr(), num_threads())
     return sums
 

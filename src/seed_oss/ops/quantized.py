@@ -105,7 +105,7 @@ def _linear_on_cpu(
     if native is None:
         return quantized_linear_reference(x, packed, format, shape, bias)
     rows = x.reshape(-1, shape[1]).to(torch.float32).contiguous()
-    out = torch.empty(rows.shape[0], shape[0], dtype=torch.float32)
+    out = torch.empty(rows.shape[0], shape[0], dtype=torch.float32, device="cpu")
     weight = weight_struct(packed, format, *shape, bias)
     if rows.shape[0]:
         native.so_linear(byref(weight), rows.data_ptr(), rows.shape[0], out.data_ptr(), num_threads())
@@ -190,9 +190,9 @@ def round_rows(x: Tensor, group: int) -> tuple[Tensor, Tensor]:
     native = library()
     if native is None or x.device.type != "cpu" or x.numel() == 0:
         return round_rows_reference(x, group)
-    x, out = x.contiguous(), torch.empty(x.shape, dtype=torch.int8)
-    scale = torch.empty(x.shape[0], x.shape[1] // group)
-    sums = torch.empty(scale.shape, dtype=torch.int32)
+    x, out = x.contiguous(), torch.empty(x.shape, dtype=torch.int8, device="cpu")
+    scale = torch.empty(x.shape[0], x.shape[1] // group, dtype=torch.float32, device="cpu")
+    sums = torch.empty(scale.shape, dtype=torch.int32, device="cpu")
     native.so_quantize(x.data_ptr(), *x.shape, group, out.data_ptr(), scale.data_ptr(), sums.data_ptr())
     return out, scale
 
@@ -242,7 +242,7 @@ def _embedding_of_rows(ids: Tensor, packed: Tensor, format: QuantFormat, shape: 
     if native is None or ids.device.type != "cpu":
         return F.embedding(ids, unpack(packed, format, *shape).dequantize())
     wanted = ids.reshape(-1).to(torch.int64).contiguous()
-    out = torch.empty(wanted.numel(), shape[1], dtype=torch.float32)
+    out = torch.empty(wanted.numel(), shape[1], dtype=torch.float32, device="cpu")
     weight = weight_struct(packed, format, *shape)
     if native.so_embedding(byref(weight), wanted.data_ptr(), wanted.numel(), out.data_ptr()) < wanted.numel():
         raise IndexError("index out of range in self")  # as torch's own embedding

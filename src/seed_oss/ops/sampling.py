@@ -39,7 +39,7 @@ def draw_rows(scores: Tensor, key: tuple[int, int], first_row: int, token_index:
     native = library() if can_be_native(scores) else None
     if native is None:
         return draw_rows_reference(scores, key, first_row, token_index)
-    ids = torch.empty(scores.shape[0], dtype=torch.int64)
+    ids = torch.empty(scores.shape[0], dtype=torch.int64, device="cpu")
     native.so_draw(*place_of(scores), *key, token_index & WORD, first_row, ids.data_ptr(), num_threads())
     return ids
 
@@ -81,7 +81,7 @@ def top_p_rows(scores: Tensor, top_p: float, min_tokens_to_keep: int = 1, fill: 
         return torch.ops.seed_oss.top_p_rows(scores, top_p, min_tokens_to_keep, fill)
     native = library() if can_be_native(scores) else None
     if native is not None and min_tokens_to_keep == 1 and top_p < 1:
-        out = torch.empty(scores.shape)
+        out = torch.empty(scores.shape, dtype=torch.float32, device="cpu")
         native.so_top_p(*place_of(scores), 1 - top_p, fill, out.data_ptr(), num_threads())
         return out
     has_guess = scores.shape[-1] > 2 * _NUCLEUS_GUESS >= 2 * min_tokens_to_keep
@@ -139,7 +139,7 @@ def fill_below_rows(scores: Tensor, limits: Tensor, fill: float = -math.inf) -> 
     native = library() if is_alike and can_be_native(scores) else None
     if native is None:
         return fill_below_rows_reference(scores, limits, fill)
-    out, limits = torch.empty(scores.shape), limits.contiguous()
+    out, limits = torch.empty(scores.shape, dtype=torch.float32, device="cpu"), limits.contiguous()
     native.so_fill_below(*place_of(scores), limits.data_ptr(), fill, out.data_ptr(), num_threads())
     return out
 

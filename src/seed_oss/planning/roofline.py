@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,7 +25,6 @@ from seed_oss.ops.attention import sdpa_attention
 from seed_oss.ops.cached_attention import attend_directly
 from seed_oss.ops.grouped_weight import QuantFormat
 from seed_oss.ops.native import library
-from seed_oss.ops.native.pages import to_huge_pages
 from seed_oss.ops.packing import packed_bytes
 from seed_oss.ops.quantized import quantized_linear
 from seed_oss.planning.devices import DeviceMemory
@@ -143,8 +143,8 @@ def _buffer_bytes(device: DeviceMemory) -> int:
 def _measure(
     device: str, kinds: tuple[WeightKind, ...], layers: tuple[LayerKind, ...], threads: int, num_bytes: int
 ) -> Speeds:
-    buffer = torch.full((num_bytes,), FILL, dtype=torch.uint8, device=device)
-    to_huge_pages(buffer)  # as weights are read once a model decodes
+    # numpy asks for huge pages, in which weights are read once a model decodes
+    buffer = torch.from_numpy(np.full(num_bytes, FILL, np.uint8)).to(device)
     with torch.inference_mode():
         read, read_threads = _read_speed(buffer, device, threads)
         products = {kind: _product_speed(buffer, kind, device) for kind in kinds}

@@ -73,13 +73,6 @@ class HugePages:
             self._kept.clear()
 
 
-def to_huge_pages(tensor: Tensor) -> None:
-    """Move all of a tensor at once, as far as the system has huge pages; nobody may write to it meanwhile."""
-    pages = HugePages([tensor])
-    while not pages.are_done:
-        pages.go_on()
-
-
 def _is_wanted() -> bool:
     modes = read_text("/sys/kernel/mm/transparent_hugepage/enabled")
     return os.environ.get("SEED_OSS_HUGE_PAGES") != "0" and "[" in modes and "[never]" not in modes
