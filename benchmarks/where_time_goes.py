@@ -1,31 +1,49 @@
 """Where the time of a prompt and of a decoding step goes: the native calls, and Python with torch.
 
-The calls are timed inside `generate`, by a stand-in for the library of kernels. A step is one call; at two lengths of
-context it tells weights from attention: with few keys it reads weights alone. A prompt is one call, too; its products
-and its attention are measured once more by themselves, each a call of its own that rounds what it is given and waits
-for threads, so together they may take longer than the whole. Beside them stands how long the machine takes to read
-the weights, measured in the same run.
+The calls are timed inside `generate` and the engine, by a stand-in for the library of kernels. A step is one call; at
+two lengths of context it tells weights from attention: with few keys it reads weights alone. A prompt is one call of
+`generate`, too; its products and its attention are measured once more by themselves, each a call of its own that rounds
+what it is given and waits for threads, so together they may take longer than the whole. Beside them stands how long the
+machine takes to read the weights, measured in the same run.
+
+Between two steps Python finds nothing in the processor's caches, through which all weights have passed. What it takes
+where the kernels do nothing is what it takes by itself.
 """
 
+import random
 import statistics
 import time
 from collections.abc import Callable
 from ctypes import byref
-from typing import Any
+from itertools import pairwise, product
+from typing import Any, NamedTuple
 
 import torch
 from common import arguments, note, report, rounded
 
 STEP = "so_step"
 CALLS = ("so_decoder", "so_linear", STEP)
+ENGINES = "generate()", "LLM"
+Generate = Callable[[list[int], int], list[int]]
+
+
+class Call(NamedTuple):
+    """When a native call began and ended."""
+
+    start: float
+    end: float
 
 
 class TimedLibrary:
-    """The library of kernels, whose calls leave their seconds behind."""
+    """The library of kernels, whose calls leave their times behind.
+
+    Attributes:
+        skips_steps: steps do nothing, so that what Python and torch hold stays in the processor's caches.
+    """
 
     def __init__(self, library: Any) -> None:
-        self.library = library
-        self.seconds: dict[str, list[float]] = {name: [] for name in CALLS}
+        self.library, self.skips_steps = library, False
+        self.calls: dict[str, list[Call]] = {name: [] for name in CALLS}
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.library, name)
@@ -35,16 +53,16 @@ class TimedLibrary:
         def timed(*values: Any) -> Any:
             start = time.perf_counter()
             try:
-                return function(*values)
+                return 1 if name == STEP and self.skips_steps else function(*values)
             finally:
-                self.seconds[name].append(time.perf_counter() - start)
+                self.calls[name].append(Call(start, time.perf_counter()))
 
         return timed
 
-    def take(self) -> dict[str, list[float]]:
-        """The seconds since the last time."""
-        taken = {name: list(values) for name, values in self.seconds.items()}
-        for values in self.seconds.values():
+    def take(self) -> dict[str, list[Call]]:
+        """The calls since the last time."""
+        taken = {name: list(values) for name, values in self.calls.items()}
+        for values in self.calls.values():
             values.clear()
         return taken
 
@@ -54,25 +72,52 @@ def milliseconds(seconds: float) -> float:
     return round(1e3 * seconds, 3)
 
 
-def run(model: Any, timed: TimedLibrary, ids: torch.Tensor, new_tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One generation: the parts of its prompt, and the medians of the parts of its steps."""
-
-    def generate(num: int) -> float:
-        start = time.perf_counter()
-        mask = torch.ones_like(ids)
-        answer = model.generate(ids, attention_mask=mask, max_new_tokens=num, do_sample=False)
-        assert answer.shape[1] == ids.shape[1] + num
-        return time.perf_counter() - start
-
+def prompt_parts(generate: Generate, timed: TimedLibrary, ids: list[int]) -> dict[str, float]:
+    """One token behind a prompt."""
     timed.take()
-    prompt_seconds = generate(1)
-    prompt = {"native calls": sum(sum(values) for values in timed.take().values())}
-    step_seconds = (generate(new_tokens + 1) - prompt_seconds) / new_tokens
-    steps = {"native calls": statistics.median(timed.take()[STEP])}
-    for parts, total in ((prompt, prompt_seconds), (steps, step_seconds)):
-        parts["python and torch"] = total - sum(parts.values())
-        parts["all"] = total
-    return prompt, steps
+    start = time.perf_counter()
+    assert len(generate(ids, 1)) == 1
+    total = time.perf_counter() - start
+    native = sum(call.end - call.start for calls in timed.take().values() for call in calls)
+    return {"native calls": native, "python and torch": total - native, "all": total}
+
+
+def step_parts(generate: Generate, timed: TimedLibrary, ids: list[int], new_tokens: int) -> dict[str, float]:
+    """The medians over the steps of one generation, and of what lies between calls where they do nothing."""
+    found: dict[str, float] = {}
+    for timed.skips_steps in (False, True):
+        timed.take()
+        assert len(generate(ids, new_tokens + 1)) == new_tokens + 1
+        steps = timed.take()[STEP]
+        assert len(steps) == new_tokens
+        between = statistics.median(after.start - before.end for before, after in pairwise(steps))
+        if timed.skips_steps:
+            found["python and torch, kernels skipped"] = between
+        else:
+            found["native calls"] = statistics.median(one.end - one.start for one in steps)
+            found["python and torch"] = between
+            found["all"] = statistics.median(after.start - before.start for before, after in pairwise(steps))
+    timed.skips_steps = False
+    return found
+
+
+def generators(model: Any, threads: int) -> dict[str, Generate]:
+    """By the name of who generates: from a prompt and a number of tokens to the new tokens."""
+    from seed_oss import LLM, SamplingParams
+
+    llm = LLM(model, max_num_seqs=1, max_model_len=2048)
+    torch.set_num_threads(threads)
+
+    def by_model(ids: list[int], num: int) -> list[int]:
+        tensor = torch.tensor([ids])
+        answer = model.generate(tensor, attention_mask=torch.ones_like(tensor), max_new_tokens=num, do_sample=False)
+        return answer[0, len(ids) :].tolist()
+
+    def by_llm(ids: list[int], num: int) -> list[int]:
+        params = SamplingParams(temperature=0, max_tokens=num, ignore_eos=True)
+        return list(llm.generate([ids], params, show_progress=False)[0].outputs[0].token_ids)
+
+    return dict(zip(ENGINES, (by_model, by_llm), strict=True))
 
 
 def seconds_of(work: Callable[[], Any]) -> float:
@@ -116,7 +161,7 @@ def attention_alone(config: Any, num_tokens: int) -> float:
 
 
 def medians(trials: list[dict[str, float]]) -> dict[str, float]:
-    """Of each part, in milliseconds."""
+    """Of each part that all trials have, in milliseconds."""
     return {name: milliseconds(statistics.median(trial[name] for trial in trials)) for name in trials[0]}
 
 
@@ -131,7 +176,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     from seed_oss import AutoModelForCausalLM
     from seed_oss.bench.own_model import read_bytes
-    from seed_oss.nn import fused, fused_step
+    from seed_oss.nn import fused, fused_step, told_step
     from seed_oss.ops import quantized
     from seed_oss.ops.native import library
 
@@ -141,7 +186,9 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(options.model, quantization=options.quantization)
     model.generation_config.eos_token_id = None  # answers of one length, and no processor that sees to it
     timed = TimedLibrary(native)
-    fused.library = fused_step.library = quantized.library = lambda: timed  # type: ignore[assignment]
+    for module in (fused, fused_step, told_step, quantized):
+        module.library = lambda: timed  # type: ignore[assignment]
+    generate = generators(model, options.threads)
     memory = torch.ones(1 << 28, dtype=torch.uint8)
     found: dict[str, list[dict[str, float]]] = {}
     speeds: list[float] = []
@@ -149,16 +196,16 @@ def main() -> None:
         start = time.perf_counter()
         native.so_read(memory.data_ptr(), memory.numel(), options.threads)
         read = memory.numel() / (time.perf_counter() - start)
-        for length in (8, options.prompt_tokens):
-            ids = torch.randint(10, 40000, (1, length), generator=torch.Generator().manual_seed(length))
-            parts = run(model, timed, ids, options.new_tokens)
-            alone = {
-                "products alone": products_alone(model, native, length, options.threads),
-                "attention alone": attention_alone(model.config, length),
-            }
-            parts = ({**alone, **parts[0]}, parts[1])
-            for name, part in zip((f"prompt of {length}", f"step after {length}"), parts, strict=True):
-                found.setdefault(name, []).append(part)
+        for name, length in product(ENGINES, (8, options.prompt_tokens)):
+            ids = random.Random(f"{name} {length} {trial}").choices(range(10, 40000), k=length)  # none comes twice
+            parts: dict[str, float] = {}
+            if name == ENGINES[0]:
+                parts["products alone"] = products_alone(model, native, length, options.threads)
+                parts["attention alone"] = attention_alone(model.config, length)
+            parts |= prompt_parts(generate[name], timed, ids)
+            found.setdefault(f"{name}, prompt of {length}", []).append(parts)
+            parts = step_parts(generate[name], timed, ids, options.new_tokens)
+            found.setdefault(f"{name}, step after {length}", []).append(parts)
         speeds.append(read)
         note(f"trial {trial} of {options.trials}" if trial else "warm-up")
     parts_of = {name: medians(trials[1:]) for name, trials in found.items()}

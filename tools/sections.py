@@ -138,7 +138,7 @@ def where_time_goes() -> str:
     if found is None:
         return f"No numbers here: {NOT_MEASURED} (`python benchmarks/where_time_goes.py`)."
     parts, limit = found["results"]["milliseconds"], found["results"]["reading_the_weights"]
-    names = list(next(iter(parts.values())))
+    names = list(dict.fromkeys(name for row in parts.values() for name in row))
     rows = [
         [f"{what} tokens", *(f"{row[name]:.2f}" if name in row else "" for name in names)]
         for what, row in parts.items()
