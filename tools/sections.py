@@ -159,7 +159,7 @@ def quality() -> str:
     results = found["results"]
     added = [[name, *_quality_cells(row)] for name, row in results["inference"].items() if isinstance(row, Mapping)]
     measures = ("perplexity", "KL divergence, nats a token", "same best token")
-    where = f"{results['tokens']:,} tokens; {found['date']}; `python benchmarks/quality.py`."
+    where = f"{results['tokens']:,} tokens; {found['date']}, commit {found['commit']}; `{found['command']}`."
     weights = [
         table(
             (title, "bits", *measures),

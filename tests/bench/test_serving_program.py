@@ -126,11 +126,19 @@ def test_results_name_no_folders(serving: Any, monkeypatch: pytest.MonkeyPatch, 
     assert shown == "python benchmarks/serving.py --llama-server llama-server --trials 2"
 
 
-def test_all_programs_run_and_serving_gets_its_peers(serving: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("available", [None, 10**9, 24 * 10**9])
+def test_all_programs_run_and_serving_gets_its_peers(
+    serving: Any, monkeypatch: pytest.MonkeyPatch, available: int | None
+) -> None:
     run_all, started = import_module("run_all"), list[list[str]]()
+    monkeypatch.setattr(run_all, "memory_bytes", lambda: (None, available))
     monkeypatch.setattr(run_all.subprocess, "run", lambda command, check: started.append(command[1:]))
     monkeypatch.setattr(sys, "argv", ["run_all.py", "--llama-cpp-python", "PYTHON"])
     run_all.main()
-    last = [[Path(command[0]).name, *command[1:]] for command in started][-2:]
-    assert last == [["serving.py", "--llama-cpp-python", "PYTHON"], ["render.py"]]
-    assert all(len(command) == 1 for command in started[:-2])
+    commands = [[Path(command[0]).name, *command[1:]] for command in started]
+    assert commands[-2:] == [["serving.py", "--llama-cpp-python", "PYTHON"], ["render.py"]]
+    full = ["engines.py", "--runs", "engines_36b", "--trials", "1"]
+    assert (commands[1] == full) == (full in commands) == (available == 24 * 10**9)
+    assert all(len(command) == 1 for command in commands[:-2] if command != full)
+    programs = {one.name for one in Path(run_all.__file__).parent.glob("*.py") if "__main__" in one.read_text()}
+    assert programs - {"run_all.py", "gpu.py"} == {command[0] for command in commands} - {"render.py"}
