@@ -95,17 +95,21 @@ def save_until_killed(folder: Path, version: int, way: str, save: Save, announce
         version += 1
 
 
-def kill_once(folder: Path, version: int, way: str, save: Save, seconds: float) -> int:
-    """Let a child save from `version` on, kill it after a time; the last version it announced (or version - 1)."""
+def kill_once(folder: Path, version: int, way: str, save: Save, seconds: float, first_wait: float = 0.0) -> int:
+    """Let a child save from `version` on, kill it after a time; the last version it announced (or version - 1).
+
+    The time begins when it has announced one, or `first_wait` seconds have passed.
+    """
     ear, mouth = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ear)
         save_until_killed(folder, version, way, save, mouth)
     os.close(mouth)
-    end = time.monotonic() + seconds
     heard = b""
     with os.fdopen(ear, "rb", buffering=0) as announced:
+        select.select([announced], [], [], first_wait)
+        end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if select.select([announced], [], [], left)[0]:
                 heard += announced.read(4096)
@@ -152,8 +156,9 @@ def main(folder: Path, way: str, kind: str, kills: int, seed: int) -> None:
         save(folder, version, way)
     one_save = (time.monotonic() - begin) / 5
     version, counts = 6, Counts()
-    for _ in range(kills):
-        announced = kill_once(folder, version + 1, way, save, chance.uniform(0.0, 3 * one_save))
+    for number in range(1, kills + 1):
+        first_wait = 60.0 if number == kills else 0.0  # one save at least has to end, however slow the machine is
+        announced = kill_once(folder, version + 1, way, save, chance.uniform(0.0, 3 * one_save), first_wait)
         version = look(folder, announced, load, counts)
     counts.versions = version
     sys.stdout.write(json.dumps(asdict(counts)) + "\n")

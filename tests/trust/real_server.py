@@ -68,9 +68,10 @@ class RealServer:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            if line.startswith("{") and (event := json.loads(line))["event"] != "request":
-                self._events.put(event)
+        with contextlib.suppress(ValueError):  # who has ended the process closes its log, maybe while this waits
+            for line in self.process.stderr:
+                if line.startswith("{") and (event := json.loads(line))["event"] != "request":
+                    self._events.put(event)
 
     def event(self, name: str) -> dict[str, Any]:
         """The next one of this kind in the log."""
