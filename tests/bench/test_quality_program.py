@@ -52,7 +52,8 @@ def test_8_bit_floating_point_is_rounded_here(quality: Any) -> None:
 def test_both_tables_reach_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"increase": 0.0123, "kl": 0.5, "top1": 0.75}
     tables = {"original": {"int4, plain": {**row, "bits": 4.625}}, "rebased": {"fp8, plain": {**row, "bits": 8.1}}}
-    found = {"results": {"tokens": 2048, **tables, "inference": {"8-bit cache": row}}, "date": "2026-01-01"}
+    run = {"date": "2026-01-01", "commit": "abc1234", "command": "python benchmarks/quality.py --tokens 2048"}
+    found = {"results": {"tokens": 2048, **tables, "inference": {"8-bit cache": row}}, **run}
     monkeypatch.setattr(sections, "result", lambda _: found)
     text = sections.quality()
     assert "| weights, as shipped | bits |" in text
@@ -60,3 +61,4 @@ def test_both_tables_reach_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| weights, in another basis | bits |" in text
     assert "| fp8, plain | 8.1 |" in text
     assert "| 8-bit cache | +1.23% |" in text
+    assert text.endswith("2,048 tokens; 2026-01-01, commit abc1234; `python benchmarks/quality.py --tokens 2048`.")
