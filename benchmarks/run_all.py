@@ -1,9 +1,9 @@
 """Runs every benchmark after the other and renders the README's numbers from the results.
 
-All need the demo model and transformers, and hours. The full shape runs where there are 23 GB of memory; what GPUs do
-is measured by `gpu.py`, where one is. `serving` compares with llama-server and llama-cpp-python's server as well
-where they are named: `python benchmarks/run_all.py --llama-server BINARY --llama-cpp-python PYTHON`; without them it
-measures our server and the loop over transformers alone.
+All need the demo model and transformers, and together they take long. The full shape runs where there are 23 GB of
+memory; what GPUs do is measured by `gpu.py`, where one is. `serving` compares with llama-server and llama-cpp-python's
+server as well where they are named: `python benchmarks/run_all.py --llama-server BINARY --llama-cpp-python PYTHON`;
+without them it measures our server and the loop over transformers alone.
 """
 
 import argparse

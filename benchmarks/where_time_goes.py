@@ -84,21 +84,30 @@ def prompt_parts(generate: Generate, timed: TimedLibrary, ids: list[int]) -> dic
 
 def step_parts(generate: Generate, timed: TimedLibrary, ids: list[int], new_tokens: int) -> dict[str, float]:
     """The medians over the steps of one generation, and of what lies between calls where they do nothing."""
-    found: dict[str, float] = {}
-    for timed.skips_steps in (False, True):
-        timed.take()
-        assert len(generate(ids, new_tokens + 1)) == new_tokens + 1
-        steps = timed.take()[STEP]
-        assert len(steps) == new_tokens
-        between = statistics.median(after.start - before.end for before, after in pairwise(steps))
-        if timed.skips_steps:
-            found["python and torch, kernels skipped"] = between
-        else:
-            found["native calls"] = statistics.median(one.end - one.start for one in steps)
-            found["python and torch"] = between
-            found["all"] = statistics.median(after.start - before.start for before, after in pairwise(steps))
+    steps = steps_of(generate, timed, ids, new_tokens)
+    found = {
+        "native calls": statistics.median(one.end - one.start for one in steps),
+        "python and torch": between(steps),
+        "all": statistics.median(after.start - before.start for before, after in pairwise(steps)),
+    }
+    timed.skips_steps = True
+    found["python and torch, kernels skipped"] = between(steps_of(generate, timed, ids, new_tokens))
     timed.skips_steps = False
     return found
+
+
+def steps_of(generate: Generate, timed: TimedLibrary, ids: list[int], num: int) -> list[Call]:
+    """The calls of so many steps."""
+    timed.take()
+    assert len(generate(ids, num + 1)) == num + 1
+    steps = timed.take()[STEP]
+    assert len(steps) == num
+    return steps
+
+
+def between(steps: list[Call]) -> float:
+    """The median of the seconds from one call to the next."""
+    return statistics.median(after.start - before.end for before, after in pairwise(steps))
 
 
 def generators(model: Any, threads: int) -> dict[str, Generate]:
@@ -161,7 +170,7 @@ def attention_alone(config: Any, num_tokens: int) -> float:
 
 
 def medians(trials: list[dict[str, float]]) -> dict[str, float]:
-    """Of each part that all trials have, in milliseconds."""
+    """Of each part, in milliseconds."""
     return {name: milliseconds(statistics.median(trial[name] for trial in trials)) for name in trials[0]}
 
 

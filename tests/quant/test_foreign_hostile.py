@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,6 @@ from torch import Tensor
 from seed_oss.errors import ConfigError, SeedOssError
 from seed_oss.quant.foreign import foreign_format
 from seed_oss.quant.foreign_plan import ForeignFormat
-from tests.cpu_time import CpuTime
 from tests.quant.foreign_files import (
     awq_meaning,
     awq_tensors,
@@ -29,6 +29,7 @@ from tests.quant.foreign_files import (
     tensor_of,
     words_of,
 )
+from tests.stopwatch import Stopwatch
 
 OUT, IN, GROUP = 24, 64, 16
 ASKED_FOR = {"qweight", "qzeros", "scales", "weight_packed", "weight_scale", "weight_scale_inv", "weight_zero_point"}
@@ -194,7 +195,7 @@ def test_damaged_tensors(kind: str) -> None:
     messages: list[str] = []
     for _ in range(250):
         damaged = damage(tensors, rng)
-        with CpuTime() as spent:
+        with Stopwatch(time.perf_counter) as spent:
             try:
                 result = read(format, damaged)
             except SeedOssError as error:
@@ -257,7 +258,7 @@ def test_changed_configs(kind: str) -> None:
     messages: list[str] = []
     for _ in range(300):
         changed = changed_config(config, rng)
-        with CpuTime() as spent:
+        with Stopwatch(time.perf_counter) as spent:
             try:
                 result = read(foreign_format(changed), tensors)
             except SeedOssError as error:
@@ -278,7 +279,7 @@ def test_many_fields() -> None:
     with pytest.raises(ConfigError, match="has 100000 keys; at most 4096"):
         foreign_format({str(key): None for key in range(100_000)})
     many = {"quant_method": "gptq", "bits": 4, "dynamic": {f"+:{BOMB}{key}": {"bits": 8} for key in range(4_000)}}
-    with CpuTime() as spent:
+    with Stopwatch(time.perf_counter) as spent:
         format = foreign_format(many)
         for layer in range(500):
             assert format.plan(f"model.layers.{layer}.mlp.up_proj", (OUT, IN), {}) is None

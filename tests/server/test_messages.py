@@ -13,10 +13,10 @@ from seed_oss.server.messages import _input, _without_open_key
 from seed_oss.server.messages_request import MessagesRequest
 from seed_oss.server.parts import Call
 from seed_oss.server.served import ApiSettings
-from tests.cpu_time import CpuTime
 from tests.server.api_calls import MODEL, app, engine, events, post, run
 from tests.server.fake_engine import FakeEngine, Script
 from tests.server.test_chat import ARGUMENTS, CALL, PARAMETERS, THOUGHT
+from tests.stopwatch import Stopwatch
 
 PATH = "/v1/messages"
 ASK: list[Any] = [{"role": "user", "content": "What is 2 + 2?"}]
@@ -208,7 +208,7 @@ def test_a_name_whose_value_has_not_come_is_left_out(arguments: str, left: str) 
 
 @pytest.mark.parametrize("end", ['"}', "", ": ", '\\": '])
 def test_arguments_full_of_quotes_take_no_longer_than_others(end: str) -> None:
-    with CpuTime() as spent:
+    with Stopwatch() as spent:
         text = json.dumps({"a": '"' * 300_000})[:-2] + end
         assert _input(Call("1", "f", text, is_whole=end == '"}', is_cut=end != '"}'))["a"].startswith('"' * 1000)
     assert spent.seconds < 10
@@ -217,7 +217,7 @@ def test_arguments_full_of_quotes_take_no_longer_than_others(end: str) -> None:
 def test_a_message_of_many_blocks_takes_no_longer_than_one_of_few() -> None:
     blocks = [{"type": "text", "text": "x" * 40}] * 100_000
     body = {**BODY, "messages": [{"role": "user", "content": blocks}]}
-    with CpuTime() as spent:
+    with Stopwatch() as spent:
         (message,) = MessagesRequest.model_validate(body).conversation(body, ApiSettings()).messages
         assert message["content"] == "x" * 4_000_000
     assert spent.seconds < 4

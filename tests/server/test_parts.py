@@ -1,7 +1,7 @@
 """Parts of an answer that say the same in fewer pieces."""
 
 from seed_oss.server.parts import ArgumentsPart, CallEndPart, CallPart, ContentPart, Part, ReasoningPart, merged
-from tests.cpu_time import CpuTime
+from tests.stopwatch import Stopwatch
 
 
 def test_neighbouring_texts_of_one_kind_are_joined() -> None:
@@ -19,7 +19,7 @@ def test_neighbouring_texts_of_one_kind_are_joined() -> None:
 
 
 def test_many_texts_take_no_longer_each_than_few() -> None:
-    with CpuTime() as spent:
+    with Stopwatch() as spent:
         (part,) = merged([ContentPart("abcdefgh")] * 200_000)
         assert isinstance(part, ContentPart)
         assert len(part.text) == 1_600_000
