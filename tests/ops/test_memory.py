@@ -1,9 +1,14 @@
-"""Free memory of this machine, from made-up files."""
+"""Free memory of this machine, from made-up files; and what goes back to it."""
+
+import ctypes
+import platform
+import subprocess
+import sys
 
 import pytest
 
 from seed_oss.ops import memory
-from seed_oss.ops.memory import mapped_ranges, memory_bytes
+from seed_oss.ops.memory import give_back_freed, mapped_ranges, memory_bytes
 
 KIB = 1024
 
@@ -54,3 +59,37 @@ def test_memory_without_any_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "read_text", lambda path: "")
     monkeypatch.setattr(memory, "_posix_memory", lambda: 4096)
     assert memory_bytes() == (4096, None)
+
+
+FREED = """
+import ctypes, sys
+from seed_oss.ops.memory import give_back_freed
+
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+pieces = [libc.malloc(2**16) for _ in range(512)]  # too small to be mapped each by itself
+for piece in pieces:
+    ctypes.memset(piece, 1, 2**16)
+for piece in pieces[:-1]:  # the last one keeps the heap from shrinking by itself
+    libc.free(piece)
+kept = anonymous()
+give_back_freed()
+print(kept - anonymous())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep less")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 20 * 1024  # KiB, of 32 MiB
+
+
+@pytest.mark.parametrize("platform_name", ["darwin", "win32"])
+def test_elsewhere_nothing_is_asked_of_the_c_library(platform_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", platform_name)
+    monkeypatch.setattr(ctypes, "CDLL", None)
+    give_back_freed()

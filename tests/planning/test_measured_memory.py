@@ -140,9 +140,7 @@ def test_the_peak_of_a_gguf_file_is_what_was_planned(tmp_path: Path) -> None:
     recipe = Recipe(weights=weights, types=types, metadata={"seed_oss.feed_forward_length": np.uint32(inner)})
     path = write_gguf(tmp_path / "model.gguf", recipe)
     options = {"dtype": "auto", "context": 256, "batch": 1, "chunk": 2048, "quantization": None}
-    # Tensors are converted on threads, and what the C library keeps of what they gave back, up to a third of so small
-    # a model, comes on top as it happens.
-    check(min((run(RUN, path, json.dumps(options)) for _ in range(3)), key=lambda one: one["peak"]))
+    check(run(RUN, path, json.dumps(options)))
 
 
 FLOATS = """

@@ -1,7 +1,9 @@
 """Memory of this machine, limits of a container included. No torch."""
 
+import ctypes
 import os
 import re
+import sys
 from pathlib import Path
 
 
@@ -22,6 +24,14 @@ def memory_bytes(num_mapped: int = 0) -> tuple[int | None, int | None]:
         total = limit
         available = limit - (used or 0) if available is None else min(available, limit - (used or 0))
     return total, available
+
+
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system. Glibc keeps that of each thread; elsewhere nothing is done."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def mapped_ranges() -> list[tuple[int, int]]:

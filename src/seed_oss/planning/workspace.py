@@ -13,7 +13,7 @@ from seed_oss.planning.shapes import has_language_head, model_tensors
 from seed_oss.planning.weights import Form
 
 FLOAT = 4
-PROCESS_BYTES = 8 * 2**20  # read buffers, stacks of threads, what torch keeps
+PROCESS_BYTES = 6 * 2**20  # stacks of threads, what torch and the C library keep
 MIN_GROWTH = 256  # of DynamicCache
 HEAP_BYTES = 32 * 2**20  # smaller tensors share one heap, which has holes; larger ones are pages of their own
 
@@ -106,7 +106,9 @@ def _native(config: SeedOssConfig, form: Form, load: Load) -> int:
     else:
         gated, widest = n * inner * FLOAT, max(hidden, queries, inner)
     buffers = n * FLOAT * (row + queries + hidden) + _rounded(n * widest, group) + gated
-    around = n * hidden * (2 * form.dtype.itemsize + FLOAT) + 4 * n * config.head_dim * FLOAT
+    size = form.dtype.itemsize
+    states = n * hidden * (size + FLOAT + (size if size < FLOAT else 0))  # given, in fp32, and as they were given
+    around = states + 4 * n * config.head_dim * FLOAT
     return buffers + around + _mask(load, 1)
 
 

@@ -23,7 +23,7 @@ from seed_oss.quant.stored_layout import (
     TensorHeader,
 )
 
-PIECE_VALUES = 1 << 20
+PIECE_VALUES = 1 << 18
 _EXPONENT_BIAS = 127
 
 
@@ -66,7 +66,7 @@ class Float8Layout(StoredLayout):
     def read(
         self, module: str, shape: tuple[int, int], tensors: Mapping[str, Tensor], dtype: torch.dtype
     ) -> ForeignWeight:
-        """Dequantize about a million values at a time."""
+        """Dequantize some rows at a time: allocators keep what was freed, on each thread as much as a few pieces."""
         points = tensors.get(self.zero_point_name or "")
         if points is not None and bool(points.float().any()):
             raise CheckpointError(f"{module}.{self.zero_point_name} is not zero, and fp8 has no zero point; {REMEDY}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seed_oss.errors import CheckpointError
 from seed_oss.nn.quantized_linear import stored_tensors
+from seed_oss.ops.memory import give_back_freed
 from seed_oss.weights.dtypes import dtype_name
 from seed_oss.weights.plan import LoadPlan
 from seed_oss.weights.progress import byte_progress
@@ -106,6 +107,7 @@ def load_weights(
                 continue
             with source.opened(group):
                 _load_group(pool, source, model, {name: parameters_of[name] for name in wanted}, target, advance)
+    give_back_freed()  # what tensors were on their way, on each thread
     return _share_again(model, shared, plan)
 
 
