@@ -83,12 +83,15 @@ def prompt_parts(generate: Generate, timed: TimedLibrary, ids: list[int]) -> dic
 
 
 def step_parts(generate: Generate, timed: TimedLibrary, ids: list[int], new_tokens: int) -> dict[str, float]:
-    """The medians over the steps of one generation, and of what lies between calls where they do nothing."""
+    """The means over the tokens of one generation, and of what lies between calls where they do nothing.
+
+    Means, since the engine does several tokens at once, and most of what it does beside the kernels in between.
+    """
     steps = steps_of(generate, timed, ids, new_tokens)
     found = {
-        "native calls": statistics.median(one.end - one.start for one in steps),
+        "native calls": statistics.mean(one.end - one.start for one in steps),
         "python and torch": between(steps),
-        "all": statistics.median(after.start - before.start for before, after in pairwise(steps)),
+        "all": statistics.mean(after.start - before.start for before, after in pairwise(steps)),
     }
     timed.skips_steps = True
     found["python and torch, kernels skipped"] = between(steps_of(generate, timed, ids, new_tokens))
@@ -106,8 +109,8 @@ def steps_of(generate: Generate, timed: TimedLibrary, ids: list[int], num: int) 
 
 
 def between(steps: list[Call]) -> float:
-    """The median of the seconds from one call to the next."""
-    return statistics.median(after.start - before.end for before, after in pairwise(steps))
+    """The mean of the seconds from one call to the next."""
+    return statistics.mean(after.start - before.end for before, after in pairwise(steps))
 
 
 def generators(model: Any, threads: int) -> dict[str, Generate]:

@@ -120,7 +120,7 @@ class Checker:
         limits, pool = self.scheduler.limits, self.scheduler.pool
         assert batch.num_tokens <= limits.max_num_batched_tokens, "I7"
         assert len(batch.rows) <= limits.max_num_seqs, "I8"
-        slots = [slot for row in batch.rows for slot in self._slots(row)]
+        slots = [slot for row in batch.rows for slot in self._slots(row, batch.num_ahead)]
         assert len(slots) == len(set(slots)), "I5"
         written = {slot // pool.block_len for slot in slots} | {load.block_id for load in batch.loads}
         for block_id in written:
@@ -128,17 +128,17 @@ class Checker:
             assert not pool.prefix_cache.is_known(block_id), f"I6 block {block_id}"
         assert not written & {save.block_id for save in batch.saves}, "I6 saved"
         for row in batch.rows:
-            self._scheduled(row)
+            self._scheduled(row, batch.num_ahead)
             assert row.key not in held, f"{row.key} is held"
         if not is_disturbed:
             self._nothing_idle(batch, held)
 
-    def _slots(self, row: ScheduledRow) -> list[int]:
+    def _slots(self, row: ScheduledRow, num_ahead: int) -> list[int]:
         block_len = self.scheduler.pool.block_len
-        positions = range(row.start, row.start + len(row.token_ids))
+        positions = range(row.start, row.start + len(row.token_ids) + num_ahead)
         return [row.block_ids[position // block_len] * block_len + position % block_len for position in positions]
 
-    def _scheduled(self, row: ScheduledRow) -> None:
+    def _scheduled(self, row: ScheduledRow, num_ahead: int) -> None:
         new = self.rows[row.key]
         known = (*new.prompt_ids, *self.new_tokens.get(row.key, ()))
         num_known = len(row.token_ids) - row.num_drafts
@@ -148,7 +148,10 @@ class Checker:
         assert row.num_drafts <= new.num_draft_tokens * row.is_sampled, row
         if row.is_sampled and new.max_new_tokens:
             num_left = new.max_new_tokens - len(self.new_tokens.get(row.key, ()))
-            assert row.num_drafts < num_left, row
+            assert row.num_drafts + num_ahead < num_left, row
+        if num_ahead:
+            assert (row.is_sampled, len(row.token_ids), new.num_draft_tokens) == (True, 1, 0), row
+            assert new.max_new_tokens, row
 
     def _nothing_idle(self, batch: ScheduledBatch, held: Collection[RowKey]) -> None:
         """I14: every running row that is not held goes on, and the first row that may run and finds room does."""

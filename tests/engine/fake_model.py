@@ -113,6 +113,7 @@ class FakeRunner:
         self.store: FakeStore | None = None
         self.right_drafts = 0.7
         self.stops = False
+        self.plain_chance = 0.0
 
     def run(self, batch: ScheduledBatch) -> StepResult:
         """One step, as a runner has to do it."""
@@ -121,7 +122,13 @@ class FakeRunner:
         if culprit is not None:
             self._scribble(batch)
             raise StepError(culprit)
-        return StepResult(tuple(self._row(row) for row in batch.rows))
+        num_ahead = self._num_ahead(batch)
+        return StepResult(tuple(self._row(row, num_ahead) for row in batch.rows))
+
+    def _num_ahead(self, batch: ScheduledBatch) -> int:
+        """How often the rows go on, all alike: up to the first NaN, or less."""
+        ends = [self.faults.nan[row.key] - row.start for row in batch.rows if row.key in self.faults.nan]
+        return max(min([self.rng.randint(batch.num_ahead // 2, batch.num_ahead), *ends]), 0)
 
     def _transfer(self, batch: ScheduledBatch) -> None:
         for save in batch.saves:
@@ -155,20 +162,31 @@ class FakeRunner:
     def _slot(self, row: ScheduledRow, position: int) -> int:
         return row.block_ids[position // self.block_len] * self.block_len + position % self.block_len
 
-    def _row(self, row: ScheduledRow) -> RowResult:
+    def _row(self, row: ScheduledRow, num_ahead: int) -> RowResult:
         values = self._compute(row)
+        chosen = tuple(self._go_on(row, values) for _ in range(num_ahead))
         if row.is_sampled and row.key in self.faults.nan and len(values) > self.faults.nan[row.key]:
             return RowResult(row.key, error="NaN")
         new = self.rows[row.key]
         if not row.is_sampled or not new.max_new_tokens:
             return RowResult(row.key)
-        token_ids = tuple(self._verified(row, values))
+        token_ids = chosen + tuple(self._verified(row, values))
+        if self.stops:
+            token_ids = token_ids[: next((n for n, one in enumerate(token_ids, 1) if is_stop(one)), len(token_ids))]
         return RowResult(
             row.key,
             token_ids,
             finish="stop" if self.stops and is_stop(token_ids[-1]) else None,
             drafts=tuple(self._drafts(new, row, token_ids)),
+            is_plain=self.rng.random() < self.plain_chance,
         )
+
+    def _go_on(self, row: ScheduledRow, values: list[int]) -> int:
+        """The token that follows, which is computed at once; what is read is what was written."""
+        token_id, position = token_of(values), len(values)
+        self.memory[self._slot(row, position)] = value_of(values[-1], position, token_id)
+        values.append(self.memory[self._slot(row, position)])
+        return token_id
 
     def _compute(self, row: ScheduledRow) -> list[int]:
         """The values of all slots up to the end of the row's tokens, each read from memory."""

@@ -77,6 +77,7 @@ class Simulation:
             progress_timeout_s=rng.choice((60.0, 400.0)),
             total_timeout_s=rng.choice((None, 300.0)),
             max_tick_s=10.0,
+            ahead_s=rng.choice((0.0, 2.0)),
         )
 
     def _choose_faults(self) -> None:
@@ -85,6 +86,7 @@ class Simulation:
         faults.chance = rng.choice((0.0, 0.0, 0.05))
         faults.load_chance = rng.choice((0.0, 0.2))
         self.fault_of_a_row = rng.choice((0.0, 0.2))
+        self.runner.plain_chance = rng.choice((0.0, 0.9, 1.0))
         self.jump = rng.choice((0.0, 0.1))
         self.hold_chance = rng.choice((0.0, 0.0, 0.3))
         self.holds: dict[RowKey, int] = {}  # steps that they are still held for
@@ -165,6 +167,7 @@ class Simulation:
         self.checker.state()
         self.checker.batch(batch, is_disturbed=self._num_disturbed > num_before, held=held)
         self.trace.append(batch)
+        self.seen["ahead"] += batch.num_ahead
         if batch.rows:
             self._compute(batch)
         elif batch.saves:

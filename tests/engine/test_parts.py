@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from seed_oss.engine.batch import RowKey, ScheduledRow
-from seed_oss.engine.budget import split_budget
+from seed_oss.engine.budget import Share, split_budget
 from seed_oss.engine.clock import SteadyClock
 from seed_oss.engine.limits import EngineLimits
 from seed_oss.engine.rows import RowTable
 from seed_oss.engine.sequence import Sequence
+from seed_oss.engine.stride import Stride
 from seed_oss.engine.suspects import Suspects
 from seed_oss.errors import ConfigError
 from tests.engine.harness import row
@@ -29,6 +30,8 @@ from tests.engine.harness import row
         {"progress_timeout_s": math.inf},
         {"total_timeout_s": math.nan},
         {"ageing_s": "10"},
+        {"ahead_s": -1},
+        {"ahead_s": math.inf},
         {"max_num_seqs": 9, "max_num_batched_tokens": 8},
     ],
 )
@@ -68,6 +71,43 @@ def test_a_long_prompt_leaves_room_for_short_ones() -> None:
     assert split_budget([10_000], 512) == [512]
     assert split_budget([10_000, 100, 100], 512) == [333, 100, 79]
     assert split_budget([10_000, 10_000, 10_000], 512) == [319, 128, 65]
+
+
+def due(name: str = "a", *, is_plain: bool = True, max_new: int = 100, num_draft_tokens: int = 0) -> Share:
+    """A row with one known token that is not computed."""
+    new = row(name, 8, max_new, num_draft_tokens=num_draft_tokens)
+    return Share(Sequence(new, (0.0, 0), 0.0, list(new.prompt_ids), num_computed=7, is_plain=is_plain), 1, 0)
+
+
+def test_a_step_goes_as_far_as_its_time_allows() -> None:
+    stride = Stride(0.02)
+    assert stride.num_ahead([due()]) == 0  # nobody knows how long it would take
+    for token_s, num_ahead in ((0.0, 7), (0.001, 7), (0.0045, 3), (0.009, 1), (0.011, 0), (5.0, 0)):
+        stride.saw(2 * token_s, 1, 2)
+        assert stride.num_ahead([due()]) == num_ahead
+    stride.saw(0.002, 1, 1)
+    assert [stride.num_ahead([due()] * num_rows) for num_rows in (1, 2, 4, 6)] == [7, 4, 1, 0]  # at worst each its own
+    stride.saw(0.002, 4, 1)
+    assert stride.num_ahead([due()] * 4) == stride.num_ahead([due()]) == 7
+    assert Stride(0.0).num_ahead([due()]) == 0
+
+
+def test_a_step_goes_on_where_nothing_but_the_model_is_asked() -> None:
+    stride = Stride(1.0)
+    stride.saw(0.001, 2, 1)
+    assert stride.num_ahead([]) == 0
+    assert stride.num_ahead([due(), due("b", is_plain=False)]) == 0
+    assert stride.num_ahead([due(), due("b", num_draft_tokens=1)]) == 0
+    assert stride.num_ahead([due()._replace(num_drafts=1)]) == 0
+    assert stride.num_ahead([due(), due("b")._replace(num_tokens=0)]) == 0
+    assert [stride.num_ahead([due(), due("b", max_new=left)]) for left in (1, 2, 5, 9)] == [0, 1, 4, 7]
+
+
+def test_a_chunk_is_no_step_to_go_on_from() -> None:
+    stride, share = Stride(1.0), due()
+    stride.saw(0.001, 1, 1)
+    share.sequence.num_computed = 0
+    assert stride.num_ahead([share]) == stride.num_ahead([share._replace(num_tokens=8)]) == 0
 
 
 def test_suspects_that_were_not_in_the_failed_batch_remain_to_be_tried() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from seed_oss.engine.batch import RowKey, RowResult, StepResult
+from seed_oss.engine.batch import RowKey, RowResult, ScheduledBatch, StepResult
 from seed_oss.engine.events import Ended, Tokens
 from seed_oss.engine.limits import EngineLimits
 from seed_oss.errors import InputError, StateError
@@ -299,6 +299,82 @@ def test_nobody_loses_blocks_for_a_guess() -> None:
     engine.runner.right_drafts = 0.0
     assert [sum(one.num_drafts for one in batch.rows) for batch in engine.run()[1:3]] == [3, 0]
     assert engine.ended("b").num_preemptions == 0
+
+
+def ahead_of(batches: list[ScheduledBatch]) -> list[int]:
+    return [batch.num_ahead for batch in batches]
+
+
+def test_plain_rows_get_several_tokens_in_a_step() -> None:
+    engine, new = Harness(), row("a", 6, 30)
+    engine.runner.plain_chance = 1.0
+    engine.add(new)
+    batches = engine.run()
+    # the prompt, one token to see how long it takes, and then as many as there may be, as the clock stands still
+    assert [len(batch.rows[0].token_ids) for batch in batches[1:]] == [1] * (len(batches) - 1)
+    assert ahead_of(batches)[:3] == [0, 0, 7]
+    assert set(ahead_of(batches)[3:]) <= {7, *range(7)}
+    assert len(batches) < 12
+    assert engine.new_tokens("a") == generate_alone(new)
+    figures = engine.scheduler.counters()
+    assert (figures.total_new_tokens, figures.total_computed_tokens) == (30, 6 + 29)
+    assert (figures.total_draft_tokens, figures.total_accepted_tokens) == (0, 0)
+
+
+def test_a_prompt_that_arrives_takes_part_in_the_next_step() -> None:
+    engine, first, second = Harness(), row("a", 6, 40), row("b", 9, 12, first=500)
+    engine.runner.plain_chance = 1.0
+    engine.add(first)
+    for _ in range(3):
+        engine.step()
+    engine.add(second)
+    batch = engine.step()
+    assert (counts_of(batch), batch.num_ahead) == ({"a": 1, "b": 9}, 0)
+    assert max(ahead_of(engine.run())) > 0
+    assert (engine.new_tokens("a"), engine.new_tokens("b")) == (generate_alone(first), generate_alone(second))
+
+
+def test_a_row_ahead_needs_blocks_and_takes_them_from_nobody() -> None:
+    engine = Harness(4, max_num_seqs=2)
+    engine.runner.plain_chance = 1.0
+    engine.add(row("a", 7, 5))
+    engine.add(row("b", 7, 5, first=500))
+    batches = engine.run()
+    assert set(ahead_of(batches[:2])) == {0}
+    assert engine.ended("a").num_new_tokens == engine.ended("b").num_new_tokens == 5
+    roomy = Harness(64, max_num_seqs=2)
+    roomy.runner.plain_chance = 1.0
+    roomy.add(row("a", 7, 5))
+    roomy.add(row("b", 7, 5, first=500))
+    assert max(ahead_of(roomy.run())) == 2
+
+
+def test_after_a_step_that_failed_rows_get_one_token_at_a_time() -> None:
+    engine, rows = Harness(), [row("a", 6, 40), row("b", 6, 40, first=500)]
+    engine.runner.plain_chance = 1.0
+    for one in rows:
+        engine.add(one)
+    assert ahead_of([engine.step() for _ in range(3)]) == [0, 0, 7]
+    engine.runner.faults.chance = 1.0
+    engine.step()
+    engine.runner.faults.stop()
+    batches = engine.run()
+    assert keys_of(batches[0]) == ["a"]
+    assert ahead_of(batches)[0] == 0
+    assert max(ahead_of(batches)) == 7
+    assert [engine.new_tokens(name) for name in "ab"] == [generate_alone(one) for one in rows]
+
+
+def test_more_tokens_than_a_step_may_choose_are_the_fault_of_the_step() -> None:
+    engine, new = Harness(), row("a", 6, 40)
+    engine.runner.plain_chance = 1.0
+    engine.add(new)
+    for _ in range(2):
+        engine.step()
+    batch = engine.schedule()
+    assert batch.num_ahead == 7
+    engine.update(batch, StepResult((RowResult(new.key, tuple(range(9))),)))
+    assert "at most 8" in (engine.ended("a").message or "")
 
 
 def test_the_counters_are_a_snapshot() -> None:

@@ -19,6 +19,7 @@ SEEN = {
     "refused blocks": 20,
     "cache_hit_tokens": 1000,
     "accepted_tokens": 200,
+    "ahead": 100,
     "abort running": 20,
     "abort waiting": 20,
     "held running": 20,
@@ -40,7 +41,7 @@ def test_one_seed_is_one_schedule() -> None:
 
 
 def test_everything_that_may_happen_happens() -> None:
-    seen = sum((Simulation(seed).run().seen for seed in range(40)), Counter[str]())
+    seen = sum((Simulation(seed).run().seen for seed in range(60)), Counter[str]())
     assert {name: seen[name] for name, least in SEEN.items() if seen[name] < least} == {}
 
 

@@ -93,11 +93,14 @@ class ScheduledBatch:
         rows: at most `max_num_seqs` rows with `max_num_batched_tokens` tokens together.
         loads: blocks to read from the store before the step.
         saves: blocks that became full with the last update and may be written to the store, before anything else.
+        num_ahead: tokens of each row that may be chosen, and computed, behind the one that it is due for; all rows have
+            a single token then, and blocks for so many more.
     """
 
     rows: tuple[ScheduledRow, ...]
     loads: tuple[BlockTransfer, ...] = ()
     saves: tuple[BlockTransfer, ...] = ()
+    num_ahead: int = 0
 
     @property
     def num_tokens(self) -> int:
@@ -111,10 +114,12 @@ class RowResult:
 
     Args:
         key: the row.
-        token_ids: new tokens: the accepted drafts and the one sampled after them; empty where nothing was sampled.
+        token_ids: new tokens: the accepted drafts and the one sampled after them, or the one that it was due for and
+            those ahead of it; empty where nothing was sampled.
         finish: why the row ends with these tokens ("stop", "stop_string", ...), or None.
         error: why this row alone cannot go on, or None.
         drafts: guesses of the tokens that follow.
+        is_plain: whether a step may choose several of the tokens that follow, since it asks nothing but the model.
     """
 
     key: RowKey
@@ -122,6 +127,7 @@ class RowResult:
     finish: str | None = None
     error: str | None = None
     drafts: tuple[int, ...] = ()
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,15 @@ class Forward:
     Args:
         hidden: hidden states behind the last norm, `[num_tokens, hidden_size]`, row after row of the batch.
         head: from some of them to logits `[n, vocab_size]`, each row's bits its own; None without.
+
+    Attributes:
+        before: where tokens were chosen ahead, each row's for each time the model went on from them; all else is of the
+            last time.
     """
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> None:
         self.hidden, self._head = hidden, head
+        self.before: Sequence[Sequence[int]] = ()
         self._known: tuple[Sequence[int], Tensor] | None = None  # the last rows that were asked for
 
     def logits(self, rows: Sequence[int]) -> Tensor:
@@ -60,6 +65,11 @@ class PackedModel(ABC):
     def is_native(self) -> bool:
         """Whether the kernels run it, beside which torch's threads had better sleep."""
 
+    @property
+    def goes_ahead(self) -> bool:
+        """Whether it may choose several tokens of each row in one step."""
+        return False
+
     @abstractmethod
     def transfer(self, batch: ScheduledBatch) -> bool:
         """Write and read the blocks that go to the disk and come from it; whether all were read."""
@@ -73,6 +83,6 @@ class PackedModel(ABC):
         """Compute the batch's tokens, keys and values into their blocks.
 
         Args:
-            batch: what to compute.
+            batch: what to compute; of the tokens ahead as many as it can, which may be none.
             traits: of each row.
         """

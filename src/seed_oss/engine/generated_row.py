@@ -139,15 +139,21 @@ class GeneratedRow:
                 break
         return Growth(tuple(token_ids), reason, None if self._num_top is None else _log_probs(steps))
 
-    def take(self, token: int) -> Growth:
-        """Take the token with the highest logit, where `is_plain`.
+    def take(self, tokens: Sequence[int]) -> Growth:
+        """Take tokens, each the one with the highest logit behind those before it, where `is_plain`.
+
+        Those behind the one that ends the row are left out.
 
         Raises:
             NumericalError: there was no number to choose a token by.
         """
-        self._count(token)
-        self._taken.append(token)
-        return Growth((token,), self._watch.take(token, len(self._ids) + len(self._taken)))
+        for num_taken, token in enumerate(tokens, 1):
+            self._count(token)
+            self._taken.append(token)
+            reason = self._watch.take(token, len(self._ids) + len(self._taken))
+            if reason is not None:
+                return Growth(tuple(tokens[:num_taken]), reason)
+        return Growth(tuple(tokens), None)
 
     def drafts(self) -> tuple[int, ...]:
         """Guesses of what comes next; none where each would cost a slow mask."""

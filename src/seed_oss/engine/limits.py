@@ -22,6 +22,7 @@ class EngineLimits:
         progress_timeout_s: seconds after which a row ends that got no further; a chunk of its prompt is progress.
         total_timeout_s: seconds after which any row ends, or None.
         ageing_s: seconds of waiting that make up for one level of priority.
+        ahead_s: seconds that a step may take in which rows get several tokens; 0 gives them one at a time.
         max_tick_s: most seconds that count between two looks at the clock, so that a jump ends nothing.
 
     Raises:
@@ -38,6 +39,7 @@ class EngineLimits:
     progress_timeout_s: float = 120.0
     total_timeout_s: float | None = None
     ageing_s: float = 10.0
+    ahead_s: float = 0.02
     max_tick_s: float = 30.0
 
     def __post_init__(self) -> None:
@@ -47,6 +49,8 @@ class EngineLimits:
             _check_count(name, getattr(self, name), optional=name == "max_num_waiting")
         for name in ("queue_timeout_s", "progress_timeout_s", "total_timeout_s", "ageing_s", "max_tick_s"):
             _check_seconds(name, getattr(self, name), optional=name == "total_timeout_s")
+        if not 0 <= self.ahead_s < math.inf:
+            raise ConfigError(f"ahead_s is {self.ahead_s!r}; it must be a finite number of seconds, 0 or more")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens} and max_num_seqs is {self.max_num_seqs}; "

@@ -21,6 +21,7 @@ from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVecto
 from seed_oss.engine.spec import EngineSpec
 
 _FOR_EVER_S = float(2**31)
+_AHEAD_S = 0.05  # nothing arrives while a list of prompts is answered, and nobody reads on the way
 _NO_BOUND = 2**31 - 1
 
 
@@ -88,6 +89,7 @@ class LLM:
             max_num_queued_tokens=_NO_BOUND,
             queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
             no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
+            ahead_s=_AHEAD_S,
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer

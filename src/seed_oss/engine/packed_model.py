@@ -27,7 +27,7 @@ class _Stepped(Forward):
 
     def __init__(self, step: Stepped) -> None:
         super().__init__(step.hidden, None)
-        self._step = step
+        self._step, self.before = step, step.before
 
     def logits(self, rows: Sequence[int]) -> Tensor:
         """See Forward."""
@@ -92,6 +92,12 @@ class PagedModel(PackedModel):
         """See PackedModel."""
         return self._is_native
 
+    @property
+    def goes_ahead(self) -> bool:
+        """See PackedModel. The other ranks of a mesh are told of one token at a time."""
+        is_one = self._ranks is None or self._ranks.size == 1
+        return bool(self._steps) and is_one and not self._depends_on_length
+
     def transfer(self, batch: ScheduledBatch) -> bool:
         """See PackedModel."""
         if self._store is None:
@@ -145,7 +151,7 @@ class PagedModel(PackedModel):
         rows = list(zip(batch.rows, traits, strict=True))
         names = dict.fromkeys(one.adapter for one in traits)
         if len(names) == 1:
-            return self._forward(next(iter(names)), rows)
+            return self._forward(next(iter(names)), rows, batch.num_ahead)
         hidden: list[Tensor] = [torch.empty(0)] * len(rows)
         for name in names:
             places = [place for place, one in enumerate(traits) if one.adapter == name]
@@ -155,13 +161,15 @@ class PagedModel(PackedModel):
                 hidden[place] = part
         return Forward(torch.cat(hidden), self._head)
 
-    def _forward(self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Forward:
+    def _forward(
+        self, adapter: str | None, rows: Sequence[tuple[ScheduledRow, RowTraits]], num_ahead: int = 0
+    ) -> Forward:
         """Rows that run through one decoder."""
         packed = PackedRows(tuple(PackedSequence(row.start, len(row.token_ids), row.block_ids) for row, _ in rows))
         context = PagedContext(self._cache, packed)
         tokens = [token for row, _ in rows for token in row.token_ids]
         step = self._steps.get(adapter) if len(tokens) == len(rows) and not self._depends_on_length else None
-        stepped = None if step is None else step.run_packed(tokens, context)
+        stepped = None if step is None else step.run_packed(tokens, context, num_ahead)
         if stepped is not None:
             return _Stepped(stepped)
         device = self._device

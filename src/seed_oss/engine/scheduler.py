@@ -21,6 +21,7 @@ from seed_oss.engine.limits import EngineLimits
 from seed_oss.engine.results import problem_with
 from seed_oss.engine.rows import RowTable
 from seed_oss.engine.sequence import Sequence
+from seed_oss.engine.stride import Stride
 from seed_oss.engine.suspects import Suspects
 from seed_oss.engine.tables import BlockTables, Match
 from seed_oss.engine.tally import Tally, counters_of
@@ -43,6 +44,8 @@ class Scheduler:
         self._rows = RowTable()
         self._suspects = Suspects()
         self._clock = SteadyClock(limits.max_tick_s)
+        self._stride = Stride(limits.ahead_s)
+        self._began = 0.0
         self._tally = Tally()
         self._num_added = 0
         self._step = 0
@@ -162,11 +165,13 @@ class Scheduler:
         self._rows.excuse(held, self._clock.now)
         self._admit(held)
         free = [sequence for sequence in self._rows.running if sequence.row.key not in held]
-        rows = self._place(share_budget(free, self.limits.max_num_batched_tokens))
+        shares = self._place(share_budget(free, self.limits.max_num_batched_tokens))
+        num_ahead = self._make_room_ahead(shares)
+        rows = tuple(self._scheduled(*share) for share in shares)
         loads = tuple(load for sequence in free if sequence.is_running for load in sequence.loads)
-        batch = ScheduledBatch(rows, loads, self._tables.take_saves())
+        batch = ScheduledBatch(rows, loads, self._tables.take_saves(), num_ahead)
         if rows:
-            self._in_flight = batch
+            self._in_flight, self._began = batch, self._clock.now
             self._tally.steps += 1
         return batch
 
@@ -222,12 +227,22 @@ class Scheduler:
         if not sequence.max_computed:
             sequence.num_cached_tokens = sequence.num_computed
 
-    def _place(self, shares: list[Share]) -> tuple[ScheduledRow, ...]:
-        """Give each row the blocks for its share, the first to serve first, at the cost of the last ones."""
+    def _place(self, shares: list[Share]) -> list[Share]:
+        """Give each row blocks for its share, the first to serve first, at the cost of the last ones; what is left."""
         for sequence, num_tokens, _ in shares:
             if sequence.is_running:
                 self._make_room(sequence, sequence.num_computed + num_tokens)
-        return tuple(self._scheduled(*share) for share in shares if share.sequence.is_running)
+        return [share for share in shares if share.sequence.is_running]
+
+    def _make_room_ahead(self, shares: list[Share]) -> int:
+        """Tokens that each row may go on by in this step, and has blocks for then; none where one finds no room."""
+        num_ahead = self._stride.num_ahead(shares)
+        for sequence, num_tokens, _ in shares if num_ahead else ():
+            if not self._tables.grow(sequence, sequence.num_computed + num_tokens + num_ahead):
+                for one in shares:
+                    self._tables.trim(one.sequence)
+                return 0
+        return num_ahead
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> None:
         while sequence.is_running and not self._tables.grow(sequence, num_tokens):
@@ -271,7 +286,10 @@ class Scheduler:
         for row in batch.rows:
             sequence = self._rows.get(row.key)
             if sequence is not None and sequence.scheduled_in == self._step:
-                self._take(sequence, row, results.get(row.key), events)
+                self._take(sequence, row, batch.num_ahead, results.get(row.key), events)
+        if batch.num_tokens == len(batch.rows):
+            num_tokens = max((len(row.token_ids) for row in result.rows), default=0)
+            self._stride.saw(self._clock.now - self._began, len(batch.rows), num_tokens)
         return events
 
     def _land(self, batch: ScheduledBatch, now: float) -> None:
@@ -280,12 +298,14 @@ class Scheduler:
         self._in_flight = None
         self._clock.read(now)
 
-    def _take(self, sequence: Sequence, row: ScheduledRow, result: RowResult | None, events: list[Event]) -> None:
-        problem = problem_with(sequence, row, result)
+    def _take(
+        self, sequence: Sequence, row: ScheduledRow, num_ahead: int, result: RowResult | None, events: list[Event]
+    ) -> None:
+        problem = problem_with(sequence, row, num_ahead, result)
         if result is None or problem is not None:
             events.append(self._end_with_error(sequence, problem))
             return
-        self._advance(sequence, row, result)
+        self._advance(sequence, row, num_ahead, result)
         if result.token_ids:
             first = sequence.num_new - len(result.token_ids)
             events.append(Tokens(row.key, result.token_ids, first))
@@ -294,20 +314,21 @@ class Scheduler:
         if reason is not None:
             events.append(self._end(sequence, reason))
 
-    def _advance(self, sequence: Sequence, row: ScheduledRow, result: RowResult) -> None:
-        num_accepted = max(len(result.token_ids) - 1, 0)
-        num_computed = row.start + len(row.token_ids) - row.num_drafts + num_accepted
+    def _advance(self, sequence: Sequence, row: ScheduledRow, num_ahead: int, result: RowResult) -> None:
+        num_more = max(len(result.token_ids) - 1, 0)  # accepted drafts, or tokens ahead
+        num_computed = row.start + len(row.token_ids) - row.num_drafts + num_more
         sequence.advance(result.token_ids, num_computed, result.drafts)
+        sequence.is_plain = result.is_plain
         sequence.progressed_at = self._clock.now
-        if row.num_drafts > num_accepted:
+        if row.num_drafts + num_ahead > num_more:
             self._tables.trim(sequence)
         if num_computed // self.pool.block_len > sequence.num_registered:
             self._tables.register(sequence)
         tally = self._tally
-        tally.computed_tokens += len(row.token_ids)
+        tally.computed_tokens += len(row.token_ids) + (num_more if num_ahead else 0)
         tally.new_tokens += len(result.token_ids)
         tally.draft_tokens += row.num_drafts
-        tally.accepted_tokens += num_accepted
+        tally.accepted_tokens += num_more if row.num_drafts else 0
 
     def failed(
         self, batch: ScheduledBatch, culprits: Collection[RowKey], now: float, message: str = "the step failed"
@@ -326,6 +347,7 @@ class Scheduler:
         """
         self._land(batch, now)
         self._tally.failed_steps += 1
+        self._stride = Stride(self.limits.ahead_s)  # a token at a time first, so that what fails is known
         sequences = self._alive(batch)
         keys = [sequence.row.key for sequence in sequences]
         guilty = culprits or self._suspects.blame(batch.rows, keys)

@@ -29,6 +29,7 @@ class Sequence:
     is_hashed: bool = True  # whether its blocks may enter the prefix cache
     loads: tuple[BlockTransfer, ...] = ()  # on their way from the store
     drafts: tuple[int, ...] = ()
+    is_plain: bool = False  # whether a step may choose several of its tokens
     is_running: bool = False
     scheduled_in: int = -1  # number of the last step that it took part in
     progressed_at: float = 0.0

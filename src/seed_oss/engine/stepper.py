@@ -191,6 +191,7 @@ class Stepper:
         counts = [1 + row.num_drafts for row, _ in due]
         wanted = [spans[row.key].stop - n + i for (row, _), n in zip(due, counts, strict=True) for i in range(n)]
         are_plain = [generated.is_plain and count == 1 for (_, generated), count in zip(due, counts, strict=True)]
+        assert all(are_plain) or not forward.before
         best = forward.best(wanted) if any(are_plain) else []
         logits = None if all(are_plain) else forward.logits(wanted)
         growths: dict[RowKey, Growth] = {}
@@ -198,7 +199,7 @@ class Stepper:
         for (row, generated), count, is_plain in zip(due, counts, are_plain, strict=True):
             try:
                 if is_plain or logits is None:
-                    growths[row.key] = generated.take(best[first])
+                    growths[row.key] = generated.take((*(one[wanted[first]] for one in forward.before), best[first]))
                 else:
                     drafts = row.token_ids[len(row.token_ids) - row.num_drafts :]
                     growths[row.key] = generated.grow(logits[first : first + count], drafts)
@@ -213,7 +214,8 @@ class Stepper:
         generated = self._rows[row.key].generated
         assert generated is not None
         drafts = () if growth.reason else generated.drafts()
-        return RowResult(row.key, growth.token_ids, growth.reason, None, drafts)
+        is_plain = generated.is_plain and self._model.goes_ahead
+        return RowResult(row.key, growth.token_ids, growth.reason, None, drafts, is_plain)
 
 
 def _spans(rows: Sequence[ScheduledRow]) -> dict[RowKey, slice]:

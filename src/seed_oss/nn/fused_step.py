@@ -109,12 +109,13 @@ class FusedStep:
         """
         return RowSteps(self, cache)
 
-    def run_packed(self, tokens: Sequence[int], context: PagedContext) -> Stepped | None:
+    def run_packed(self, tokens: Sequence[int], context: PagedContext, num_ahead: int = 0) -> Stepped | None:
         """Run the next token of each of several sequences.
 
         Args:
             tokens: those of `context.rows` in order, one of each.
             context: where each sequence keeps its keys and values.
+            num_ahead: how often to go on from the best tokens at most.
 
         Returns:
             What it came to; None where the model has to be called instead, and nothing was done.
@@ -132,7 +133,7 @@ class FusedStep:
             angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
             told = self._told = ToldRows(self._call, table, context, angles, places, x)
         with OneCall.lock:
-            return told.run(tokens, context, x, logits)
+            return told.run(tokens, context, x, logits, num_ahead)
 
     def _table(self) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""

@@ -16,19 +16,21 @@ from seed_oss.ops.native.structs import StepStruct
 
 
 class Stepped(NamedTuple):
-    """What a step came to, for each row.
+    """What a step came to, for each row; of several tokens in one, the last.
 
     Attributes:
         hidden: states behind the last norm, fp32 `[num_rows, hidden_size]`.
         logits: fp32 `[num_rows, vocab_size]`.
         best: the token with the highest logit, or NO_TOKEN.
         lost: whether the sum of the hidden states is no number; None where that is so of no row.
+        before: the best tokens of each time before the last one, which the step went on from.
     """
 
     hidden: Tensor
     logits: Tensor
     best: list[int]
     lost: list[bool] | None
+    before: list[list[int]]
 
 
 class ToldRow(NamedTuple):
@@ -112,7 +114,7 @@ class ToldRows:
             and all(one[2] is block_ids for one, block_ids in zip(sequences, self._blocks, strict=True))
         )
 
-    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor) -> Stepped:
+    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor, num_ahead: int) -> Stepped:
         """Run a step; nobody runs another one meanwhile, or renews the table's copies.
 
         Args:
@@ -120,20 +122,39 @@ class ToldRows:
             context: for which it holds, or was made.
             x: `[num_rows, hidden_size]`, gets the hidden states.
             logits: `[num_rows, vocab_size]`, to be filled.
+            num_ahead: how often to go on from the best tokens, as long as each row has one, its numbers are numbers,
+                and there are blocks and angles for it.
 
         Raises:
             IndexError: a token that the vocabulary does not have.
         """
-        native, call, step, numbers = library(), self._call, self._table.call, self._batch.sequences
+        native, call, step = library(), self._call, self._table.call
         assert native is not None
-        for row, (token, sequence) in enumerate(zip(tokens, context.rows.sequences, strict=True)):
-            self._ids[row], numbers[5 * row + 2] = token, sequence.start
-            if self._end:
-                numbers[5 * row + 4] = sequence.start
         step.x, call.logits, step.threads = x.data_ptr(), logits.data_ptr(), num_threads()
-        check_known(native.so_step(byref(call)), len(tokens))
-        lost = [bool(one) for one in self._lost] if any(self._lost) else None
-        return Stepped(x, logits, self._best.tolist(), lost)
+        starts = [sequence.start for sequence in context.rows.sequences]
+        before: list[list[int]] = []
+        last = min(num_ahead, self._room_ahead(context)) if num_ahead else 0
+        while True:
+            self._place(tokens, starts, len(before))
+            check_known(native.so_step(byref(call)), len(tokens))
+            tokens, are_lost = self._best.tolist(), any(self._lost)
+            if len(before) == last or are_lost or min(tokens) < 0:
+                return Stepped(x, logits, tokens, [bool(one) for one in self._lost] if are_lost else None, before)
+            before.append(tokens)
+
+    def _place(self, tokens: Sequence[int], starts: Sequence[int], num_before: int) -> None:
+        """Tell the call its tokens and their positions, which are `num_before` behind `starts`."""
+        numbers = self._batch.sequences
+        for row, (token, start) in enumerate(zip(tokens, starts, strict=True)):
+            self._ids[row], numbers[5 * row + 2] = token, start + num_before
+            if self._end:
+                numbers[5 * row + 4] = start + num_before
+
+    def _room_ahead(self, context: PagedContext) -> int:
+        """How many more tokens of each sequence there are blocks and angles for."""
+        block_len = context.cache.block_len
+        ends = (min(len(ids) * block_len, self._end) - start for start, _, ids in context.rows.sequences)
+        return max(min(ends) - 1, 0)
 
 
 def check_known(num_known: int, num_tokens: int) -> None:

@@ -1,0 +1,50 @@
+"""How many tokens each row of a step gets at once, where nothing but the model is asked between them."""
+
+import math
+
+from seed_oss.engine.budget import Share
+from seed_oss.engine.sequence import Sequence
+
+_MOST_TOKENS = 8
+
+
+class Stride:
+    """Says how far a step goes, by how long the last ones took.
+
+    Args:
+        max_s: seconds that a step may take with more than one token of a row.
+    """
+
+    def __init__(self, max_s: float) -> None:
+        self._max_s = max_s
+        self._token_s, self._num_rows = math.inf, 1  # of the last step with one known token of each row
+
+    def num_ahead(self, shares: list[Share]) -> int:
+        """Tokens of each row behind the one that it is due for.
+
+        Args:
+            shares: all that is to be computed in the step.
+        """
+        if not shares or not all(_goes_on_alone(*share) for share in shares):
+            return 0
+        expected_s = self._token_s * max(len(shares) / self._num_rows, 1.0)
+        if not self._max_s or self._max_s < 2 * expected_s:
+            return 0
+        fitting = _MOST_TOKENS if _MOST_TOKENS * expected_s <= self._max_s else int(self._max_s / expected_s)
+        return min(fitting, *(share.sequence.num_remaining for share in shares)) - 1
+
+    def saw(self, seconds: float, num_rows: int, num_tokens: int) -> None:
+        """Take notice of a step that had one known token of each row.
+
+        Args:
+            seconds: that it took.
+            num_rows: in it.
+            num_tokens: that the row with the most of them got.
+        """
+        self._token_s, self._num_rows = seconds / max(num_tokens, 1), num_rows
+
+
+def _goes_on_alone(sequence: Sequence, num_tokens: int, num_drafts: int) -> bool:
+    """Whether the model alone says what follows a row's next token. Drafts are for finding more at once."""
+    is_due = num_tokens == sequence.num_missing == 1 and not num_drafts
+    return is_due and sequence.is_plain and not sequence.row.num_draft_tokens
