@@ -126,8 +126,8 @@ class FakeRunner:
         return StepResult(tuple(self._row(row, num_ahead) for row in batch.rows))
 
     def _num_ahead(self, batch: ScheduledBatch) -> int:
-        """How often the rows go on, all alike: up to the first NaN, or less."""
-        ends = [self.faults.nan[row.key] - row.start for row in batch.rows if row.key in self.faults.nan]
+        """How often the rows go on, all alike: not to the first NaN."""
+        ends = [self.faults.nan[row.key] - row.start - 1 for row in batch.rows if row.key in self.faults.nan]
         return max(min([self.rng.randint(batch.num_ahead // 2, batch.num_ahead), *ends]), 0)
 
     def _transfer(self, batch: ScheduledBatch) -> None:
@@ -147,16 +147,17 @@ class FakeRunner:
         return range(transfer.block_id * self.block_len, (transfer.block_id + 1) * self.block_len)
 
     def _fails(self, batch: ScheduledBatch) -> frozenset[RowKey] | None:
-        blamed = frozenset(row.key for row in batch.rows if _reaches(row, self.faults.blamed))
+        num_ahead = batch.num_ahead
+        blamed = frozenset(row.key for row in batch.rows if _reaches(row, num_ahead, self.faults.blamed))
         if blamed:
             return blamed
-        raises = any(_reaches(row, self.faults.raising) for row in batch.rows)
+        raises = any(_reaches(row, num_ahead, self.faults.raising) for row in batch.rows)
         raises = raises or (bool(batch.rows) and self.rng.random() < self.faults.chance)
         return frozenset() if raises else None
 
     def _scribble(self, batch: ScheduledBatch) -> None:
         for row in batch.rows:
-            for position in range(row.start, row.start + len(row.token_ids)):
+            for position in range(row.start, row.start + len(row.token_ids) + batch.num_ahead):
                 self.memory[self._slot(row, position)] = -1
 
     def _slot(self, row: ScheduledRow, position: int) -> int:
@@ -218,5 +219,5 @@ class FakeRunner:
             yield token_id if self.rng.random() < self.right_drafts else token_id + 1
 
 
-def _reaches(row: ScheduledRow, positions: Mapping[RowKey, int]) -> bool:
-    return row.start <= positions.get(row.key, -1) < row.start + len(row.token_ids)
+def _reaches(row: ScheduledRow, num_ahead: int, positions: Mapping[RowKey, int]) -> bool:
+    return row.start <= positions.get(row.key, -1) < row.start + len(row.token_ids) + num_ahead

@@ -10,6 +10,7 @@ from seed_oss.engine.events import Ended, Event
 from seed_oss.engine.limits import EngineLimits
 from seed_oss.engine.prefix_cache import PrefixCache
 from seed_oss.engine.scheduler import Scheduler
+from seed_oss.engine.stride import Stride
 from tests.engine.checker import DONE, Checker
 from tests.engine.fake_model import FakeRunner, FakeStore, LoadError, StepError, generate_alone
 
@@ -53,6 +54,7 @@ class Simulation:
         self.limits = self._limits()
         self.runner.store = FakeStore() if rng.random() < 0.5 else None
         self.scheduler = Scheduler(self.limits, self.pool, self.runner.store)
+        self.scheduler._stride = Stride(self.limits.ahead_s, rng.choice((1, 2, 8)))
         self.checker = Checker(self.scheduler, SECRET, self.runner.memory, self.rows)
         self._choose_faults()
         self.templates = [[rng.randrange(1000) for _ in range(64)] for _ in range(3)]

@@ -12,14 +12,14 @@ from seed_oss.engine.tables import BlockTables
 from tests.engine.simulator import Simulation
 
 SEEN = {
-    "preemptions": 100,
-    "failed": 20,
+    "preemptions": 150,
+    "failed": 30,
     "failed by a known row": 10,
     "unloaded": 3,
     "refused blocks": 20,
-    "cache_hit_tokens": 1000,
-    "accepted_tokens": 200,
-    "ahead": 100,
+    "cache_hit_tokens": 1500,
+    "accepted_tokens": 300,
+    "ahead": 60,
     "abort running": 20,
     "abort waiting": 20,
     "held running": 20,

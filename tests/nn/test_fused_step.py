@@ -4,7 +4,6 @@ import copy
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,10 +13,10 @@ from torch import Tensor, nn
 from seed_oss import LLM, DynamicCache, QuantizedCache, SamplingParams, SeedOssForCausalLM, StaticCache, quantize_
 from seed_oss.cache import PackedRows, PackedSequence, PagedCache, PagedContext
 from seed_oss.engine.build import BLOCK_LEN
-from seed_oss.engine.stride import Stride
 from seed_oss.errors import NumericalError
 from seed_oss.nn.fused import fuse_, logits_of_rows, packed_batch
 from seed_oss.nn.fused_step import FusedStep, RowSteps
+from seed_oss.nn.told_step import Ahead
 from seed_oss.ops.logits import NO_TOKEN
 from seed_oss.ops.native import library, why_not
 from tests.factory import random_ids, tiny_model
@@ -428,99 +427,6 @@ def test_sequences_that_go_on_are_told_of_once(model: Any, monkeypatch: pytest.M
             assert torch.equal(found.logits, expected.logits)
 
 
-@pytest.mark.parametrize("starts", [[5], [3, 14, 0]])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
-def test_steps_ahead_have_the_bits_of_steps_one_by_one(model: Any, starts: list[int], dtype: torch.dtype) -> None:
-    tables = [tuple(range(3 * row, 3 * row + 3)) for row in range(len(starts))]
-    caches = [PagedCache(model.config, 9, 16, dtype) for _ in range(2)]
-    mine, other = (FusedStep.of(model, model.model, model.lm_head) for _ in range(2))
-    assert mine is not None
-    assert other is not None
-    tokens, singly = random_ids(1, len(starts))[0].tolist(), list[Any]()
-    with torch.no_grad():
-        for _ in range(2):  # of which the second is told already
-            ahead = mine.run_packed(tokens, PagedContext(caches[0], rows_at(starts, tables)), 7)
-            assert ahead is not None
-            singly.clear()
-            for number in range(8):
-                places = [start + number for start in starts]
-                said = singly[-1].best if singly else tokens
-                singly.append(other.run_packed(said, PagedContext(caches[1], rows_at(places, tables))))
-            assert ahead.before == [one.best for one in singly[:-1]]
-            assert (ahead.best, ahead.lost) == (singly[-1].best, None)
-            assert torch.equal(ahead.logits, singly[-1].logits)
-            assert torch.equal(ahead.hidden, singly[-1].hidden)
-            starts, tokens = [start + 8 for start in starts], ahead.best
-    for ours, theirs in zip(caches[0].rooms, caches[1].rooms, strict=True):
-        assert torch.equal(ours.keys, theirs.keys)
-        assert torch.equal(ours.values, theirs.values)
-
-
-def test_steps_ahead_end_where_blocks_end(model: Any) -> None:
-    cache, step = PagedCache(model.config, 4, 16, torch.float32), step_of(model)
-    kept = [room.keys[2:].clone() for room in cache.rooms]
-    with torch.no_grad():
-        for start, count in ((27, 4), (30, 1), (31, 0), (3, 7)):
-            found = step.run_packed([5], PagedContext(cache, rows_at([start], [(0, 1)])), 7)
-            assert found is not None
-            assert len(found.before) == count
-        both = step.run_packed([5, 6], PagedContext(cache, rows_at([12, 3], [(0,), (1,)])), 7)
-    assert both is not None
-    assert len(both.before) == 3
-    assert all(torch.equal(room.keys[2:], keys) for room, keys in zip(cache.rooms, kept, strict=True))
-
-
-@pytest.mark.parametrize("start", [253, 32_765])
-def test_steps_ahead_end_where_angles_do(model: Any, start: int) -> None:
-    """They are in tables of 256, and in none beyond 32,768."""
-    table = tuple(range(-(-(start + 16) // 16)))
-    caches, step = [PagedCache(model.config, len(table), 16, torch.float32) for _ in range(2)], step_of(model)
-    with torch.no_grad():
-        found = step.run_packed([5], PagedContext(caches[0], rows_at([start], [table])), 7)
-        assert found is not None
-        tokens, singly = [5], list[list[int]]()
-        for number in range(len(found.before) + 1):
-            one = step_of(model).run_packed(tokens, PagedContext(caches[1], rows_at([start + number], [table])))
-            assert one is not None
-            tokens = one.best
-            singly.append(tokens)
-        assert torch.equal(found.logits, one.logits)
-    assert [*found.before, found.best] == singly
-
-
-@pytest.mark.parametrize("field", ["_lost", "_best"])
-def test_steps_ahead_end_with_the_first_that_is_no_number(
-    model: Any, field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of the others there is what they have got so far."""
-    step, context = (
-        step_of(model),
-        PagedContext(PagedCache(model.config, 2, 16, torch.float32), rows_at([1, 2], [(0,), (1,)])),
-    )
-    with torch.no_grad():
-        expected = step.run_packed([5, 6], context, 7)
-    native, count = library(), 0
-    assert expected is not None
-    assert native is not None
-
-    class Spoiling:
-        def so_step(self, call: Any) -> int:
-            nonlocal count
-            count += 1
-            num_known = native.so_step(call)
-            if count == 4:
-                getattr(step._told, field)[1] = {"_lost": 1, "_best": NO_TOKEN}[field]
-            return num_known
-
-    monkeypatch.setattr("seed_oss.nn.told_step.library", Spoiling)
-    with torch.no_grad():
-        found = step.run_packed([5, 6], context, 7)
-    assert found is not None
-    assert (count, found.before) == (4, expected.before[:3])
-    assert found.best[0] == expected.before[3][0]
-    assert found.lost == ([False, True] if field == "_lost" else None)
-
-
 @pytest.mark.parametrize("start", [250, 32_760])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 def test_sequences_grow_beyond_what_is_looked_up(model: Any, start: int, dtype: torch.dtype) -> None:
@@ -659,8 +565,8 @@ def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.Monk
     num_rows: list[int] = []
     run_packed = FusedStep.run_packed
 
-    def counting(self: FusedStep, tokens: Sequence[int], context: PagedContext, num_ahead: int) -> Any:
-        stepped = run_packed(self, tokens, context, num_ahead)
+    def counting(self: FusedStep, tokens: Sequence[int], context: PagedContext, ahead: Ahead) -> Any:
+        stepped = run_packed(self, tokens, context, ahead)
         assert stepped is not None
         num_rows.extend([len(tokens)] * (1 + len(stepped.before)))
         return stepped
@@ -673,69 +579,6 @@ def test_the_engine_takes_steps_in_one_call(model: Any, monkeypatch: pytest.Monk
     assert num_rows == [2] * 5
     monkeypatch.setattr(FusedStep, "run_packed", lambda *_: None)
     assert llm.generate([[5, 6, 7], [8, 9]], params, show_progress=False) == together
-
-
-@pytest.fixture
-def eager_strides(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How far steps went; their time does not matter."""
-    went: list[int] = []
-    run_packed = FusedStep.run_packed
-
-    def counting(self: FusedStep, *args: Any) -> Any:
-        stepped = run_packed(self, *args)
-        went.append(0 if stepped is None else len(stepped.before))
-        return stepped
-
-    monkeypatch.setattr(FusedStep, "run_packed", counting)
-    monkeypatch.setattr(Stride, "saw", lambda self, seconds, num_rows, num_tokens: setattr(self, "_token_s", 0.0))
-    return went
-
-
-PARAMS = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
-
-
-def said(model: Any, params: SamplingParams | list[SamplingParams], **settings: Any) -> list[Any]:
-    llm = LLM(model, max_num_seqs=4, max_model_len=128, **settings)
-    prompts = [[5, 6, 7], [8, 9], [10] * 40][: len(params) if isinstance(params, list) else 3]
-    return [one.outputs[0] for one in llm.generate(prompts, params, show_progress=False)]
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_the_engine_goes_several_tokens_in_a_step(
-    model: Any, dtype: str, eager_strides: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ahead = said(model, PARAMS, kv_cache_dtype=dtype)
-    assert max(eager_strides) == 7
-    assert len(eager_strides) < 20
-    eager_strides.clear()
-    monkeypatch.setattr("seed_oss.engine.llm._AHEAD_S", 0)
-    assert said(model, PARAMS, kv_cache_dtype=dtype) == ahead
-    assert set(eager_strides) == {0}
-
-
-def test_an_answer_ends_where_it_ends_whatever_was_computed_ahead(model: Any, eager_strides: list[int]) -> None:
-    whole = said(model, PARAMS)
-    rows = [list(one.token_ids) for one in whole]
-    wanted = next(index for index in range(3, 40) if rows[0][index] not in rows[0][:index])
-    ended, others = said(model, [replace(PARAMS, stop_token_ids=[rows[0][wanted]]), replace(PARAMS, max_tokens=11)])
-    assert max(eager_strides) == 7
-    assert (list(ended.token_ids), ended.finish_reason) == (rows[0][: wanted + 1], "stop_token")
-    assert (list(others.token_ids), others.finish_reason) == (rows[1][:11], "length")
-
-
-@pytest.mark.parametrize("other", [{"temperature": 1.0, "seed": 3}, {"logprobs": 2}, {"repetition_penalty": 1.3}])
-def test_steps_with_a_row_that_is_looked_at_give_one_token(
-    model: Any, other: dict[str, Any], eager_strides: list[int]
-) -> None:
-    short = replace(PARAMS, max_tokens=9, **other)
-    alone = said(model, [replace(PARAMS, max_tokens=20)])
-    eager_strides.clear()
-    found = said(model, [replace(PARAMS, max_tokens=20), short])
-    assert found[0] == alone[0]
-    assert len(found[1].token_ids) == 9
-    assert max(eager_strides) == 7
-    first = next(index for index, count in enumerate(eager_strides) if count)
-    assert first >= 8  # when the one that is looked at has ended
 
 
 def test_the_engine_calls_hooks_where_only_one_token_of_a_prompt_is_new(model: Any) -> None:

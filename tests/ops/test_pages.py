@@ -216,3 +216,13 @@ def test_answers_are_the_same_while_weights_move(tmp_path: Path, kind: str, monk
     assert len(set(tried)) == len(tried)
     assert tried or os.environ.get("SEED_OSS_HUGE_PAGES") or not pages._is_wanted()
     assert said() == plain
+
+
+def test_a_step_of_several_tokens_moves_as_much_as_several_steps() -> None:
+    singly, together = HugePages([own()]), HugePages([own()])
+    for _ in range(3):
+        singly.go_on()
+    together.go_on(num_steps=3)
+    assert together._left is not None
+    assert singly._left is not None
+    assert len(together._left) == len(singly._left)

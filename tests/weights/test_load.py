@@ -94,6 +94,13 @@ def test_parameters_and_buffers(tmp_path: Path, sharded: bool, num_threads: int 
     assert model.counter.dtype == torch.int64
 
 
+def test_memory_on_the_way_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr("seed_oss.weights.load.give_back_freed", lambda: calls.append(1))
+    load(StateDictSource(tensors()))
+    assert calls == [1]
+
+
 def test_dtype_is_that_of_the_target_for_floats_alone() -> None:
     model, _ = load(StateDictSource(tensors()), dtype=torch.bfloat16)
     assert {name: tensor.dtype for name, tensor in model.state_dict().items() if name != "counter"} == dict.fromkeys(

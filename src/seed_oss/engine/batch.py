@@ -57,9 +57,9 @@ class ScheduledRow:
         token_ids: known tokens from `start` on, drafts at their end.
         num_drafts: how many of them are drafts.
         block_ids: position `p` is in slot `p % block_len` of block `block_ids[p // block_len]`; covers all of
-            `token_ids` at least. The same tuple object comes again while nothing has changed. It mostly grows, but
-            it shrinks where drafts were refused, and an earlier entry may change: where an equal block is in the prefix
-            cache already, the row moves to it.
+            `token_ids` at least. The same tuple object comes again while nothing has changed. It mostly grows, but it
+            shrinks where drafts were refused or tokens ahead did not come, and an earlier entry may change: where an
+            equal block is in the prefix cache already, the row moves to it.
         is_sampled: these tokens catch up with all that is known, so logits of the last `1 + num_drafts` are wanted.
     """
 

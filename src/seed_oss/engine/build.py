@@ -273,7 +273,7 @@ def _limits(spec: EngineSpec, size: EngineSize) -> EngineLimits:
         queue_timeout_s=spec.queue_s,
         progress_timeout_s=spec.no_progress_s,
         total_timeout_s=spec.total_s,
-        ahead_s=spec.ahead_s,
+        ahead_s=min(spec.ahead_s, spec.stream_interval_s),
     )
     queued = spec.max_num_queued_tokens
     return limits if queued is None else replace(limits, max_queued_tokens=queued)

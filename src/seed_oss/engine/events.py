@@ -74,7 +74,7 @@ class Counters:
         total_steps: batches with rows.
         total_failed_steps: batches that raised.
         total_preemptions: times that a row lost its blocks.
-        total_computed_tokens: tokens computed, drafts included.
+        total_computed_tokens: tokens computed, drafts and tokens ahead included.
         total_new_tokens: tokens generated.
         total_cache_query_tokens: tokens looked up in the prefix cache.
         total_cache_hit_tokens: those of them found there, or in the store.

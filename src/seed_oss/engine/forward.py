@@ -17,10 +17,12 @@ class RowTraits(NamedTuple):
     Attributes:
         total_len: most tokens that it will have in the end.
         adapter: name of the adapter that it runs through, or None.
+        end_ids: tokens behind which nothing is wanted.
     """
 
     total_len: int
     adapter: str | None = None
+    end_ids: frozenset[int] = frozenset()
 
 
 class Forward:
@@ -31,8 +33,8 @@ class Forward:
         head: from some of them to logits `[n, vocab_size]`, each row's bits its own; None without.
 
     Attributes:
-        before: where tokens were chosen ahead, each row's for each time the model went on from them; all else is of the
-            last time.
+        before: where tokens were chosen ahead, each row's for each time the model went on from them. `best` is of the
+            last time then, and nothing else may be asked for.
     """
 
     def __init__(self, hidden: Tensor, head: Callable[[Tensor], Tensor] | None) -> None:

@@ -92,6 +92,11 @@ class GeneratedRow:
         return self._is_plain and self._num_top is None
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end it."""
+        return self._watch.end_ids
+
+    @property
     def wants_mask(self) -> bool:
         """Whether a grammar holds the next token, so that `look_ahead` may take long."""
         return any(isinstance(one, GrammarState) and one.is_held for one in self._steering.states()[0])

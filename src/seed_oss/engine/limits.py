@@ -49,8 +49,7 @@ class EngineLimits:
             _check_count(name, getattr(self, name), optional=name == "max_num_waiting")
         for name in ("queue_timeout_s", "progress_timeout_s", "total_timeout_s", "ageing_s", "max_tick_s"):
             _check_seconds(name, getattr(self, name), optional=name == "total_timeout_s")
-        if not 0 <= self.ahead_s < math.inf:
-            raise ConfigError(f"ahead_s is {self.ahead_s!r}; it must be a finite number of seconds, 0 or more")
+        _check_seconds("ahead_s", self.ahead_s, may_be_zero=True)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"max_num_batched_tokens is {self.max_num_batched_tokens} and max_num_seqs is {self.max_num_seqs}; "
@@ -75,8 +74,10 @@ def _check_count(name: str, value: object, *, optional: bool) -> None:
         raise ConfigError(f"{name} is {value!r}; it must be an integer of at least 1")
 
 
-def _check_seconds(name: str, value: object, *, optional: bool) -> None:
+def _check_seconds(name: str, value: object, *, optional: bool = False, may_be_zero: bool = False) -> None:
     if optional and value is None:
         return
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ConfigError(f"{name} is {value!r}; it must be a finite number of seconds above 0")
+    is_known = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    if not is_known or (value == 0 and not may_be_zero):
+        least = "of at least 0" if may_be_zero else "above 0"
+        raise ConfigError(f"{name} is {value!r}; it must be a finite number of seconds {least}")

@@ -21,7 +21,7 @@ from seed_oss.engine.outputs import ChatOutput, RequestOutput, Score, TokenVecto
 from seed_oss.engine.spec import EngineSpec
 
 _FOR_EVER_S = float(2**31)
-_AHEAD_S = 0.05  # nothing arrives while a list of prompts is answered, and nobody reads on the way
+_AHEAD_S = 0.05  # nothing arrives while a list of prompts is answered, and nobody reads a part of an answer
 _NO_BOUND = 2**31 - 1
 
 
@@ -90,6 +90,7 @@ class LLM:
             queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
             no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
             ahead_s=_AHEAD_S,
+            stream_interval_s=_AHEAD_S,
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer

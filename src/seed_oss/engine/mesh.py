@@ -91,7 +91,7 @@ class Ranks:
 
 
 def numbers_of(batch: ScheduledBatch, traits: Sequence[RowTraits], adapters: Sequence[str | None]) -> list[int]:
-    """The rows of a batch as numbers, without the names of requests; blocks of the disk are left out.
+    """The rows of a batch as numbers, without names of requests and ends of answers; blocks of the disk are left out.
 
     Args:
         batch: at least one row.
@@ -99,9 +99,9 @@ def numbers_of(batch: ScheduledBatch, traits: Sequence[RowTraits], adapters: Seq
         adapters: all names, in an order that is the same on all ranks.
     """
     numbers: list[int] = []
-    for row, (total_len, adapter) in zip(batch.rows, traits, strict=True):
+    for row, one in zip(batch.rows, traits, strict=True):
         sizes = row.start, len(row.token_ids), row.num_drafts, int(row.is_sampled), len(row.block_ids)
-        numbers += (*sizes, total_len, adapters.index(adapter), *row.token_ids, *row.block_ids)
+        numbers += (*sizes, one.total_len, adapters.index(one.adapter), *row.token_ids, *row.block_ids)
     return numbers
 
 

@@ -16,7 +16,7 @@ from seed_oss.errors import ConfigError, StateError
 from seed_oss.models import SeedOssModel
 from seed_oss.nn.fused import runs_natively
 from seed_oss.nn.fused_step import FusedStep
-from seed_oss.nn.told_step import Stepped
+from seed_oss.nn.told_step import Ahead, Stepped
 from seed_oss.ops.triton import builder
 
 _LOG = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class PagedModel(PackedModel):
         context = PagedContext(self._cache, packed)
         tokens = [token for row, _ in rows for token in row.token_ids]
         step = self._steps.get(adapter) if len(tokens) == len(rows) and not self._depends_on_length else None
-        stepped = None if step is None else step.run_packed(tokens, context, num_ahead)
+        stepped = None if step is None else step.run_packed(tokens, context, _ahead(num_ahead, rows))
         if stepped is not None:
             return _Stepped(stepped)
         device = self._device
@@ -182,3 +182,7 @@ class PagedModel(PackedModel):
         with builder().held():  # all layers of a step run the same kernels
             hidden = self._decoders[adapter].run_packed(ids, torch.tensor(places, device=device), context, lens)
         return Forward(hidden, self._head)
+
+
+def _ahead(num_ahead: int, rows: Sequence[tuple[ScheduledRow, RowTraits]]) -> Ahead:
+    return Ahead(num_ahead, [traits.end_ids for _, traits in rows] if num_ahead else ())

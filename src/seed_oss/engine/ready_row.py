@@ -53,6 +53,11 @@ class ReadyRow:
         """Most tokens that it will have, prompt and new ones together."""
         return len(self.row.prompt_ids) + self.row.max_new_tokens
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end its answer."""
+        return frozenset() if self.generated is None else self.generated.end_ids
+
     def end(self, reason: str) -> RowEnd:
         """The end of the row, seen from here.
 

@@ -165,8 +165,9 @@ class Scheduler:
         self._rows.excuse(held, self._clock.now)
         self._admit(held)
         free = [sequence for sequence in self._rows.running if sequence.row.key not in held]
+        has_held = len(free) < len(self._rows.running)
         shares = self._place(share_budget(free, self.limits.max_num_batched_tokens))
-        num_ahead = self._make_room_ahead(shares)
+        num_ahead = 0 if has_held else self._make_room_ahead(shares)  # who is held comes back at any time
         rows = tuple(self._scheduled(*share) for share in shares)
         loads = tuple(load for sequence in free if sequence.is_running for load in sequence.loads)
         batch = ScheduledBatch(rows, loads, self._tables.take_saves(), num_ahead)
@@ -235,14 +236,18 @@ class Scheduler:
         return [share for share in shares if share.sequence.is_running]
 
     def _make_room_ahead(self, shares: list[Share]) -> int:
-        """Tokens that each row may go on by in this step, and has blocks for then; none where one finds no room."""
+        """Tokens that each row may go on by in this step. It has blocks for them then, which were free."""
         num_ahead = self._stride.num_ahead(shares)
-        for sequence, num_tokens, _ in shares if num_ahead else ():
-            if not self._tables.grow(sequence, sequence.num_computed + num_tokens + num_ahead):
-                for one in shares:
-                    self._tables.trim(one.sequence)
-                return 0
-        return num_ahead
+        if not num_ahead:
+            return 0
+        wanted = [(sequence, sequence.num_computed + 1 + num_ahead) for sequence, _, _ in shares]
+        if sum(self._tables.num_blocks_missing(*one) for one in wanted) <= self.pool.num_free:
+            if all(self._tables.grow(*one) for one in wanted):
+                return num_ahead
+            for sequence, _ in wanted:
+                self._tables.trim(sequence)
+        room = min(len(one.block_ids) * self.pool.block_len - one.num_computed for one, _ in wanted)
+        return min(num_ahead, room - 1)
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> None:
         while sequence.is_running and not self._tables.grow(sequence, num_tokens):
@@ -288,9 +293,14 @@ class Scheduler:
             if sequence is not None and sequence.scheduled_in == self._step:
                 self._take(sequence, row, batch.num_ahead, results.get(row.key), events)
         if batch.num_tokens == len(batch.rows):
-            num_tokens = max((len(row.token_ids) for row in result.rows), default=0)
-            self._stride.saw(self._clock.now - self._began, len(batch.rows), num_tokens)
+            self._note_stride(batch, result)
         return events
+
+    def _note_stride(self, batch: ScheduledBatch, result: StepResult) -> None:
+        num_tokens = max((len(row.token_ids) for row in result.rows), default=0)
+        self._stride.saw(self._clock.now - self._began, len(batch.rows), batch.num_ahead, num_tokens)
+        if batch.num_ahead:
+            self._tally.computed_tokens += len(batch.rows) * max(num_tokens - 1, 0)
 
     def _land(self, batch: ScheduledBatch, now: float) -> None:
         if self._in_flight is not batch:
@@ -325,7 +335,7 @@ class Scheduler:
         if num_computed // self.pool.block_len > sequence.num_registered:
             self._tables.register(sequence)
         tally = self._tally
-        tally.computed_tokens += len(row.token_ids) + (num_more if num_ahead else 0)
+        tally.computed_tokens += len(row.token_ids)
         tally.new_tokens += len(result.token_ids)
         tally.draft_tokens += row.num_drafts
         tally.accepted_tokens += num_more if row.num_drafts else 0
@@ -347,7 +357,7 @@ class Scheduler:
         """
         self._land(batch, now)
         self._tally.failed_steps += 1
-        self._stride = Stride(self.limits.ahead_s)  # a token at a time first, so that what fails is known
+        self._stride.failed()
         sequences = self._alive(batch)
         keys = [sequence.row.key for sequence in sequences]
         guilty = culprits or self._suspects.blame(batch.rows, keys)
@@ -375,6 +385,8 @@ class Scheduler:
         for sequence in self._alive(batch):
             if sequence.loads:
                 self._preempt(sequence)
+            else:
+                self._tables.trim(sequence)
 
     def _alive(self, batch: ScheduledBatch) -> list[Sequence]:
         """The rows of a batch that have not ended since it went out."""

@@ -45,8 +45,8 @@ class EngineSpec:
         queue_s: seconds that a request waits before it ends with "timeout".
         no_progress_s: seconds without a token or a part of a prompt before a request ends with "timeout".
         total_s: seconds before any request ends with "timeout", or None.
-        ahead_s: seconds that a step may take in which rows get several tokens; what arrives meanwhile waits for it. 0
-            gives them one at a time.
+        ahead_s: seconds that a step may take in which rows get several tokens, and at most `stream_interval_s`; what
+            arrives meanwhile waits for it. 0 gives them one at a time.
         grammar_s: seconds that compiling one grammar may take.
         grammar_cache_bytes: of the compiled grammars that are kept, about.
         lora: adapters, each "NAME=FOLDER"; requests choose one by its name.

@@ -149,7 +149,7 @@ class Stepper:
 
     def _traits(self, key: RowKey) -> RowTraits:
         row = self._rows[key]
-        return RowTraits(row.total_len, row.adapter)
+        return RowTraits(row.total_len, row.adapter, row.end_ids)
 
     @staticmethod
     def _errors_of_numbers(

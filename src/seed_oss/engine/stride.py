@@ -12,12 +12,14 @@ class Stride:
     """Says how far a step goes, by how long the last ones took.
 
     Args:
-        max_s: seconds that a step may take with more than one token of a row.
+        max_s: seconds that a step may take with more than one token of a row; 0 gives them one at a time.
+        num_resting: steps that give them one at a time after one that could not go on.
     """
 
-    def __init__(self, max_s: float) -> None:
-        self._max_s = max_s
+    def __init__(self, max_s: float, num_resting: int = 64) -> None:
+        self._max_s, self._num_resting = max_s, num_resting
         self._token_s, self._num_rows = math.inf, 1  # of the last step with one known token of each row
+        self._rest = 0
 
     def num_ahead(self, shares: list[Share]) -> int:
         """Tokens of each row behind the one that it is due for.
@@ -25,23 +27,31 @@ class Stride:
         Args:
             shares: all that is to be computed in the step.
         """
-        if not shares or not all(_goes_on_alone(*share) for share in shares):
+        if self._rest or not self._max_s or not shares or not all(_goes_on_alone(*share) for share in shares):
+            return 0
+        if len({share.sequence.row.cache_salt for share in shares}) > 1:  # they do not run together
             return 0
         expected_s = self._token_s * max(len(shares) / self._num_rows, 1.0)
-        if not self._max_s or self._max_s < 2 * expected_s:
+        if self._max_s < 2 * expected_s:
             return 0
         fitting = _MOST_TOKENS if _MOST_TOKENS * expected_s <= self._max_s else int(self._max_s / expected_s)
         return min(fitting, *(share.sequence.num_remaining for share in shares)) - 1
 
-    def saw(self, seconds: float, num_rows: int, num_tokens: int) -> None:
+    def saw(self, seconds: float, num_rows: int, num_ahead: int, num_tokens: int) -> None:
         """Take notice of a step that had one known token of each row.
 
         Args:
             seconds: that it took.
             num_rows: in it.
+            num_ahead: tokens of each row that it might go on by.
             num_tokens: that the row with the most of them got.
         """
         self._token_s, self._num_rows = seconds / max(num_tokens, 1), num_rows
+        self._rest = self._num_resting if num_ahead and num_tokens <= 1 else max(self._rest - 1, 0)
+
+    def failed(self) -> None:
+        """Take notice of a step that raised: the next ones show whether the known tokens are to blame."""
+        self._rest = self._num_resting
 
 
 def _goes_on_alone(sequence: Sequence, num_tokens: int, num_drafts: int) -> bool:

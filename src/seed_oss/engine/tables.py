@@ -143,7 +143,7 @@ class BlockTables:
         return True
 
     def trim(self, sequence: Sequence) -> None:
-        """Take back blocks that were for drafts alone, so that nobody lacks them."""
+        """Take back blocks that were for drafts or tokens ahead alone, so that nobody lacks them."""
         count = self._pool.num_blocks_for(len(sequence.token_ids))
         if len(sequence.block_ids) > count:
             self._pool.release(reversed(sequence.block_ids[count:]))

@@ -43,6 +43,7 @@ class RowWatch:
         self.max_length: int | None = None
         for criterion in criteria:
             self._follow(criterion, prompt_ids)
+        self._end_ids = frozenset(self._eos)
         self._pad, self._streamer = pad_token_id, streamer
         self._steering = Steering([], [], 0) if steering is None else steering
         self._prompt_len = prompt_ids.shape[1]
@@ -55,6 +56,11 @@ class RowWatch:
             None  # tokens on their way to the host, and what tells that they are there
         )
         self._reads_tokens = bool(self._eos or streamer is not None or any(self._trackers) or self._steering)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a row."""
+        return self._end_ids
 
     @property
     def done(self) -> list[bool]:

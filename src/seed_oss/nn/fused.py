@@ -207,7 +207,7 @@ class FusedLayers(SeedOssLayers):
         is_whole = step is None and num_layers == len(self)
         if is_whole and self._is_plain_inference(hidden_states) and _is_plain_attention(context):
             past = int(query_offset(context.cache))
-            table = self._current_table(is_step=hidden_states.shape[1] == 1 and past > 0)
+            table = self._current_table(int(hidden_states.shape[1] == 1 and past > 0))
             num_tokens = hidden_states.shape[0] * hidden_states.shape[1]
             if table is not None and (table.is_packed or num_tokens <= MAX_NATIVE_ROWS):
                 memory = self._memory(table, hidden_states, context.cache)
@@ -226,7 +226,7 @@ class FusedLayers(SeedOssLayers):
         """See SeedOssLayers.run_packed; None where something about the layers asks for torch."""
         rows = context.rows
         if self._is_plain_inference(hidden_states):
-            table = self._current_table(is_step=all(start > 0 and length == 1 for start, length, _ in rows.sequences))
+            table = self._current_table(int(all(start > 0 and length == 1 for start, length, _ in rows.sequences)))
             if table is not None:
                 batch = packed_batch(context.cache.rooms, rows, context.cache.block_len)
                 return _run(table, batch, hidden_states, cos, sin)
@@ -239,20 +239,20 @@ class FusedLayers(SeedOssLayers):
             torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in self.parameters()))
         )
 
-    def _current_table(self, is_step: bool, also_read: Sequence[Tensor] = ()) -> LayerTable | None:
-        """The table, or None where something about the layers asks for them to be called."""
+    def _current_table(self, num_steps: int, also_read: Sequence[Tensor] = ()) -> LayerTable | None:
+        """The table, or None where something about the layers asks for them to be called; no steps are a prompt."""
         # While decoding, all that Python holds has left the processor's caches, and a look at every module would take a
         # twentieth of a step: what was replaced inside of a layer is noticed at the next prompt.
-        if is_step and self._hooks is not None:
+        if num_steps and self._hooks is not None:
             if self._hooks.see_any():
                 return None
         else:
             self._look()
         table = self._table
-        if is_step and table is not None and not self._pages.are_done:
+        if num_steps and table is not None and not self._pages.are_done:
             with OneCall.lock:
-                self._pages.go_on(also_read)
-        if table is not None and not (is_step and table.has_current_copies()):
+                self._pages.go_on(also_read, num_steps)
+        if table is not None and not (num_steps and table.has_current_copies()):
             with OneCall.lock:
                 table.renew_copies()
         return table
@@ -272,15 +272,16 @@ class FusedLayers(SeedOssLayers):
         self._pages = HugePages(table.kept)
         return table
 
-    def table_of_step(self, also_read: Sequence[Tensor]) -> LayerTable | None:
+    def table_of_step(self, also_read: Sequence[Tensor], num_steps: int = 1) -> LayerTable | None:
         """The table for one token per row in fp32; None where the layers have to be called.
 
         Args:
             also_read: what a step reads beside the layers' weights, and gets into huge pages with them.
+            num_steps: that it is for.
         """
         if self.training or torch.is_autocast_enabled("cpu"):
             return None
-        table = self._current_table(is_step=True, also_read=also_read)
+        table = self._current_table(num_steps, also_read)
         return table if table is not None and table.is_packed else None
 
     def _memory(self, table: LayerTable, x: Tensor, cache: Cache | None) -> list[Room] | None:

@@ -21,11 +21,13 @@ from seed_oss.nn.fused import (
 )
 from seed_oss.nn.fused_table import LayerTable, Source
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
-from seed_oss.nn.told_step import Stepped, ToldRow, ToldRows, address, check_known
+from seed_oss.nn.told_step import Ahead, Stepped, ToldRow, ToldRows, address, check_known
 from seed_oss.ops.native import library, num_threads
 from seed_oss.ops.native.structs import StepStruct
 from seed_oss.ops.quantized import weight_struct
 from seed_oss.ops.recording import is_recorded
+
+NOT_AHEAD = Ahead()
 
 
 class FusedStep:
@@ -109,13 +111,13 @@ class FusedStep:
         """
         return RowSteps(self, cache)
 
-    def run_packed(self, tokens: Sequence[int], context: PagedContext, num_ahead: int = 0) -> Stepped | None:
+    def run_packed(self, tokens: Sequence[int], context: PagedContext, ahead: Ahead = NOT_AHEAD) -> Stepped | None:
         """Run the next token of each of several sequences.
 
         Args:
             tokens: those of `context.rows` in order, one of each.
             context: where each sequence keeps its keys and values.
-            num_ahead: how often to go on from the best tokens at most.
+            ahead: how far to go on from the best tokens.
 
         Returns:
             What it came to; None where the model has to be called instead, and nothing was done.
@@ -123,7 +125,7 @@ class FusedStep:
         Raises:
             IndexError: a token that the vocabulary does not have.
         """
-        table = self._table()
+        table = self._table(1 + ahead.num)
         if table is None:
             self._told = None  # with the weights that it points to
             return None
@@ -133,15 +135,15 @@ class FusedStep:
             angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
             told = self._told = ToldRows(self._call, table, context, angles, places, x)
         with OneCall.lock:
-            return told.run(tokens, context, x, logits, num_ahead)
+            return told.run(tokens, context, x, logits, ahead)
 
-    def _table(self) -> LayerTable | None:
+    def _table(self, num_steps: int = 1) -> LayerTable | None:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or self._hooks.see_any():
             return None
         if not all(source.is_current() for source in self._sources):
             return None
-        return self._layers.table_of_step(self._kept[:2])
+        return self._layers.table_of_step(self._kept[:2], num_steps)
 
     def _run(
         self,

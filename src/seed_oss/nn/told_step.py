@@ -1,7 +1,7 @@
 """Calls of a step that are told once what stays the same while the same rows go on."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from ctypes import addressof, byref
 from typing import NamedTuple
 
@@ -19,11 +19,12 @@ class Stepped(NamedTuple):
     """What a step came to, for each row; of several tokens in one, the last.
 
     Attributes:
-        hidden: states behind the last norm, fp32 `[num_rows, hidden_size]`.
-        logits: fp32 `[num_rows, vocab_size]`.
+        hidden: states behind the last norm, fp32 `[num_rows, hidden_size]`; after several tokens nobody may read them.
+        logits: fp32 `[num_rows, vocab_size]`; after several tokens nobody may read them.
         best: the token with the highest logit, or NO_TOKEN.
         lost: whether the sum of the hidden states is no number; None where that is so of no row.
-        before: the best tokens of each time before the last one, which the step went on from.
+        before: the best tokens of each time before the last one, which the step went on from. A time that came to no
+            number is left out: it is met again as the first one of a step.
     """
 
     hidden: Tensor
@@ -31,6 +32,22 @@ class Stepped(NamedTuple):
     best: list[int]
     lost: list[bool] | None
     before: list[list[int]]
+
+
+class Ahead(NamedTuple):
+    """How far a step goes on from the best tokens.
+
+    Attributes:
+        num: how often at most.
+        end_ids: of each row, tokens behind which nothing is wanted; one of them ends the step for all.
+    """
+
+    num: int = 0
+    end_ids: Sequence[Set[int]] = ()
+
+    def is_end(self, tokens: Sequence[int]) -> bool:
+        """Whether one of the rows' tokens is an end."""
+        return any(token in ends for token, ends in zip(tokens, self.end_ids, strict=False))
 
 
 class ToldRow(NamedTuple):
@@ -114,7 +131,7 @@ class ToldRows:
             and all(one[2] is block_ids for one, block_ids in zip(sequences, self._blocks, strict=True))
         )
 
-    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor, num_ahead: int) -> Stepped:
+    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor, ahead: "Ahead") -> Stepped:
         """Run a step; nobody runs another one meanwhile, or renews the table's copies.
 
         Args:
@@ -122,8 +139,7 @@ class ToldRows:
             context: for which it holds, or was made.
             x: `[num_rows, hidden_size]`, gets the hidden states.
             logits: `[num_rows, vocab_size]`, to be filled.
-            num_ahead: how often to go on from the best tokens, as long as each row has one, its numbers are numbers,
-                and there are blocks and angles for it.
+            ahead: how far to go on from the best tokens, as long as there are blocks and angles for it.
 
         Raises:
             IndexError: a token that the vocabulary does not have.
@@ -133,12 +149,15 @@ class ToldRows:
         step.x, call.logits, step.threads = x.data_ptr(), logits.data_ptr(), num_threads()
         starts = [sequence.start for sequence in context.rows.sequences]
         before: list[list[int]] = []
-        last = min(num_ahead, self._room_ahead(context)) if num_ahead else 0
+        last = min(ahead.num, self._room_ahead(context)) if ahead.num else 0
         while True:
             self._place(tokens, starts, len(before))
             check_known(native.so_step(byref(call)), len(tokens))
             tokens, are_lost = self._best.tolist(), any(self._lost)
-            if len(before) == last or are_lost or min(tokens) < 0:
+            is_number = not are_lost and min(tokens) >= 0
+            if before and not is_number:
+                return Stepped(x, logits, before.pop(), None, before)
+            if len(before) >= last or not is_number or ahead.is_end(tokens):
                 return Stepped(x, logits, tokens, [bool(one) for one in self._lost] if are_lost else None, before)
             before.append(tokens)
 

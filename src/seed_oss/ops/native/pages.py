@@ -49,11 +49,12 @@ class HugePages:
         """Whether nothing is left to be moved."""
         return self._left is not None and not self._left
 
-    def go_on(self, also: Iterable[Tensor] = ()) -> None:
+    def go_on(self, also: Iterable[Tensor] = (), num_steps: int = 1) -> None:
         """Move some more. To be called with each step, by one thread at a time, while nobody writes to the tensors.
 
         Args:
             also: more tensors; only the first call looks at them.
+            num_steps: that the call stands for.
         """
         if self._left is None:
             self._kept |= HugePages(also)._kept
@@ -62,7 +63,7 @@ class HugePages:
         if self._left and self._left[-1][1] != _OWN_MEMORY and not _is_room_for(len(self._left)):
             self._left = [one for one in self._left if one[1] == _OWN_MEMORY]
         native = library()
-        for _ in range(min(self._share, len(self._left))):
+        for _ in range(min(self._share * num_steps, len(self._left))):
             address, protection = self._left.pop()
             is_done = native is not None and native.so_huge_pages(address, HUGE_PAGE, protection) == HUGE_PAGE
             self._failures = 0 if is_done else self._failures + 1
