@@ -12,7 +12,7 @@ import sys
 import time
 
 from common import RESULTS, arguments, commit, note
-from goals import engine_goals, said
+from goals import engine_goals, peer_goals, said
 
 RUNS = {
     "engines_demo_int4": "--model {model} --quantization int4,int4-min --llm --peers transformers,llama.cpp,openvino",
@@ -52,7 +52,7 @@ def main() -> None:
         more += ["--plot", str(RESULTS / f"{name}.png")] if options.plots else []
         made = {"benchmark": name, "date": time.strftime("%Y-%m-%d", time.gmtime()), "commit": commit()}
         document = {**made, **run(name, options, more)}
-        document["goals"] = goals = engine_goals(name, document)
+        document["goals"] = goals = [*engine_goals(name, document), *peer_goals(name, document)]
         note(said(goals))
         if not options.no_save:
             text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -31,6 +31,28 @@ LIMITED_RATIOS: Mapping[str, Sequence[tuple[str, str, str, float]]] = {
         ("bfloat16", "transformers", "bfloat16", 4.0),
     ),
 }
+# what peers reached on such a machine when the goals were set, tokens/s; one far below that is not used well
+PEERS: Mapping[str, Sequence[tuple[str, str, str, float]]] = {
+    "engines_demo_int4": (
+        ("transformers", "bfloat16", PREFILL, 900),
+        ("transformers", "bfloat16", DECODE, 16),
+        ("llama.cpp", "Q4_1", PREFILL, 220),
+        ("llama.cpp", "Q4_1", DECODE, 78),
+        ("llama.cpp", "Q4_0 flash_attn", PREFILL, 716),
+        ("llama.cpp", "Q4_0 flash_attn", DECODE, 116),
+        ("openvino", "int4", PREFILL, 1150),
+        ("openvino", "int4", DECODE, 75),
+    ),
+    "engines_1b": (
+        ("transformers", "bfloat16", PREFILL, 145),
+        ("transformers", "bfloat16", DECODE, 3.2),
+        ("llama.cpp", "Q4_0", PREFILL, 108),
+        ("llama.cpp", "Q4_0", DECODE, 33),
+        ("llama.cpp", "Q8_0", PREFILL, 70),
+        ("llama.cpp", "Q8_0", DECODE, 17),
+    ),
+}
+LEAST_OF_PEERS = 0.7
 SHARES = {"engines_36b": ("int4", 0.80)}  # of the read bandwidth, while decoding
 # our rounding with a text, and the gguf package's of as many bits: at most this share of its increase of perplexity
 PEERS_AT_EQUAL_BITS = {"int4-sym, calibrated": "gguf Q4_0", "int4-min, calibrated": "gguf Q4_1"}
@@ -62,6 +84,22 @@ def engine_goals(name: str, document: Mapping[str, Any]) -> list[Goal]:
         *(_share_goal(rows, *SHARES[name]) if name in SHARES else ()),
         *(_start_goals(rows, document["import_torch_s"]) if name == "engines_demo_int4" else ()),
     ]
+
+
+def peer_goals(name: str, document: Mapping[str, Any]) -> list[Goal]:
+    """Whether the peers of a run are used as well as they can be: each beside what is known of it.
+
+    Args:
+        name: see engine_goals.
+        document: see engine_goals.
+    """
+    goals: list[Goal] = []
+    for peer, weights, speed, tokens_per_s in PEERS.get(name, ()):
+        found = _best(document["results"], peer, weights, speed)
+        if found:
+            what = f"{peer} {found['weights']} {_doing(speed)}, of the {tokens_per_s:g} tokens/s known of it"
+            goals.append(_at_least(what, found[speed] / tokens_per_s, LEAST_OF_PEERS))
+    return goals
 
 
 def serving_goals(results: Mapping[str, Any]) -> list[Goal]:
@@ -109,8 +147,7 @@ def _ratio_goals(rows: Sequence[Row], asked: Sequence[tuple[str, str, str, str, 
     for (weights, speed, peer, peer_weights, at_least), engine in product(asked, (OWN, OWN_LLM)):
         own, other = _best(rows, engine, weights, speed), _best(rows, peer, peer_weights, speed)
         if own and other:
-            doing = "decoding" if speed == DECODE else "prompt"
-            what = f"{_named(own)} {doing}, of {peer} {other['weights']}'s"
+            what = f"{_named(own)} {_doing(speed)}, of {peer} {other['weights']}'s"
             yield _at_least(what, own[speed] / other[speed], at_least)
 
 
@@ -155,6 +192,10 @@ def _best(rows: Sequence[Row], engine: str, weights: str, key: str) -> Row | Non
     if engine in (OWN, OWN_LLM):
         found = [row for row in found if row["weights"].partition(",")[0] == weights]
     return max(found, key=lambda row: row[key], default=None)
+
+
+def _doing(speed: str) -> str:
+    return "decoding" if speed == DECODE else "prompt"
 
 
 def _named(own: Row) -> str:

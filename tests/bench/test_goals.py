@@ -71,6 +71,23 @@ def test_share_of_the_read_bandwidth(goals: Any) -> None:
     assert (goal["reached"], goal["is_reached"]) == ("79 %", False)
 
 
+def test_a_peer_far_below_what_is_known_of_it_is_said(goals: Any) -> None:
+    rows = [
+        row("llama.cpp", "Q4_0 flash_attn", prefill=108, decode=23),
+        row("llama.cpp", "Q8_0", prefill=40),
+        row("transformers", "bfloat16", decode=2.3),
+        row("seed_oss", "int8", prefill=1, decode=1),
+    ]
+    found = goals.peer_goals("engines_1b", {"results": rows})
+    assert {goal["what"]: (goal["reached"], goal["is_reached"]) for goal in found} == {
+        "transformers bfloat16 decoding, of the 3.2 tokens/s known of it": ("0.719x", True),
+        "llama.cpp Q4_0 flash_attn prompt, of the 108 tokens/s known of it": ("1.000x", True),
+        "llama.cpp Q4_0 flash_attn decoding, of the 33 tokens/s known of it": ("0.697x", False),
+        "llama.cpp Q8_0 prompt, of the 70 tokens/s known of it": ("0.571x", False),
+    }
+    assert goals.peer_goals("engines_36b", {"results": rows}) == []
+
+
 def test_serving(goals: Any) -> None:
     def ratios(**found: float) -> Any:
         return {"ratios": {name.replace("_", " "): {"median": value} for name, value in found.items()}}
@@ -109,6 +126,13 @@ def test_quality(goals: Any) -> None:
         ("-1 %", True),
     ]
     assert goals.quality_goals({}) == []
+
+
+@pytest.mark.parametrize(("name", "num"), [("engines_demo_int4", 20), ("engines_1b", 14), ("engines_36b", 1)])
+def test_the_stored_speeds_have_their_goals(name: str, num: int, goals: Any) -> None:
+    document = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    assert document["goals"] == [*goals.engine_goals(name, document), *goals.peer_goals(name, document)]
+    assert len(document["goals"]) == num
 
 
 def test_the_stored_quality_has_its_goals(goals: Any) -> None:
