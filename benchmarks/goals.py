@@ -1,6 +1,6 @@
 """What the project asks of its own speed and quality, beside what a result reached; a goal missed is said to be missed.
 
-A ratio compares two rows of one run. What was not measured in a run has no line.
+A ratio compares two rows of one run, or a peer with what is known of it. What was not measured in a run has no line.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

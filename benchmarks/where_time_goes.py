@@ -85,7 +85,8 @@ def prompt_parts(generate: Generate, timed: TimedLibrary, ids: list[int]) -> dic
 def step_parts(generate: Generate, timed: TimedLibrary, ids: list[int], new_tokens: int) -> dict[str, float]:
     """The means over the tokens of one generation, and of what lies between calls where they do nothing.
 
-    Means, since the engine does several tokens at once, and most of what it does beside the kernels in between.
+    Means, since the engine does several tokens at once, and most of what it does beside the kernels in between: as many
+    as fit into a time, and the most there are where the kernels do nothing.
     """
     steps = steps_of(generate, timed, ids, new_tokens)
     found = {

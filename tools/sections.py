@@ -181,7 +181,7 @@ def _engine_table(found: Result) -> str:
         f"{work['prompt_tokens']}-token prompt, tokens/s",
         "share of the product's speed",
         f"{work['new_tokens']} tokens after it, tokens/s",
-        "share of the read bandwidth",
+        "share of the read bandwidth, and of reading its own weights",
         "process start to first token",
         "load",
         "peak memory",
@@ -199,11 +199,18 @@ def _engine_row(row: Result) -> list[str]:
         _with_spread(spread["prefill_tokens_per_s"]),
         _percent(product) + (" of 8-bit" if is_integer else ""),
         _with_spread(spread["decode_tokens_per_s"]),
-        _percent(row["decode_share_of_read"]),
+        _read_shares(row),
         "" if row["first_token_s"] is None else f"{row['first_token_s']:.2f} s",
         f"{row['load_s']:.2f} s",
         "" if row["peak_rss_bytes"] is None else f"{row['peak_rss_bytes'] / 1e6:,.0f} MB",
     ]
+
+
+def _read_shares(row: Result) -> str:
+    own = row.get("decode_share_of_reading_its_weights")
+    if own is None:
+        return _percent(row["decode_share_of_read"])
+    return f"{_percent(row['decode_share_of_read'])}, {_percent(own)} of {row['weights_read_gb_per_s']:.1f} GB/s"
 
 
 def _with_spread(spread: Mapping[str, float]) -> str:

@@ -13,7 +13,7 @@ from seed_oss import SeedOssForCausalLM
 from seed_oss.bench import engines
 from seed_oss.bench import run as run_module
 from seed_oss.bench.cpu_time import CpuTime
-from seed_oss.bench.engines import EngineSpec, Interpreter, Workshop
+from seed_oss.bench.engines import OWN, OWN_LLM, EngineSpec, Interpreter, Workshop
 from seed_oss.bench.options import BenchOptions, PeerWish, parse_peers
 from seed_oss.bench.process import EngineProcess, environment_for
 from seed_oss.bench.report import EngineResult, Limit, command, limits_of, result_row
@@ -21,6 +21,7 @@ from seed_oss.bench.run import run
 from seed_oss.bench.shapes import shape_config
 from seed_oss.bench.trials import Measured, Trial
 from seed_oss.errors import InputError, StateError
+from seed_oss.ops.native import library
 from seed_oss.planning.model import find_model
 from tests.factory import tiny_checkpoint
 from tests.quant.gguf_factory import Recipe, file_name_of, random_weights, write_gguf
@@ -42,6 +43,8 @@ def check_document(document: dict[str, Any]) -> None:
         spread = row["spread"]["decode_tokens_per_s"]
         assert spread["min"] <= spread["median"] <= spread["max"]
         assert 0 < row["decode_share_of_read"]
+        is_read = row["engine"] in (OWN, OWN_LLM) and library() is not None
+        assert (row["weights_read_gb_per_s"] or 0) > 0 if is_read else row["weights_read_gb_per_s"] is None
 
 
 @pytest.fixture
@@ -222,7 +225,7 @@ def test_another_interpreter_gets_a_link_to_the_package_alone(tmp_path: Path) ->
 def test_a_row_says_what_was_measured() -> None:
     spec = EngineSpec("llama.cpp", "Q4_0", "python", bits=4)
     measured = {
-        1: Measured((Trial(2.0, 1.0), Trial(2.0, 1.0)), 1, False),
+        1: Measured((Trial(2.0, 1.0, 0.0, 10e9), Trial(2.0, 1.0, 0.0, 15e9)), 1, False),
         2: Measured((Trial(1.0, 2.0),), 2, True),
     }
     limits = limits_of([Limit(30e9, 400e9, 800e9), Limit(20e9, 200e9, 400e9), Limit(10e9, 100e9, 100e9)])
@@ -236,6 +239,7 @@ def test_a_row_says_what_was_measured() -> None:
         0.1,
         0.05,
     )
+    assert (row["decode_share_of_reading_its_weights"], row["weights_read_gb_per_s"]) == (0.8, 12.5)
     assert (row["first_token_s"], row["discarded_trials"], row["is_disturbed"]) == (2.0, 3, True)
 
 

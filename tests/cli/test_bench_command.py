@@ -22,6 +22,8 @@ DOCUMENT: dict[str, Any] = {
             "peak_rss_bytes": 2**29,
             "load_s": 0.1,
             "decode_share_of_read": 0.85,
+            "decode_share_of_reading_its_weights": 0.9,
+            "weights_read_gb_per_s": 28.5,
             "discarded_trials": 2,
             "is_disturbed": True,
         }
@@ -50,7 +52,7 @@ def test_the_last_line_is_the_result(run: Run, asked: list[Any], tmp_path: Path)
     outcome = run("bench", "--quantization", "int4,int8", "--peers", "openvino,llama.cpp:Q4_0", "--json", str(file))
     assert outcome.code == 0
     assert json.loads(outcome.out.splitlines()[-1]) == json.loads(file.read_text()) == DOCUMENT
-    assert "85% of the read bandwidth" in outcome.out
+    assert "85% of the read bandwidth, 90% of 28.5 GB/s where its weights lie" in outcome.out
     assert "2 trials discarded; disturbed by other programs" in outcome.out
     assert "openvino: not run, not installed" in outcome.out
     assert "trial 1 of 1" in outcome.err

@@ -123,7 +123,7 @@ class FakeRunner:
             self._scribble(batch)
             raise StepError(culprit)
         num_ahead = self._num_ahead(batch)
-        return StepResult(tuple(self._row(row, num_ahead) for row in batch.rows))
+        return StepResult(tuple(self._row(row, num_ahead) for row in batch.rows), num_ahead)
 
     def _num_ahead(self, batch: ScheduledBatch) -> int:
         """How often the rows go on, all alike: not to the first NaN."""

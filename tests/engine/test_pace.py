@@ -35,18 +35,24 @@ def begun(interval_s: float = 1.0) -> Pace:
     return pace
 
 
-def test_tokens_of_an_interval_are_said_at_its_end() -> None:
+def test_tokens_of_an_interval_are_said_with_the_step_that_is_nearest_to_its_end() -> None:
     pace = begun()
-    assert pace.take([Tokens("a", 0, (2,)), Tokens("b", 0, (2, 3))], 0.5) == []
-    assert pace.take([Tokens("b", 0, (4,))], 0.9) == []
-    assert pace.take([Tokens("a", 0, (3,))], 1.0) == [
+    assert pace.take([Tokens("a", 0, (2,)), Tokens("b", 0, (2, 3))], 0.3) == []
+    assert pace.take([Tokens("b", 0, (4,))], 0.6) == []
+    assert pace.take([Tokens("a", 0, (3,))], 0.9) == [
         Tokens("a", 0, (2,)),
         Tokens("b", 0, (2, 3, 4)),
         Tokens("a", 0, (3,)),
     ]
-    assert pace.take([Tokens("a", 0, (4,))], 1.9) == []
+    assert pace.take([Tokens("a", 0, (4,))], 1.2) == []
     assert pace.rest() == [Tokens("a", 0, (4,))]
     assert pace.rest() == []
+
+
+def test_steps_a_little_shorter_than_the_interval_are_said_each() -> None:
+    pace = begun()
+    for number in range(1, 5):
+        assert pace.take([Tokens("a", 0, (number,))], 0.9 * number) == [Tokens("a", 0, (number,))]
 
 
 def test_what_is_not_held() -> None:
@@ -70,11 +76,12 @@ def test_without_an_interval_nothing_is() -> None:
 def test_many_choices_are_said_less_often() -> None:
     pace = Pace(0.5, 0.4)
     pace.take([Tokens(name, 0, (1,)) for name in "abc"], 0.0)
-    assert pace.take([Tokens("a", 0, (2,))], 1.1) == []
-    assert pace.take([Tokens("a", 0, (3,))], 1.3) == [Tokens("a", 0, (2,)), Tokens("a", 0, (3,))]
+    assert pace.take([Tokens("a", 0, (2,))], 0.6) == []
+    assert pace.take([Tokens("a", 0, (2,))], 0.9) == []
+    assert pace.take([Tokens("a", 0, (3,))], 1.15) == [Tokens("a", 0, (2, 2)), Tokens("a", 0, (3,))]
     pace.take([Ended(name, 0, "eos") for name in "bc"], 1.4)
-    assert pace.take([Tokens("a", 0, (4,))], 1.8) == []
-    assert pace.take([Tokens("a", 0, (5,))], 1.9) == [Tokens("a", 0, (4,)), Tokens("a", 0, (5,))]
+    assert pace.take([Tokens("a", 0, (4,))], 1.6) == []
+    assert pace.take([Tokens("a", 0, (5,))], 1.85) == [Tokens("a", 0, (4,)), Tokens("a", 0, (5,))]
 
 
 def test_an_interval_of_zero_holds_nothing_of_many_either() -> None:

@@ -87,18 +87,18 @@ def test_a_step_goes_as_far_as_its_time_allows() -> None:
     stride = Stride(0.02)
     assert stride.num_ahead([due()]) == 0  # nobody knows how long it would take
     for token_s, num_ahead in ((0.0, 7), (0.001, 7), (0.0045, 3), (0.009, 1), (0.011, 0), (5.0, 0)):
-        stride.saw(2 * token_s, 1, 1, 2)
+        stride.saw(2 * token_s, 1, 1)
         assert stride.num_ahead([due()]) == num_ahead
-    stride.saw(0.002, 1, 0, 1)
+    stride.saw(0.002, 1, 0)
     assert [stride.num_ahead([due()] * num_rows) for num_rows in (1, 2, 4, 6)] == [7, 4, 1, 0]  # at worst each its own
-    stride.saw(0.002, 4, 0, 1)
+    stride.saw(0.002, 4, 0)
     assert stride.num_ahead([due()] * 4) == stride.num_ahead([due()]) == 7
     assert Stride(0.0).num_ahead([due()]) == 0
 
 
 def test_a_step_goes_on_where_nothing_but_the_model_is_asked() -> None:
     stride = Stride(1.0)
-    stride.saw(0.001, 2, 0, 1)
+    stride.saw(0.001, 2, 0)
     assert stride.num_ahead([]) == 0
     assert stride.num_ahead([due(), due("b", is_plain=False)]) == 0
     assert stride.num_ahead([due(), due("b", num_draft_tokens=1)]) == 0
@@ -112,19 +112,19 @@ def test_a_step_goes_on_where_nothing_but_the_model_is_asked() -> None:
 @pytest.mark.parametrize("why", ["it raised", "it gave one token"])
 def test_after_a_step_that_could_not_go_on_the_next_ones_give_one_token(why: str) -> None:
     stride, asked = Stride(1.0, num_resting=3), list[int]()
-    stride.saw(0.001, 1, 0, 1)
+    stride.saw(0.001, 1, 0)
     for number in range(8):
         asked.append(stride.num_ahead([due()]))
         if asked[-1] and number < 5:
-            stride.failed() if why == "it raised" else stride.saw(0.001, 1, asked[-1], 1)
+            stride.failed() if why == "it raised" else stride.saw(0.001, 1, 0, could_not=True)
         else:
-            stride.saw(0.001, 1, asked[-1], 1 + asked[-1])
+            stride.saw(0.001, 1, asked[-1])
     assert asked == [7, 0, 0, 0, 7, 0, 0, 0]
 
 
 def test_a_chunk_is_no_step_to_go_on_from() -> None:
     stride, share = Stride(1.0), due()
-    stride.saw(0.001, 1, 0, 1)
+    stride.saw(0.001, 1, 0)
     share.sequence.num_computed = 0
     assert stride.num_ahead([share]) == stride.num_ahead([share._replace(num_tokens=8)]) == 0
 

@@ -1,5 +1,7 @@
 """The scheduler, rule by rule: what runs, who waits, who loses blocks. The simulator covers their combinations."""
 
+from dataclasses import replace
+
 import pytest
 
 from seed_oss.engine.batch import RowKey, RowResult, ScheduledBatch, StepResult
@@ -387,7 +389,7 @@ def test_how_far_a_step_goes_depends_on_how_long_the_last_one_took() -> None:
         batch = engine.schedule()
         asked.append(batch.num_ahead)
         engine.now += token_s * (1 + batch.num_ahead)
-        engine.update(batch, StepResult((engine.runner._row(batch.rows[0], batch.num_ahead),)))
+        engine.update(batch, StepResult((engine.runner._row(batch.rows[0], batch.num_ahead),), batch.num_ahead))
     assert asked == [0, 0, 0, 1, 4, 7, 0]
 
 
@@ -398,25 +400,38 @@ def test_rows_that_go_on_do_not_keep_a_held_one_waiting() -> None:
     engine.add(row("b", 6, 60, first=500))
     for _ in range(3):
         engine.step()
-    engine.held = frozenset({RowKey("b", 0)})
-    assert engine.step().num_ahead == 0
+    for name in ("b", "one that waits"):
+        engine.held = frozenset({RowKey(name, 0)})
+        assert engine.step().num_ahead == 0
     engine.held = frozenset()
     assert engine.step().num_ahead == 7
 
 
-def test_the_cache_loses_no_block_to_tokens_ahead() -> None:
-    engine = Harness(6)
+def test_rows_go_as_far_as_there_are_blocks_for_all() -> None:
+    engine, rows = Harness(5), [row("a", 5, 7), row("b", 5, 7, first=500)]
     engine.runner.plain_chance = 1.0
-    engine.add(row("old", 13, 1))
-    engine.run()
-    assert engine.pool.num_cached == 3
-    engine.add(row("new", 5, 10, first=500))
+    for one in rows:
+        engine.add(one)
     batches = [engine.step() for _ in range(3)]
-    # 8 tokens have room in its two blocks, a third one is free, and 7 tokens ahead would take a fourth
-    assert engine.pool.num_cached == 3
-    assert 0 < batches[-1].num_ahead < 7
+    # six tokens each in two blocks: four more would take a block each, and there is one
+    assert ahead_of(batches) == [0, 0, 1]
     engine.run()
-    assert engine.new_tokens("new") == generate_alone(row("new", 5, 10, first=500))
+    assert [engine.new_tokens(name) for name in "ab"] == [generate_alone(one) for one in rows]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_answer_that_ends_at_once_is_no_reason_to_go_slowly(ends: bool) -> None:
+    engine, rows = Harness(128), [row("a", 6, 90), row("b", 6, 90, first=500)]
+    engine.runner.plain_chance = 1.0
+    for one in rows:
+        engine.add(one)
+    for _ in range(2):
+        engine.step()
+    batch = engine.schedule()
+    assert batch.num_ahead == 7
+    results = [engine.runner._row(one, 0) for one in batch.rows]
+    engine.update(batch, StepResult((replace(results[0], finish="stop" if ends else None), results[1])))
+    assert engine.step().num_ahead == (7 if ends else 0)
 
 
 def test_more_tokens_than_a_step_may_choose_are_the_fault_of_the_step() -> None:

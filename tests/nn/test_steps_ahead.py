@@ -151,7 +151,7 @@ def eager_strides(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(FusedStep, "run_packed", counting)
     saw = Stride.saw
-    monkeypatch.setattr(Stride, "saw", lambda self, seconds, *others: saw(self, 0.0, *others))
+    monkeypatch.setattr(Stride, "saw", lambda self, seconds, *rest, **names: saw(self, 0.0, *rest, **names))
     return went
 
 
@@ -203,11 +203,12 @@ def test_models_that_cannot_go_on_give_one_token(
 
 def test_a_mesh_of_several_goes_one_token_at_a_time(model: Any) -> None:
     packed: Any = LLM(model, max_num_seqs=4, max_model_len=128).core._stepper._model
-    assert packed.goes_ahead
+    assert packed.goes_ahead(None)
+    assert not packed.goes_ahead("an adapter")
     packed._ranks = SimpleNamespace(size=1)
-    assert packed.goes_ahead
+    assert packed.goes_ahead(None)
     packed._ranks = SimpleNamespace(size=2)
-    assert not packed.goes_ahead
+    assert not packed.goes_ahead(None)
 
 
 def test_an_answer_ends_where_it_ends_whatever_was_computed_ahead(model: Any, eager_strides: list[int]) -> None:

@@ -218,11 +218,17 @@ def test_answers_are_the_same_while_weights_move(tmp_path: Path, kind: str, monk
     assert said() == plain
 
 
-def test_a_step_of_several_tokens_moves_as_much_as_several_steps() -> None:
-    singly, together = HugePages([own()]), HugePages([own()])
-    for _ in range(3):
-        singly.go_on()
-    together.go_on(num_steps=3)
-    assert together._left is not None
-    assert singly._left is not None
-    assert len(together._left) == len(singly._left)
+def test_a_step_of_several_tokens_moves_as_much_as_several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved_at: list[int] = []
+
+    def move(address: int, size: int, protection: int) -> int:
+        moved_at.append(address)
+        return size
+
+    monkeypatch.setattr(pages, "library", lambda: SimpleNamespace(so_huge_pages=move))
+    monkeypatch.setattr(pages, "_is_wanted", lambda: True)
+    monkeypatch.setattr(pages, "_pages_of", lambda tensors: [(address, -1) for address in range(640)])
+    found = HugePages([torch.zeros(1)])
+    found.go_on()
+    found.go_on(num_steps=3)
+    assert moved_at == list(range(639, 599, -1))

@@ -41,6 +41,12 @@ class SeedOss:
         prefill, decode = clock.seconds(new_tokens)
         return prefill, decode, out[0, len(prompt_ids) :].tolist()
 
+    def read_rate(self, threads: int) -> float | None:
+        """See own_model.read_rate."""
+        from seed_oss.bench.own_model import read_rate
+
+        return read_rate(self.model, threads)
+
     def encode(self, question: str) -> list[int] | None:
         """By the checkpoint's tokenizer and chat template."""
         messages = [{"role": "user", "content": question}]

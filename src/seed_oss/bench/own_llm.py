@@ -10,6 +10,7 @@ class SeedOssLLM:
     """See peers.serving.Engine."""
 
     llm: Any
+    model: Any
     num_runs = 0
 
     def import_all(self) -> None:
@@ -22,9 +23,9 @@ class SeedOssLLM:
         from seed_oss.bench.own_model import load_model, read_bytes
         from seed_oss.engine.llm import LLM
 
-        model = load_model(what)
-        self.llm = LLM(model, max_num_seqs=1)
-        return {"weight_bytes": read_bytes(model)}
+        self.model = load_model(what)
+        self.llm = LLM(self.model, max_num_seqs=1)
+        return {"weight_bytes": read_bytes(self.model)}
 
     def run(self, prompt_ids: list[int], new_tokens: int, threads: int) -> tuple[float, float, list[int]]:
         """See peers.serving.Engine. Each prompt is in a namespace of its own, so none is found in the cache."""
@@ -46,6 +47,12 @@ class SeedOssLLM:
             times += [time.perf_counter()] * bool(new)
             found += new
         return times[0] - start, times[-1] - times[0], found
+
+    def read_rate(self, threads: int) -> float | None:
+        """See own_model.read_rate."""
+        from seed_oss.bench.own_model import read_rate
+
+        return read_rate(self.model, threads)
 
     def encode(self, question: str) -> list[int] | None:
         """Its start is not measured."""

@@ -66,6 +66,8 @@ def result_row(found: EngineResult, limits: Mapping[str, float], work: Mapping[s
     prefill = best_of({count: [prompt / t.prefill_s for t in m.trials] for count, m in found.measured.items()})
     decode = best_of({count: [(new - 1) / t.decode_s for t in m.trials] for count, m in found.measured.items()})
     starts = Spread.of(found.first_token_s) if found.first_token_s else None
+    rates = [t.weights_read / 1e9 for t in found.measured[decode.threads].trials if t.weights_read is not None]
+    read = Spread.of(rates).median if rates else None
     ops = 2.0 * work["product_weights"] * prefill.speed.median
     step_bytes = (
         0 if found.weight_bytes is None else found.weight_bytes + work["token_cache_bytes"] * (prompt + new // 2)
@@ -82,6 +84,8 @@ def result_row(found: EngineResult, limits: Mapping[str, float], work: Mapping[s
         "decode_threads": decode.threads,
         "weight_bytes": found.weight_bytes,
         "decode_share_of_read": _share(decode.speed.median * step_bytes, limits["read_gb_per_s"]),
+        "decode_share_of_reading_its_weights": None if read is None else _share(decode.speed.median * step_bytes, read),
+        "weights_read_gb_per_s": read,
         "prefill_share_of_matmul": _share(ops, limits["matmul_gflop_per_s"]),
         "prefill_share_of_int8": _share(ops, limits["int8_gop_per_s"]) if found.spec.bits <= 8 else None,
         "spread": {

@@ -23,11 +23,13 @@ class Trial:
         prefill_s: to the first new token.
         decode_s: from it to the last one.
         foreign_share: of the machine that others used meanwhile; None where nobody knows.
+        weights_read: bytes per second at which the engine's weights could be read right after; None where nobody knows.
     """
 
     prefill_s: float
     decode_s: float
     foreign_share: float | None = None
+    weights_read: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,9 @@ def _show(document: dict[str, Any]) -> None:
     """The result in words, on stdout before the JSON."""
     for row in document["results"]:
         read = row["decode_share_of_read"]
-        share = "" if read is None else f" ({read:.0%} of the read bandwidth)"
+        own = row.get("decode_share_of_reading_its_weights")
+        of_own = "" if own is None else f", {own:.0%} of {row['weights_read_gb_per_s']} GB/s where its weights lie"
+        share = "" if read is None else f" ({read:.0%} of the read bandwidth{of_own})"
         start = "" if row["first_token_s"] is None else f", first token {row['first_token_s']:.2f} s after start"
         memory = "" if row["peak_rss_bytes"] is None else f", peak {row['peak_rss_bytes'] / 2**30:.2f} GiB"
         disturbed = "; disturbed by other programs" if row["is_disturbed"] else ""

@@ -170,7 +170,7 @@ GrammarCacheOption = Annotated[
 KeepAliveOption = Annotated[float, _seconds("A stream in which nothing comes for so long gets a comment.", min=0.1)]
 IntervalOption = Annotated[
     float,
-    _seconds("Least time between two pieces of a stream after the first one; 0 sends each token at once.", min=0.0),
+    _seconds("Time between two pieces of a stream after the first one, about; 0 sends each token at once.", min=0.0),
 ]
 ConnectionsOption = Annotated[int, _number("Connections at the same time.")]
 BodyOption = Annotated[str, typer.Option(metavar="SIZE", help="Largest body of a request, 8MiB at most.")]

@@ -136,9 +136,11 @@ class StepResult:
 
     Args:
         rows: in any order.
+        num_ahead: tokens of each row that were computed ahead, at most as many as the batch allows.
     """
 
     rows: tuple[RowResult, ...]
+    num_ahead: int = 0
 
 
 class BlockStore(ABC):

@@ -67,9 +67,8 @@ class PackedModel(ABC):
     def is_native(self) -> bool:
         """Whether the kernels run it, beside which torch's threads had better sleep."""
 
-    @property
-    def goes_ahead(self) -> bool:
-        """Whether it may choose several tokens of each row in one step."""
+    def goes_ahead(self, adapter: str | None) -> bool:
+        """Whether it may choose several tokens in one step of each row that runs through an adapter, or without one."""
         return False
 
     @abstractmethod

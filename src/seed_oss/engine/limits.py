@@ -39,7 +39,7 @@ class EngineLimits:
     progress_timeout_s: float = 120.0
     total_timeout_s: float | None = None
     ageing_s: float = 10.0
-    ahead_s: float = 0.02
+    ahead_s: float = 0.04
     max_tick_s: float = 30.0
 
     def __post_init__(self) -> None:

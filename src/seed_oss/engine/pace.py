@@ -17,13 +17,13 @@ class Pace:
     """Holds tokens back for an interval. A choice's first token and all that is not a token are never held.
 
     Args:
-        interval_s: least seconds between two times at which tokens are said; 0 holds nothing.
+        interval_s: seconds between two times at which tokens are said, to the nearest step; 0 holds nothing.
         per_choice_s: seconds for each choice that has begun and not ended, should that be more.
     """
 
     def __init__(self, interval_s: float, per_choice_s: float = 0.0) -> None:
         self._interval_s, self._per_choice_s = interval_s, per_choice_s
-        self._last = -math.inf
+        self._last = self._step_before = -math.inf
         self._held: list[Tokens] = []
         self._begun: set[tuple[str, int]] = set()
 
@@ -48,7 +48,8 @@ class Pace:
         for event in events:
             is_urgent |= self._is_urgent(event)
         interval_s = max(self._interval_s, self._per_choice_s * len(self._begun))
-        if is_urgent or now - self._last >= interval_s:
+        step_s, self._step_before = now - self._step_before, now
+        if is_urgent or now - self._last + step_s / 2 >= interval_s:  # the next step would end later than this one
             self._last = now
             return [*self.rest(), *events]
         self._held += (event for event in events if isinstance(event, Tokens))

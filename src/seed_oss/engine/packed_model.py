@@ -92,11 +92,10 @@ class PagedModel(PackedModel):
         """See PackedModel."""
         return self._is_native
 
-    @property
-    def goes_ahead(self) -> bool:
+    def goes_ahead(self, adapter: str | None) -> bool:
         """See PackedModel. The other ranks of a mesh are told of one token at a time."""
         is_one = self._ranks is None or self._ranks.size == 1
-        return bool(self._steps) and is_one and not self._depends_on_length
+        return adapter in self._steps and is_one and not self._depends_on_length
 
     def transfer(self, batch: ScheduledBatch) -> bool:
         """See PackedModel."""

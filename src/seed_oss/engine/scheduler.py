@@ -165,9 +165,8 @@ class Scheduler:
         self._rows.excuse(held, self._clock.now)
         self._admit(held)
         free = [sequence for sequence in self._rows.running if sequence.row.key not in held]
-        has_held = len(free) < len(self._rows.running)
         shares = self._place(share_budget(free, self.limits.max_num_batched_tokens))
-        num_ahead = 0 if has_held else self._make_room_ahead(shares)  # who is held comes back at any time
+        num_ahead = 0 if held else self._make_room_ahead(shares)  # who is held comes back at any time
         rows = tuple(self._scheduled(*share) for share in shares)
         loads = tuple(load for sequence in free if sequence.is_running for load in sequence.loads)
         batch = ScheduledBatch(rows, loads, self._tables.take_saves(), num_ahead)
@@ -236,18 +235,17 @@ class Scheduler:
         return [share for share in shares if share.sequence.is_running]
 
     def _make_room_ahead(self, shares: list[Share]) -> int:
-        """Tokens that each row may go on by in this step. It has blocks for them then, which were free."""
-        num_ahead = self._stride.num_ahead(shares)
-        if not num_ahead:
-            return 0
-        wanted = [(sequence, sequence.num_computed + 1 + num_ahead) for sequence, _, _ in shares]
-        if sum(self._tables.num_blocks_missing(*one) for one in wanted) <= self.pool.num_free:
+        """Tokens that each row may go on by in this step. It has blocks for them then, and no other row lost any."""
+        for num_ahead in range(self._stride.num_ahead(shares), 0, -1):
+            wanted = [(sequence, sequence.num_computed + 1 + num_ahead) for sequence, _, _ in shares]
+            if sum(self._tables.num_blocks_missing(*one) for one in wanted) > self.pool.num_available:
+                continue
             if all(self._tables.grow(*one) for one in wanted):
                 return num_ahead
             for sequence, _ in wanted:
                 self._tables.trim(sequence)
-        room = min(len(one.block_ids) * self.pool.block_len - one.num_computed for one, _ in wanted)
-        return min(num_ahead, room - 1)
+            break
+        return 0
 
     def _make_room(self, sequence: Sequence, num_tokens: int) -> None:
         while sequence.is_running and not self._tables.grow(sequence, num_tokens):
@@ -297,10 +295,11 @@ class Scheduler:
         return events
 
     def _note_stride(self, batch: ScheduledBatch, result: StepResult) -> None:
-        num_tokens = max((len(row.token_ids) for row in result.rows), default=0)
-        self._stride.saw(self._clock.now - self._began, len(batch.rows), batch.num_ahead, num_tokens)
-        if batch.num_ahead:
-            self._tally.computed_tokens += len(batch.rows) * max(num_tokens - 1, 0)
+        has_end = any(row.finish is not None or row.error is not None for row in result.rows)
+        could_not = batch.num_ahead > 0 and not result.num_ahead and not has_end
+        seconds = self._clock.now - self._began
+        self._stride.saw(seconds, len(batch.rows), result.num_ahead, could_not=could_not)
+        self._tally.computed_tokens += len(batch.rows) * result.num_ahead
 
     def _land(self, batch: ScheduledBatch, now: float) -> None:
         if self._in_flight is not batch:

@@ -1,6 +1,7 @@
 """What an engine's process is started with: plain data, one JSON argument of its command line. No torch."""
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
@@ -50,8 +51,9 @@ class EngineSpec:
         grammar_s: seconds that compiling one grammar may take.
         grammar_cache_bytes: of the compiled grammars that are kept, about.
         lora: adapters, each "NAME=FOLDER"; requests choose one by its name.
-        stream_interval_s: least seconds between two times at which tokens leave a process of the engine, apart from
-            the first and the last ones of an answer, more with many streams (see `Pace`); 0 sends each step's at once.
+        stream_interval_s: seconds between two times at which tokens leave a process of the engine, to the nearest step,
+            apart from the first and the last ones of an answer; more with many streams (see `Pace`). 0 sends each
+            step's at once.
     """
 
     model: str
@@ -72,7 +74,7 @@ class EngineSpec:
     queue_s: float = 60.0
     no_progress_s: float = 120.0
     total_s: float | None = None
-    ahead_s: float = 0.02
+    ahead_s: float = 0.04
     grammar_s: float = 1.0
     grammar_cache_bytes: int = 64 * 2**20
     lora: tuple[str, ...] = ()
@@ -82,12 +84,16 @@ class EngineSpec:
         """Check numbers.
 
         Raises:
-            InputError: one that is no whole number above 0.
+            InputError: one that cannot be.
         """
         for name in _NUMBERS:
             value: Any = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise InputError(f"{name} is {value!r:.60}; give a whole number above 0")
+        for name in ("ahead_s", "stream_interval_s"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+                raise InputError(f"{name} is {value!r:.60}; give a finite number of seconds, 0 or more")
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -145,7 +145,7 @@ class Stepper:
         for key, growth in growths.items():
             if growth.reason is None:
                 self._look_ahead(self._rows[key])
-        return StepOutcome(StepResult(rows), growths)
+        return StepOutcome(StepResult(rows, len(forward.before)), growths)
 
     def _traits(self, key: RowKey) -> RowTraits:
         row = self._rows[key]
@@ -214,7 +214,7 @@ class Stepper:
         generated = self._rows[row.key].generated
         assert generated is not None
         drafts = () if growth.reason else generated.drafts()
-        is_plain = generated.is_plain and self._model.goes_ahead
+        is_plain = generated.is_plain and self._model.goes_ahead(self._rows[row.key].adapter)
         return RowResult(row.key, growth.token_ids, growth.reason, None, drafts, is_plain)
 
 

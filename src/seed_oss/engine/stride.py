@@ -37,17 +37,17 @@ class Stride:
         fitting = _MOST_TOKENS if _MOST_TOKENS * expected_s <= self._max_s else int(self._max_s / expected_s)
         return min(fitting, *(share.sequence.num_remaining for share in shares)) - 1
 
-    def saw(self, seconds: float, num_rows: int, num_ahead: int, num_tokens: int) -> None:
+    def saw(self, seconds: float, num_rows: int, num_ahead: int, *, could_not: bool = False) -> None:
         """Take notice of a step that had one known token of each row.
 
         Args:
             seconds: that it took.
             num_rows: in it.
-            num_ahead: tokens of each row that it might go on by.
-            num_tokens: that the row with the most of them got.
+            num_ahead: tokens of each row that were computed ahead.
+            could_not: some might have been, and no row's end is the reason.
         """
-        self._token_s, self._num_rows = seconds / max(num_tokens, 1), num_rows
-        self._rest = self._num_resting if num_ahead and num_tokens <= 1 else max(self._rest - 1, 0)
+        self._token_s, self._num_rows = seconds / (1 + num_ahead), num_rows
+        self._rest = self._num_resting if could_not else max(self._rest - 1, 0)
 
     def failed(self) -> None:
         """Take notice of a step that raised: the next ones show whether the known tokens are to blame."""

@@ -131,8 +131,9 @@ class FusedStep:
             return None
         x, logits = (_floats(len(tokens), width) for width in (table.call.hidden, self._vocab_size))
         told = self._told
-        if told is None or not told.holds(table, context, self._rotary.inv_freq):
-            angles, places = self._rotary.of_steps([start for start, _, _ in context.rows.sequences], x.dtype)
+        if told is None or not told.holds(table, context, self._rotary.inv_freq, ahead.num):
+            starts = [start for start, _, _ in context.rows.sequences]
+            angles, places = self._rotary.of_steps(starts, x.dtype, ahead.num)
             told = self._told = ToldRows(self._call, table, context, angles, places, x)
         with OneCall.lock:
             return told.run(tokens, context, x, logits, ahead)

@@ -98,7 +98,9 @@ class SeedOssRotaryEmbedding(nn.Module):
         inv_freq = self.inv_freq if total_lens is None else self._inv_freq_of(total_lens[..., None])
         return cos_sin(position_ids, inv_freq, self.attention_scaling, hidden_states.dtype)
 
-    def of_steps(self, positions: Sequence[int], dtype: torch.dtype) -> tuple[AngleTable, Sequence[int]]:
+    def of_steps(
+        self, positions: Sequence[int], dtype: torch.dtype, num_ahead: int = 0
+    ) -> tuple[AngleTable, Sequence[int]]:
         """Cosines and sines on the CPU of a token of each of several sequences.
 
         They are looked up where they can be, as a step is short beside computing them. Not for the types that depend
@@ -107,6 +109,7 @@ class SeedOssRotaryEmbedding(nn.Module):
         Args:
             positions: of the tokens.
             dtype: of the results.
+            num_ahead: how many positions behind these are wanted, too, where a table has them.
 
         Returns:
             A table, and which row of it belongs to each token.
@@ -115,6 +118,7 @@ class SeedOssRotaryEmbedding(nn.Module):
         if end > _MAX_TABLE_LEN:
             cos, sin = cos_sin(torch.tensor([positions]), self.inv_freq, self.attention_scaling, dtype)
             return AngleTable(0, cos, sin, self.inv_freq, dtype), range(len(positions))
+        end = min(end + num_ahead, _MAX_TABLE_LEN)
         table = self._long_table
         if table is None or not table.has(0, end, self.inv_freq, dtype):
             length = max(_TABLE_LEN, 1 << (end - 1).bit_length())

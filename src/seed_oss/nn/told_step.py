@@ -113,13 +113,14 @@ class ToldRows:
         self._call.decoder, self._call.ids = addressof(self._table.call), address(self._ids)
         self._call.best, self._call.is_lost = address(self._best), address(self._lost)
 
-    def holds(self, table: LayerTable, context: PagedContext, inv_freq: Tensor) -> bool:
+    def holds(self, table: LayerTable, context: PagedContext, inv_freq: Tensor, num_ahead: int) -> bool:
         """Whether it is right for the positions of these sequences, and they are the same ones as before.
 
         Args:
             table: the layers' now.
             context: one token of each sequence.
             inv_freq: what angles are made of now.
+            num_ahead: how many positions behind these are wanted.
         """
         sequences = context.rows.sequences
         return (
@@ -127,11 +128,11 @@ class ToldRows:
             and context.cache is self._cache
             and inv_freq is self._angles.inv_freq
             and len(sequences) == len(self._blocks)
-            and all(start < self._end for start, _, _ in sequences)
+            and all(start + num_ahead < self._end for start, _, _ in sequences)
             and all(one[2] is block_ids for one, block_ids in zip(sequences, self._blocks, strict=True))
         )
 
-    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor, ahead: "Ahead") -> Stepped:
+    def run(self, tokens: Sequence[int], context: PagedContext, x: Tensor, logits: Tensor, ahead: Ahead) -> Stepped:
         """Run a step; nobody runs another one meanwhile, or renews the table's copies.
 
         Args:

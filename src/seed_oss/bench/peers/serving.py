@@ -2,6 +2,7 @@
 
     {"do": "load", ...}                                       {"load_s": ...}
     {"do": "run", "ids": [...], "new_tokens": n, "threads": n}  {"prefill_s": ..., "decode_s": ..., "ids": [...]}
+    {"do": "read", "threads": n}                              {"bytes_per_s": ...}, of our own engines
 
 Standard library only: this is imported by interpreters that have nothing but the peer.
 """
@@ -74,6 +75,9 @@ def _answer(engine: Engine, request: dict[str, Any]) -> dict[str, Any]:
         start = time.perf_counter()
         told = engine.load(request)
         return {**told, "load_s": time.perf_counter() - start}
+    if request["do"] == "read":
+        read_rate: Any = getattr(engine, "read_rate", None)
+        return {"bytes_per_s": None if read_rate is None else read_rate(request["threads"])}
     prefill, decode, ids = engine.run(request["ids"], request["new_tokens"], request["threads"])
     return {"prefill_s": prefill, "decode_s": decode, "ids": ids}
 
