@@ -180,6 +180,7 @@ class FusedLayers(SeedOssLayers):
         self._low_ranks = [{} for _ in layers] if low_ranks is None else low_ranks
         self._table: LayerTable | None = None
         self._hooks: HookWatch | None = None  # of the layers; None before the first look at them
+        self._inner_hooks = HookWatch(())  # of all modules that the table was made of
         self._pages = HugePages(())
 
     @staticmethod
@@ -260,14 +261,15 @@ class FusedLayers(SeedOssLayers):
     def _look(self) -> None:
         """Make a table where there is none for the modules as they are now."""
         self._hooks = HookWatch(self)
-        if any(map(has_hooks, self.modules())):
-            self._forget_table()
-        elif self._table is None or not self._table.is_current():
-            self._forget_table()
-            self._table = self._made_table() if self.can_run(self) else None
+        if self._table is not None and self._table.is_current() and not self._inner_hooks.see_any():
+            return
+        self._forget_table()
+        if not any(map(has_hooks, self.modules())) and self.can_run(self):
+            self._table = self._made_table()
 
     def _made_table(self) -> LayerTable:
         table = make_table(self)
+        self._inner_hooks = HookWatch(self.modules())
         add_low_ranks(table, self._low_ranks)
         self._pages = HugePages(table.kept)
         return table
@@ -297,7 +299,8 @@ class FusedLayers(SeedOssLayers):
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy makes its own table: this one has addresses in it."""
-        return {**self.__dict__, "_table": None, "_hooks": None, "_pages": HugePages(())}
+        made = {"_table": None, "_hooks": None, "_inner_hooks": HookWatch(()), "_pages": HugePages(())}
+        return {**self.__dict__, **made}
 
     def _forget(self) -> None:
         """Look at everything at the next call, though it be a step."""

@@ -19,7 +19,7 @@ from seed_oss.nn.fused import (
     dense_batch,
     fill_in,
 )
-from seed_oss.nn.fused_table import LayerTable, Source
+from seed_oss.nn.fused_table import LayerTable, Sources
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear
 from seed_oss.nn.told_step import Ahead, Stepped, ToldRow, ToldRows, address, check_known
 from seed_oss.ops.native import library, num_threads
@@ -45,11 +45,14 @@ class FusedStep:
         self._rotary = decoder.rotary_emb
         self._hooks = HookWatch((causal, decoder, embedding, layers, norm, self._rotary, head))
         self._kept = embedding.packed, head.packed, head.bias, norm.weight
-        self._sources = [
-            Source.of(embedding._buffers, "packed"),
-            *(Source.of(head._buffers, name) for name in ("packed", "bias")),
-            Source.of(norm._parameters, "weight"),
-        ]
+        self._sources = Sources()
+        for owner, name in (
+            (embedding._buffers, "packed"),
+            (head._buffers, "packed"),
+            (head._buffers, "bias"),
+            (norm._parameters, "weight"),
+        ):
+            self._sources.add(owner, name)
         self._vocab_size = head.shape[0]
         self._like: Tensor | None = None
         self._told: ToldRows | None = None
@@ -142,7 +145,7 @@ class FusedStep:
         """The layers' table, or None where something asks for the modules to be called."""
         if torch.is_grad_enabled() or is_recorded() or self._hooks.see_any():
             return None
-        if not all(source.is_current() for source in self._sources):
+        if not self._sources.are_current():
             return None
         return self._layers.table_of_step(self._kept[:2], num_steps)
 

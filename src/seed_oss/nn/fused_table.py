@@ -55,25 +55,35 @@ class _Copied:
         self.data.copy_(self.source.detach())
 
 
-@dataclass(frozen=True)
-class Source:
-    """What a dictionary of a module held under a name, and where its numbers were."""
+class Sources:
+    """What dictionaries of modules held under names, and where the numbers were.
 
-    owner: dict[str, Any]
-    name: str
-    value: nn.Module | Tensor | None
-    address: int
+    Lists side by side, which are compared without a line of Python for each: after a pass over the weights all that
+    Python holds has left the processor's caches.
+    """
 
-    @classmethod
-    def of(cls, owner: dict[str, Any], name: str) -> "Source":
-        """What it holds now."""
+    def __init__(self) -> None:
+        self._owners: list[dict[str, Any]] = []
+        self._names: list[str] = []
+        self._values: list[nn.Module | Tensor | None] = []
+        self._tensors: list[Tensor] = []
+        self._addresses: list[int] = []
+
+    def add(self, owner: dict[str, Any], name: str) -> Any:
+        """Remember what a dictionary has under a name, and give it back."""
         value = owner.get(name)
-        return cls(owner, name, value, _address(value))
+        self._owners.append(owner)
+        self._names.append(name)
+        self._values.append(value)
+        if isinstance(value, Tensor):
+            self._tensors.append(value)
+            self._addresses.append(value.data_ptr())
+        return value
 
-    def is_current(self) -> bool:
-        """Whether it is still there, at the same address."""
-        value = self.owner.get(self.name)
-        return value is self.value and self.address == _address(value)
+    def are_current(self) -> bool:
+        """Whether all of it is still there, at the same addresses."""
+        are_there = all(map(is_, map(dict.get, self._owners, self._names), self._values))
+        return are_there and list(map(Tensor.data_ptr, self._tensors)) == self._addresses
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ class LayerTable:
     layers: Any
     is_packed: bool
     like: Tensor
-    sources: list[Source]
+    sources: Sources
     kept: list[Tensor]
     copied: list[_Copied]
     rooms: list[Room]
@@ -119,7 +129,7 @@ class LayerTable:
 
     def is_current(self) -> bool:
         """Whether the layers still hold the modules and tensors that the structures point to."""
-        return all(source.is_current() for source in self.sources)
+        return self.sources.are_current()
 
     def has_current_copies(self) -> bool:
         """Whether no source of a copy has a newer version; what is written to its `.data` is not counted."""
@@ -133,9 +143,7 @@ class LayerTable:
 
     def add(self, owner: dict[str, Any], name: str) -> Any:
         """Remember what a dictionary has under a name, and give it back."""
-        value = owner.get(name)
-        self.sources.append(Source.of(owner, name))
-        return value
+        return self.sources.add(owner, name)
 
     def add_data(self, owner: dict[str, Any], name: str, dtype: torch.dtype | None = None) -> Tensor | None:
         """The numbers of a tensor in one piece and in a dtype, or None where there is none."""
@@ -151,10 +159,6 @@ class LayerTable:
 
 def _version(tensor: Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version
-
-
-def _address(value: Any) -> int:
-    return value.data_ptr() if isinstance(value, Tensor) else 0
 
 
 def are_known(layers: nn.ModuleList) -> bool:
@@ -208,7 +212,7 @@ def make_table(layers: nn.ModuleList) -> LayerTable:
         eps=modules[0].input_layernorm.variance_epsilon,
     )
     like = torch.empty(1, kv_heads, 0, attention.head_dim, dtype=torch.float32, device="cpu")
-    table = LayerTable(call, structs, all(_is_packed(layer) for layer in layers), like, [], [], [], [])
+    table = LayerTable(call, structs, all(_is_packed(layer) for layer in layers), like, Sources(), [], [], [])
     for name, struct in zip(layers._modules, structs, strict=True):
         layer = table.add(layers._modules, name)
         for part in _PARTS:
