@@ -299,7 +299,13 @@ def test_no_prompts_have_no_answers() -> None:
     assert llm().generate([]) == []
 
 
-@pytest.mark.parametrize("prompts", [["a", 1], [["a"]], 5, [None], [[True]]])
+@pytest.mark.parametrize("prompts", [["a", 1], [["a"]], 5, [None], [[True]], torch.tensor([5, 6])])
 def test_what_is_no_prompt_is_said(prompts: Any) -> None:
     with pytest.raises(InputError, match="prompt"):
         llm().generate(prompts)
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 3}, 5, [None], "greedy", [SamplingParams(), {}]])
+def test_what_are_no_settings_is_said(params: Any) -> None:
+    with pytest.raises(InputError, match="sampling_params is"):
+        llm().generate(["a", "b"], params)

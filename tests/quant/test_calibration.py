@@ -142,6 +142,9 @@ def test_ids_must_be_windows() -> None:
     for ids in (random_ids(5), random_ids(0, 5)):
         with pytest.raises(InputError, match="calibration takes"):
             calibrate(model, ids, plans_of(model))
+    for wrong in ("a text", random_ids(2, 5).tolist(), torch.rand(2, 5), torch.ones(2, 5, dtype=torch.bool)):
+        with pytest.raises(InputError, match="calibration takes token ids"):
+            seed_oss.quantize_(model, "int4", calibration=wrong)  # type: ignore[arg-type]
     for token in (-1, 160):
         with pytest.raises(InputError, match=f"input_ids go from .*{token}.* tokens 0 to 159"):
             calibrate(model, torch.full((1, 4), token), plans_of(model))

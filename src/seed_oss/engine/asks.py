@@ -163,7 +163,7 @@ def as_prompts(prompts: Any) -> list[Prompt]:
     Raises:
         InputError: something is neither text nor ids.
     """
-    if isinstance(prompts, str) or (prompts and _is_ids(prompts)):
+    if isinstance(prompts, str) or (isinstance(prompts, list | tuple) and prompts and _is_ids(prompts)):
         prompts = [prompts]
     if not isinstance(prompts, list | tuple):
         raise InputError(f"prompts is {prompts!r:.80}; it must be a text, a list of token ids, or a list of such")
@@ -183,10 +183,13 @@ def for_each(params: SamplingParams | Sequence[SamplingParams] | None, count: in
     """Settings for each prompt.
 
     Raises:
-        InputError: another number of them.
+        InputError: another number of them, or something else.
     """
     if params is None or isinstance(params, SamplingParams):
         return [params or SamplingParams()] * count
+    given: Any = params
+    if not isinstance(given, list | tuple) or not all(isinstance(one, SamplingParams) for one in given):
+        raise InputError(f"sampling_params is {given!r:.80}; give a SamplingParams, or a list with one for each prompt")
     if len(params) != count:
         raise InputError(f"sampling_params has {len(params)} entries for {count} prompts; give one, or one for each")
     return list(params)

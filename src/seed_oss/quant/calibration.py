@@ -138,7 +138,7 @@ def calibrated_parts(
     """
     model, settings = parts.model, settings or CalibrationSettings()
     base: Any = model.base_model
-    _check_windows(input_ids, model.config.vocab_size)
+    check_windows(input_ids, model.config.vocab_size)
     above = base_prefix(model)
     rope = base.rotary_emb(torch.empty(0), torch.arange(input_ids.shape[1])[None])
     for index in range(start, num_parts(model)):
@@ -183,7 +183,16 @@ def calibrate(
     return result
 
 
-def _check_windows(input_ids: Tensor, vocab_size: int) -> None:
+def check_windows(input_ids: Any, vocab_size: int) -> None:
+    """Raise unless it is token ids of a vocabulary, `[windows, length]`.
+
+    Raises:
+        InputError: it is something else.
+    """
+    is_tensor = isinstance(input_ids, Tensor)
+    if not is_tensor or input_ids.dtype.is_floating_point or input_ids.dtype == torch.bool:
+        kind = str(input_ids.dtype) if is_tensor else type(input_ids).__name__
+        raise InputError(f"input_ids is a {kind}; calibration takes token ids, an integer tensor [windows, length]")
     if input_ids.dim() != 2 or not input_ids.numel():
         raise InputError(f"input_ids is {list(input_ids.shape)}; calibration takes [windows, length]")
     first, last = int(input_ids.min()), int(input_ids.max())

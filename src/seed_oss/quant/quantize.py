@@ -13,7 +13,7 @@ from seed_oss.nn.linear import Linear
 from seed_oss.nn.mlp import SeedOssMLP
 from seed_oss.nn.quantized_linear import QuantizedEmbedding, QuantizedLinear, QuantizedModule, quantized_modules
 from seed_oss.ops.grouped_weight import QuantFormat
-from seed_oss.quant.calibration import calibrate
+from seed_oss.quant.calibration import calibrate, check_windows
 from seed_oss.quant.fp8 import exchange_float8, float8_modules, has_float8
 from seed_oss.quant.layer_calibration import Calibrated
 from seed_oss.quant.packed_rows import pack_in_pieces, quantize_packed
@@ -52,7 +52,8 @@ def quantize_(
         The same model.
 
     Raises:
-        InputError: an unknown scheme (the message lists them), one that does not fit (`strict`), or no model of ours.
+        InputError: an unknown scheme (the message lists them), one that does not fit (`strict`), no model of ours, or a
+            calibration that is no windows of its tokens.
         StateError: the model is quantized already, in training mode, has adapters or no weights, or is on a device
             without the products of "fp8".
         NumericalError: NaN or infinity in a weight.
@@ -61,6 +62,8 @@ def quantize_(
     if scheme.is_float:
         return _to_fp8(model, strict, calibration, advance)
     _check_ready(model)
+    if calibration is not None:
+        check_windows(calibration, model.config.vocab_size)
     was_fused = any(isinstance(module, FusedLayers) for module in model.modules())
     unfuse_(model)  # its table knows the old modules
     shapes = weight_shapes(model)
