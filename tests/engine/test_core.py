@@ -196,3 +196,18 @@ def test_answers_that_may_wait_are_a_setting() -> None:
     assert (core.ready().max_num_rows, core.ready().max_queued_tokens) == (3, 2**20)
     with pytest.raises(InputError, match="max_num_waiting is 0"):
         EngineSpec("(loaded)", max_num_waiting=0)
+
+
+@pytest.mark.parametrize(("ahead_s", "interval_s", "expected"), [(0.04, 0.0, 0.0), (0.04, 1.0, 0.04), (0.0, 1.0, 0.0)])
+def test_a_step_takes_no_longer_than_pieces_of_a_stream_are_apart(
+    ahead_s: float, interval_s: float, expected: float
+) -> None:
+    spec = EngineSpec("(loaded)", max_num_seqs=1, max_model_len=256, ahead_s=ahead_s, stream_interval_s=interval_s)
+    assert build.build_core(spec, build.LoadedModel(model(), None))._scheduler.limits.ahead_s == expected
+
+
+@pytest.mark.parametrize("name", ["ahead_s", "stream_interval_s"])
+@pytest.mark.parametrize("value", ["0.04", None, True, -1, float("nan"), float("inf")])
+def test_seconds_that_cannot_be(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} is .*seconds"):
+        EngineSpec("(loaded)", **{name: value})

@@ -76,9 +76,8 @@ def test_without_an_interval_nothing_is() -> None:
 def test_many_choices_are_said_less_often() -> None:
     pace = Pace(0.5, 0.4)
     pace.take([Tokens(name, 0, (1,)) for name in "abc"], 0.0)
-    assert pace.take([Tokens("a", 0, (2,))], 0.6) == []
-    assert pace.take([Tokens("a", 0, (2,))], 0.9) == []
-    assert pace.take([Tokens("a", 0, (3,))], 1.15) == [Tokens("a", 0, (2, 2)), Tokens("a", 0, (3,))]
+    assert pace.take([Tokens("a", 0, (2,))], 1.1) == []
+    assert pace.take([Tokens("a", 0, (3,))], 1.3) == [Tokens("a", 0, (2,)), Tokens("a", 0, (3,))]
     pace.take([Ended(name, 0, "eos") for name in "bc"], 1.4)
     assert pace.take([Tokens("a", 0, (4,))], 1.6) == []
     assert pace.take([Tokens("a", 0, (5,))], 1.85) == [Tokens("a", 0, (4,)), Tokens("a", 0, (5,))]

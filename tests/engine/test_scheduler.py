@@ -336,19 +336,17 @@ def test_a_prompt_that_arrives_takes_part_in_the_next_step() -> None:
     assert (engine.new_tokens("a"), engine.new_tokens("b")) == (generate_alone(first), generate_alone(second))
 
 
-def test_a_row_ahead_needs_blocks_and_takes_them_from_nobody() -> None:
-    engine = Harness(4, max_num_seqs=2)
-    engine.runner.plain_chance = 1.0
-    engine.add(row("a", 7, 5))
-    engine.add(row("b", 7, 5, first=500))
-    batches = engine.run()
-    assert set(ahead_of(batches[:2])) == {0}
-    assert engine.ended("a").num_new_tokens == engine.ended("b").num_new_tokens == 5
-    roomy = Harness(64, max_num_seqs=2)
-    roomy.runner.plain_chance = 1.0
-    roomy.add(row("a", 7, 5))
-    roomy.add(row("b", 7, 5, first=500))
-    assert max(ahead_of(roomy.run())) == 2
+def test_a_row_ahead_takes_blocks_from_nobody() -> None:
+    preemptions: list[int] = []
+    for plain_chance in (0.0, 1.0):
+        engine, rows = Harness(5, max_num_seqs=2), [row("a", 7, 8), row("b", 7, 8, first=500)]
+        engine.runner.plain_chance = plain_chance
+        for one in rows:
+            engine.add(one)
+        assert (max(ahead_of(engine.run())) > 0) == (plain_chance > 0)
+        assert [engine.new_tokens(name) for name in "ab"] == [generate_alone(one) for one in rows]
+        preemptions.append(engine.scheduler.counters().total_preemptions)
+    assert preemptions[0] == preemptions[1] > 0
 
 
 def test_after_a_step_that_failed_rows_get_one_token_at_a_time() -> None:

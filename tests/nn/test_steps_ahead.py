@@ -72,8 +72,8 @@ def test_steps_ahead_end_where_blocks_end(model: Any) -> None:
     assert all(torch.equal(room.keys[2:], keys) for room, keys in zip(cache.rooms, kept, strict=True))
 
 
-@pytest.mark.parametrize("start", [253, 32_765, 32_769])
-def test_steps_ahead_end_where_angles_do(model: Any, start: int) -> None:
+@pytest.mark.parametrize(("start", "count"), [(253, 7), (32_765, 2), (32_769, 0)])
+def test_steps_ahead_end_where_angles_do(model: Any, start: int, count: int) -> None:
     """They are in tables of 256, and in none beyond 32,768."""
     table = tuple(range(-(-(start + 16) // 16)))
     caches, step = [PagedCache(model.config, len(table), 16, torch.float32) for _ in range(2)], step_of(model)
@@ -88,6 +88,7 @@ def test_steps_ahead_end_where_angles_do(model: Any, start: int) -> None:
             singly.append(tokens)
         assert torch.equal(found.logits, one.logits)
     assert [*found.before, found.best] == singly
+    assert len(found.before) == count
 
 
 @pytest.mark.parametrize("field", ["_lost", "_best"])

@@ -91,5 +91,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
 @pytest.mark.parametrize("platform_name", ["darwin", "win32"])
 def test_elsewhere_nothing_is_asked_of_the_c_library(platform_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", platform_name)
-    monkeypatch.setattr(ctypes, "CDLL", None)
+    asked: list[object] = []
+    monkeypatch.setattr(ctypes, "CDLL", asked.append)
     give_back_freed()
+    assert asked == []

@@ -13,16 +13,7 @@ from typing import Any
 
 from seed_oss.bench import report
 from seed_oss.bench.cpu_time import CpuTime, foreign_share, is_clean, read_cpu_time
-from seed_oss.bench.engines import (
-    OWN,
-    OWN_LLM,
-    QUESTION,
-    EngineSpec,
-    Workshop,
-    check_quantizations,
-    check_stored,
-    find_peer,
-)
+from seed_oss.bench.engines import OWN_LLM, QUESTION, EngineSpec, Workshop, check_quantizations, check_stored, find_peer
 from seed_oss.bench.options import BenchOptions, num_cpus
 from seed_oss.bench.process import EngineProcess, environment_for
 from seed_oss.bench.report import EngineResult, Limit
@@ -39,7 +30,6 @@ TEXT = (
     "worked, travelled and lived. Write down what you know about it, in order of time, with names and places. "
 )
 LIMITS_MODULE = "seed_oss.bench.limits"
-_OWN = OWN, OWN_LLM
 
 
 def run(options: BenchOptions, note: Note = lambda text: None) -> dict[str, Any]:
@@ -316,8 +306,8 @@ class LiveEngine:
         before = read_cpu_time(time.perf_counter(), measured)
         answer = self.run_once(prompt_ids, new_tokens, threads)
         after = read_cpu_time(time.perf_counter(), measured)
-        read = self._process(threads).ask({"do": "read", "threads": threads}) if self.spec.engine in _OWN else {}
-        return Trial(answer["prefill_s"], answer["decode_s"], _share(before, after), read.get("bytes_per_s"))
+        read = self._process(threads).ask({"do": "read", "threads": threads})
+        return Trial(answer["prefill_s"], answer["decode_s"], _share(before, after), read["bytes_per_s"])
 
     def _process(self, threads: int) -> EngineProcess:
         return self._processes[threads if self.spec.is_per_threads else 0]

@@ -90,7 +90,7 @@ class LLM:
             queue_s=_FOR_EVER_S,  # whoever hands in a list waits for all of it
             no_progress_s=_FOR_EVER_S,  # so do rows that gave their blocks back
             ahead_s=_AHEAD_S,
-            stream_interval_s=_AHEAD_S,
+            stream_interval_s=_AHEAD_S,  # there is no stream; it bounds the other one
         )
         loaded = LoadedModel(model, tokenizer) if is_loaded else load(spec)
         tokenizer = tokenizer if tokenizer is not None else loaded.tokenizer

@@ -18,7 +18,7 @@ class Pace:
 
     Args:
         interval_s: seconds between two times at which tokens are said, to the nearest step; 0 holds nothing.
-        per_choice_s: seconds for each choice that has begun and not ended, should that be more.
+        per_choice_s: least seconds between them for each choice that has begun and not ended.
     """
 
     def __init__(self, interval_s: float, per_choice_s: float = 0.0) -> None:
@@ -47,9 +47,10 @@ class Pace:
         is_urgent = False
         for event in events:
             is_urgent |= self._is_urgent(event)
-        interval_s = max(self._interval_s, self._per_choice_s * len(self._begun))
-        step_s, self._step_before = now - self._step_before, now
-        if is_urgent or now - self._last + step_s / 2 >= interval_s:  # the next step would end later than this one
+        passed_s, step_s = now - self._last, now - self._step_before
+        self._step_before = now
+        is_nearest = passed_s + step_s / 2 >= self._interval_s  # the next step would end farther from it than this one
+        if is_urgent or (is_nearest and passed_s >= self._per_choice_s * len(self._begun)):
             self._last = now
             return [*self.rest(), *events]
         self._held += (event for event in events if isinstance(event, Tokens))

@@ -2,7 +2,7 @@
 
     {"do": "load", ...}                                       {"load_s": ...}
     {"do": "run", "ids": [...], "new_tokens": n, "threads": n}  {"prefill_s": ..., "decode_s": ..., "ids": [...]}
-    {"do": "read", "threads": n}                              {"bytes_per_s": ...}, of our own engines
+    {"do": "read", "threads": n}                              {"bytes_per_s": ...}, null of peers
 
 Standard library only: this is imported by interpreters that have nothing but the peer.
 """
